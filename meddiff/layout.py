@@ -1,0 +1,105 @@
+"""Where everything lies in a project folder. Each path is written here once; `dvc.yaml` is held against it by a test."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+STAGES = ("prepare", "foundation", "mask_model", "finetune", "generate", "filter", "segment", "evaluate")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths below one project root.
+
+    Args:
+        root: folder that holds `params.yaml` and `dvc.yaml`.
+    """
+
+    root: Path
+
+    @property
+    def params(self) -> Path:
+        return self.root / "params.yaml"
+
+    @property
+    def split(self) -> Path:
+        """`{"train": [id…], "val": […], "test": […]}`, made once by patient group."""
+        return self.root / "data/split.json"
+
+    def cases(self, split: str) -> Path:
+        """Folder of one split: `images/ID.png`, `masks/ID.png` (absent for unlabelled training images), `cases.csv`."""
+        return self.root / "data" / split
+
+    @property
+    def backgrounds(self) -> Path:
+        """Lesion-free images `images/ID.png` with `backgrounds.csv` (id, source, group, sha256)."""
+        return self.root / "data/backgrounds"
+
+    @property
+    def foundation(self) -> Path:
+        """A diffusers inpainting pipeline folder."""
+        return self.root / "models/foundation"
+
+    @property
+    def mask_model(self) -> Path:
+        return self.root / "models/mask_model"
+
+    @property
+    def generator(self) -> Path:
+        """The fine-tuned pipeline folder, with `loss.csv`."""
+        return self.root / "models/generator"
+
+    @property
+    def segmenters(self) -> Path:
+        """`ARM/SEED/` folders of trained segmenters and `validation.csv`."""
+        return self.root / "models/segmenters"
+
+    @property
+    def synthetic(self) -> Path:
+        """`BATCH/{images,masks}/ID.png` and `BATCH/batch.parquet`."""
+        return self.root / "synthetic"
+
+    @property
+    def filtered(self) -> Path:
+        """`decisions.parquet` (one row a sample), `masks/ID.png` (corroded, accepted samples only), `batches.json`."""
+        return self.root / "filtered"
+
+    @property
+    def quality(self) -> Path:
+        """The quality page that works offline, and Great Expectations' Data Docs."""
+        return self.root / "reports/quality"
+
+    @property
+    def report(self) -> Path:
+        """`summary.json`, `per_case.csv`, `report.html`, `pictures/`."""
+        return self.root / "reports/evaluation"
+
+    @property
+    def work(self) -> Path:
+        """State that DVC doesn't track: checkpoints, unfinished batches, local databases, work trees of flow runs."""
+        return self.root / ".work"
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give an empty sibling folder to write into, and put it in the place of `target` when the block succeeds.
+
+    A failure leaves `target` as it was: a half-written folder never looks finished, and an old output that is a
+    read-only link into DVC's cache is never written through.
+    """
+    fresh = target.with_name(f".{target.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

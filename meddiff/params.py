@@ -1,0 +1,227 @@
+"""Every setting of `params.yaml`, read into frozen sections. A function gets its section, never the whole."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from meddiff.errors import MeddiffError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that rejects unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PrepareParams(Section):
+    """Which dataset, at what size, and which few annotated cases the chain may see."""
+
+    dataset: Literal["demo", "folder", "busi", "isic2017", "isic2018", "ph2", "ddti"] = "demo"
+    path: str = Field("", description="folder of the raw dataset; unused by `demo`")
+    size: Annotated[int, Field(ge=32, le=1024, multiple_of=16)] = Field(64, description="side of the square images [pixels]")
+    fit: Literal["pad", "squash"] = Field("pad", description="how a frame that isn't square becomes so")
+    n_labelled: Positive = Field(40, description="annotated training cases that the chain may see")
+    val_fraction: Fraction = Field(0.15, description="share of cases for validation where the dataset has no split")
+    test_fraction: Fraction = Field(0.25, description="share of cases for the test where the dataset has no split")
+    duplicate_bits: Annotated[int, Field(ge=0, le=32)] = Field(4, description="64-bit perceptual hashes that differ in at most this many bits are near-duplicates")
+    demo_cases: Positive = Field(140, description="phantoms with a lesion")
+    demo_normal: Positive = Field(60, description="lesion-free phantoms")
+    demo_modality: Literal["ultrasound", "dermoscopy", "mixed"] = "mixed"
+    seed: Seed = 0
+
+
+class FoundationParams(Section):
+    """The inpainting model that fine-tuning starts from."""
+
+    source: str = Field("embedded", description="`embedded`, a hub id, or a local folder of a diffusers inpainting pipeline")
+    revision: str | None = Field(None, description="commit of the hub id; required for a hub id")
+    patch: Literal[2, 4, 8, 16] = Field(4, description="embedded: side of a patch that becomes one latent position [pixels]")
+    channels: tuple[int, ...] = Field((64, 128), description="embedded: width of each UNet level")
+    steps: Positive = Field(300, description="embedded: pretraining steps")
+    batch_size: Positive = 16
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    seed: Seed = 0
+
+
+class MaskModelParams(Section):
+    """The diffusion model that invents masks."""
+
+    grid: Annotated[int, Field(ge=16, le=128, multiple_of=8)] = Field(32, description="side of the signed distance maps [pixels]")
+    steps: Positive = 300
+    batch_size: Positive = 16
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    seed: Seed = 0
+
+
+class FinetuneParams(Section):
+    """Fine-tuning of the foundation on the few annotated cases."""
+
+    mode: Literal["full", "lora"] = "full"
+    steps: Positive = 300
+    batch_size: Positive = 16
+    accumulation: Positive = 1
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    inside_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="weight of the loss inside the lesion mask")
+    outside_weight: Annotated[float, Field(ge=0)] = Field(0.1, description="weight of the loss outside the lesion mask")
+    prompt: str = "a photo of hta"
+    prompt_dropout: Fraction = Field(0.1, description="share of examples trained with the empty prompt, for guidance")
+    lora_rank: Positive = 8
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: Seed = 0
+
+
+class GenerateParams(Section):
+    """Painting invented lesions into lesion-free images."""
+
+    n: Positive = Field(160, description="samples to make")
+    samples_per_batch: Positive = Field(40, description="samples of one folder, the unit of resume and of quality control")
+    batch_size: Positive = Field(16, description="samples computed together")
+    steps: Positive = Field(20, description="denoising steps")
+    scheduler: Literal["ddim", "dpmsolver++", "unipc"] = "ddim"
+    guidance_scale: Annotated[float, Field(ge=1, le=20)] = 1.5
+    strength: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="share of the noise schedule that is run; 1 starts from pure noise")
+    mask_widening: Annotated[float, Field(ge=0, le=1)] = Field(0.25, description="first widening of the guiding mask, as a share of the lesion's radius")
+    rim: Annotated[int, Field(ge=0, le=16)] = Field(1, description="soft rim outside the mask in which the pixels may change [pixels]")
+    texture: Fraction = Field(0.5, description="share of the background's fine texture that is kept inside the mask")
+    mask_noise: bool = Field(True, description="randomness level 1: sampler noise of the mask model")
+    mask_shape: bool = Field(True, description="randomness level 2: elastic change of the contour")
+    mask_pose: bool = Field(True, description="randomness level 3: place, size and angle")
+    seed: Seed = 0
+
+
+class FilterParams(Section):
+    """What is accepted, and how far masks are tightened."""
+
+    similarity_low: Fraction = Field(0.02, description="least similarity to the real lesions, as a quantile of the real lesions' own leave-one-out similarity")
+    similarity_high: Fraction = Field(0.995, description="greatest similarity, as the same quantile: above is a copy")
+    agreement: Fraction = Field(0.5, description="least Dice between the mask and an independent segmenter's prediction")
+    corrosion_radius: Annotated[float, Field(ge=0, le=16)] = Field(1.0, description="erosion of accepted masks [pixels at 128 px, scaled with size]")
+    segmenter_steps: Positive = 200
+    min_contrast: Annotated[float, Field(ge=0)] = Field(2.0, description="least difference of mean gray level across the mask's border [0 to 255]")
+    min_acceptance: Fraction = Field(0.05, description="a batch with a smaller share of accepted samples is quarantined")
+    seed: Seed = 0
+
+
+class SegmentParams(Section):
+    """The segmenters whose Dice is compared: the same steps, order and augmentation in every arm."""
+
+    network: Literal["unet", "segresnet"] = "unet"
+    arms: tuple[Literal["real", "synthetic"], ...] = ("real", "synthetic")
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    steps: Positive = 300
+    batch_size: Positive = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    ratio: Annotated[float, Field(gt=0)] = Field(1.0, description="synthetic pairs used for each real pair, at most")
+    share: Fraction = Field(0.33, description="share of each batch drawn from the synthetic pairs in a synthetic arm")
+
+
+class EvaluateParams(Section):
+    """Statistics of the comparison on the test data."""
+
+    resamples: Positive = 2000
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    tolerance: Annotated[float, Field(gt=0)] = Field(2.0, description="tolerance of the normalised surface distance [pixels]")
+    pictures: Positive = Field(8, description="cases and pairs shown in the report")
+    seed: Seed = 0
+
+
+class TrackingParams(Section):
+    """Where runs are recorded. MLFLOW_TRACKING_URI in the environment wins."""
+
+    uri: str = Field("", description="empty: a SQLite file in `.work/`")
+    experiment: str = "meddiff"
+
+
+class PromoteParams(Section):
+    """The registered generator and the gate it must pass to become champion."""
+
+    model: str = "meddiff-generator"
+    min_gain_lower: float = Field(0.0, description="least lower bound of the Dice gain's interval")
+    min_acceptance: Fraction = 0.2
+    max_copies: Fraction = Field(0.05, description="greatest share of generated samples rejected as copies")
+
+
+class TuneParams(Section):
+    """The search over guidance, filter bounds and corrosion, on validation Dice and cost."""
+
+    trials: Positive = 20
+    storage: str = Field("", description="Optuna storage URL; empty: a SQLite file in `.work/`")
+    study: str = "meddiff"
+    guidance_scale: tuple[float, float] = (1.0, 4.0)
+    similarity_low: tuple[float, float] = (0.0, 0.3)
+    similarity_high: tuple[float, float] = (0.9, 1.0)
+    corrosion_radius: tuple[float, float] = (0.0, 4.0)
+    seed: Seed = 0
+
+
+class CatalogParams(Section):
+    """The database of samples and decisions. MEDDIFF_CATALOG_URL in the environment wins."""
+
+    url: str = Field("", description="SQLAlchemy URL with its driver; empty: a SQLite file in `.work/`")
+
+
+class ComputeParams(Section):
+    """The machine. Results are bit-equal for equal thread counts only, so the count is fixed rather than detected."""
+
+    threads: Positive = 2
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Params(Section):
+    """All sections of `params.yaml`."""
+
+    prepare: PrepareParams = PrepareParams()
+    foundation: FoundationParams = FoundationParams()
+    mask_model: MaskModelParams = MaskModelParams()
+    finetune: FinetuneParams = FinetuneParams()
+    generate: GenerateParams = GenerateParams()
+    filter: FilterParams = FilterParams()
+    segment: SegmentParams = SegmentParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    tracking: TrackingParams = TrackingParams()
+    promote: PromoteParams = PromoteParams()
+    tune: TuneParams = TuneParams()
+    catalog: CatalogParams = CatalogParams()
+    compute: ComputeParams = ComputeParams()
+
+
+def parse_params(values: dict[str, Any], where: object) -> Params:
+    """Check a nested mapping of settings.
+
+    Raises:
+        MeddiffError: an unknown name, or a value out of range; names `where` and the setting.
+    """
+    try:
+        return Params.model_validate(values)
+    except ValidationError as e:
+        first = e.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise MeddiffError(where, f"there is no setting `{name}`", "Correct the name; docs/parameters.md lists them all") from e
+        raise MeddiffError(where, f"`{name}` = {first['input']!r}: {first['msg']}", "Set a value in the allowed range") from e
+
+
+def load_params(path: Path) -> Params:
+    """Read `params.yaml`.
+
+    Raises:
+        MeddiffError: the file is missing, isn't YAML, or breaks a rule of `parse_params`.
+    """
+    if not path.is_file():
+        raise MeddiffError(path, "the settings file must be there", "Work in a meddiff project folder, or copy its params.yaml here")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as e:
+        raise MeddiffError(path, f"settings must be YAML ({' '.join(str(e).split())})", "Mend the line named") from e
+    if not isinstance(values, dict):
+        raise MeddiffError(path, "settings must be named sections", "Start from the params.yaml of the repository")
+    return parse_params(values, path)

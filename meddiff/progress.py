@@ -1,0 +1,41 @@
+"""Progress of long loops: a bar with the remaining time on a terminal, one closing line elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Report(Protocol):
+    """What a loop calls after each step: steps done, steps in all, and values worth showing."""
+
+    def __call__(self, done: int, total: int, values: Mapping[str, float]) -> None: ...
+
+
+def silent(done: int, total: int, values: Mapping[str, float]) -> None:
+    """A `Report` that does nothing."""
+
+
+@contextmanager
+def bar(label: str) -> Iterator[Report]:
+    """Yield a `Report` that draws a bar labelled `label` on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[values]}"),
+               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    begun, last = time.monotonic(), (0, 0, "")
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(label, total=None, values="")
+
+        def report(done: int, total: int, values: Mapping[str, float]) -> None:
+            nonlocal last
+            text = " ".join(f"{name} {value:.4g}" for name, value in values.items())
+            last = (done, total, text)
+            progress.update(task, completed=done, total=total, values=text)
+
+        yield report
+    if not console.is_terminal and last[1]:
+        print(f"{label}: {last[0]}/{last[1]} {last[2]} in {time.monotonic() - begun:.0f} s", file=sys.stderr)

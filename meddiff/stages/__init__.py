@@ -1,0 +1,46 @@
+"""The eight stages, one file each. A stage reads and writes files, and calls the domain for everything in between."""
+
+import hashlib
+from pathlib import Path
+
+from meddiff.layout import Layout
+from meddiff.params import ComputeParams, Section
+
+
+def work_key(*parts: Section | Path | str) -> str:
+    """Name of a resume state: changes with the settings, files and folders that the state depends on.
+
+    Args:
+        parts: settings by value, files and folders by content, text as it is.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Section):
+            digest.update(part.model_dump_json().encode())
+        elif isinstance(part, Path):
+            for path in sorted(p for p in (part.rglob("*") if part.is_dir() else [part]) if p.is_file()):
+                digest.update(str(path.relative_to(part)).encode() + path.read_bytes())
+        else:
+            digest.update(part.encode())
+    return digest.hexdigest()[:16]
+
+
+def checkpoint_file(layout: Layout, stage: str, *parts: Section | Path | str) -> Path:
+    """Checkpoint of a stage in `.work/`, for exactly these inputs."""
+    return layout.work / stage / f"{work_key(*parts)}.safetensors"
+
+
+def use_machine(compute: ComputeParams) -> str:
+    """Set torch's thread count and return the device name, `cpu` or `cuda`.
+
+    Raises:
+        MeddiffError: `cuda` is asked for and there is none.
+    """
+    import torch
+
+    from meddiff.errors import MeddiffError
+
+    torch.set_num_threads(compute.threads)
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        raise MeddiffError("compute.device", "`cuda` needs a GPU that torch can use", "Install with `make install CUDA=1`, or set `auto`")
+    return "cuda" if compute.device != "cpu" and torch.cuda.is_available() else "cpu"

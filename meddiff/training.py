@@ -1,0 +1,128 @@
+"""The one training loop: seeded steps, gradient clip, moving average, checkpoints that resume by the same command."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from meddiff.progress import Report, silent
+
+CHECKPOINT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        steps: optimizer steps.
+        learning_rate: peak rate of AdamW, reached after `warmup` steps, then constant or decayed by a half cosine.
+        accumulation: loss evaluations a step.
+        ema_decay: decay of the moving average of the weights; 0 switches it off.
+        seed: of the random numbers that `loss` gets.
+    """
+
+    steps: int
+    learning_rate: float
+    seed: int
+    weight_decay: float = 1e-2
+    gradient_clip: float = 1.0
+    accumulation: int = 1
+    ema_decay: float = 0.0
+    warmup: int = 0
+    cosine: bool = False
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """CPU generator of one training step: the same numbers whether the run was interrupted before it or not."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+def train(
+    parameters: Iterable[nn.Parameter],
+    loss: Callable[[torch.Generator], Tensor],
+    schedule: Schedule,
+    checkpoint: Path | None = None,
+    report: Report = silent,
+) -> list[float]:
+    """Minimise `loss` over `parameters` in place.
+
+    Args:
+        parameters: the trainable weights; at the end they hold their moving average if `ema_decay` > 0.
+        loss: draws its examples and noise from the generator it is given and returns a scalar.
+        schedule: see `Schedule`.
+        checkpoint: file to save the state to every 20 s and to resume from; removed by nobody here. Its name must
+            change with whatever the weights depend on (data, settings): see `stages.work_key`.
+        report: called after each step with the loss.
+
+    Returns:
+        The loss of each step, those before a resume included.
+    """
+    weights = [p for p in parameters if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, schedule.learning_rate, weight_decay=schedule.weight_decay)
+    ema = EMAModel(weights, decay=schedule.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75) if schedule.ema_decay else None
+    losses = _resume(checkpoint, weights, optimizer, ema) if checkpoint and checkpoint.is_file() else []
+    saved = time.monotonic()
+    for step in range(len(losses), schedule.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * _rate(step, schedule)
+        generator, total = step_generator(schedule.seed, step), 0.0
+        for _ in range(schedule.accumulation):
+            value = loss(generator) / schedule.accumulation
+            value.backward()  # type: ignore[no-untyped-call]
+            total += float(value.detach())
+        nn.utils.clip_grad_norm_(weights, schedule.gradient_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if ema:
+            ema.step(weights)
+        losses.append(total)
+        report(step + 1, schedule.steps, {"loss": total})
+        if checkpoint and (time.monotonic() - saved > CHECKPOINT_SECONDS):
+            _save(checkpoint, weights, optimizer, ema, losses)
+            saved = time.monotonic()
+    if ema:
+        ema.copy_to(weights)
+    return losses
+
+
+def _rate(step: int, schedule: Schedule) -> float:
+    if step < schedule.warmup:
+        return (step + 1) / schedule.warmup
+    if not schedule.cosine:
+        return 1.0
+    done = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
+    return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
+
+
+def _save(path: Path, weights: list[nn.Parameter], optimizer: torch.optim.Optimizer, ema: EMAModel | None, losses: list[float]) -> None:
+    tensors = {"losses": torch.tensor(losses, dtype=torch.float64)}
+    for i, weight in enumerate(weights):
+        tensors[f"weight.{i}"] = weight.detach().contiguous()
+        tensors |= {f"{name}.{i}": value.contiguous() for name, value in optimizer.state[weight].items()}
+        if ema:
+            tensors[f"ema.{i}"] = ema.shadow_params[i].contiguous()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    save_file(tensors, fresh)
+    fresh.replace(path)
+
+
+def _resume(path: Path, weights: list[nn.Parameter], optimizer: torch.optim.Optimizer, ema: EMAModel | None) -> list[float]:
+    tensors = load_file(path)
+    losses: list[float] = tensors["losses"].tolist()
+    with torch.no_grad():
+        for i, weight in enumerate(weights):
+            weight.copy_(tensors[f"weight.{i}"])
+            optimizer.state[weight] = {name: tensors[f"{name}.{i}"].to(weight.device if name != "step" else "cpu")
+                                       for name in ("step", "exp_avg", "exp_avg_sq")}
+            if ema:
+                ema.shadow_params[i].copy_(tensors[f"ema.{i}"])
+    if ema:
+        ema.optimization_step = len(losses)
+    return losses

@@ -74,7 +74,7 @@ def train(
         generator, total = step_generator(schedule.seed, step), 0.0
         for _ in range(schedule.accumulation):
             value = loss(generator) / schedule.accumulation
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             total += float(value.detach())
         nn.utils.clip_grad_norm_(weights, schedule.gradient_clip)
         optimizer.step()

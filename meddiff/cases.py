@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from meddiff.errors import MeddiffError
 
 Pixels = NDArray[np.uint8]
+UNREADABLE = (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def read_image(path: Path) -> Pixels:
     try:
         with Image.open(path) as picture:
             return np.array(picture.convert("RGB"), dtype=np.uint8)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as e:
+    except UNREADABLE as e:
         raise MeddiffError(path, f"an image must be there and decode ({e})", "Replace the file with an intact copy") from e
 
 
@@ -54,7 +55,7 @@ def read_mask(path: Path) -> Pixels:
     try:
         with Image.open(path) as picture:
             pixels = np.array(picture.convert("RGB" if picture.mode in ("RGB", "RGBA", "P") else "L"), dtype=np.uint8)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as e:
+    except UNREADABLE as e:
         raise MeddiffError(path, f"a mask must be there and decode ({e})", "Replace the file with an intact copy") from e
     values = np.unique(pixels)
     if not (set(values.tolist()) <= {0, 1} or set(values.tolist()) <= {0, 255}):

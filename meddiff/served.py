@@ -1,0 +1,69 @@
+"""The fine-tuned generator as an MLflow model: a table of requests in, image and mask bytes out. Imports no mlflow."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from meddiff.cases import Pixels
+from meddiff.errors import MeddiffError
+from meddiff.params import GenerateParams
+from meddiff.synthesis import Request, Synthesizer, load_bundle
+
+
+class Generator:
+    """What `mlflow.pyfunc.load_model` returns, behind MLflow's own wrapper."""
+
+    def __init__(self, synthesizer: Synthesizer, params: GenerateParams) -> None:
+        self.synthesizer, self.params = synthesizer, params
+
+    def predict(self, requests: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Make one sample a row.
+
+        Args:
+            requests: columns `seed` (integer); optional, empty where a value isn't given: `guidance_scale` (float, 1 to 20),
+                `mask` and `background` (bytes of an image file of the model's size).
+
+        Returns:
+            Columns `id`, `seed`, `background` (text), `image` and `mask` (bytes of PNG files; mask 0 and 255).
+
+        Raises:
+            MeddiffError: no `seed` column, or a mask or background that doesn't fit.
+        """
+        if "seed" not in requests:
+            raise MeddiffError("requests", "the table needs a column `seed`", "Add one integer a sample")
+        rows = requests.reset_index(drop=True)
+        scales = pd.to_numeric(rows["guidance_scale"]) if "guidance_scale" in rows else pd.Series(np.nan, index=rows.index)
+        scales = scales.fillna(self.params.guidance_scale)
+        made = {}
+        for scale, part in rows.groupby(scales):
+            asked = [Request(int(row["seed"]), _mask(row.get("mask")), _image(row.get("background"))) for _, row in part.iterrows()]
+            settings = GenerateParams.model_validate(self.params.model_dump() | {"guidance_scale": float(scale)})
+            made |= dict(zip(part.index, self.synthesizer.sample(asked, settings), strict=True))
+        samples = [made[i] for i in rows.index]
+        return pd.DataFrame({"id": [s.id for s in samples], "seed": [s.seed for s in samples], "background": [s.background for s in samples],
+                             "image": [_png(s.image) for s in samples], "mask": [_png(s.mask * np.uint8(255)) for s in samples]})
+
+
+def _load_pyfunc(data_path: str) -> Generator:
+    """MLflow's loader hook."""
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), 2)))
+    return Generator(*load_bundle(Path(data_path), "cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _image(data: object) -> Pixels | None:
+    return np.array(Image.open(io.BytesIO(data)).convert("RGB")) if isinstance(data, bytes) else None
+
+
+def _mask(data: object) -> Pixels | None:
+    return (np.array(Image.open(io.BytesIO(data)).convert("L")) > 127).astype(np.uint8) if isinstance(data, bytes) else None
+
+
+def _png(pixels: Pixels) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    return stream.getvalue()

@@ -1,0 +1,205 @@
+"""Near-duplicates, groups and the split: no patient and no picture on two sides.
+
+Everything here is deterministic from the names and pictures alone; no random generator is involved.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.fft import dctn
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from meddiff.cases import Pixels
+from meddiff.errors import MeddiffError
+
+PARTS = ("train", "val", "test")
+THUMBNAIL = 32
+# Ours, set by eye on BUSI and ISIC-2017: a hash alone takes smooth pictures of one kind for the same (17 of 26 pairs of 2150 ISIC
+# images) and misses re-cropped ones; the correlation of the thumbnails rejects the first and finds the second. Both bounds are
+# on the safe side: a pair too many costs a training image at most, a pair missed lets a test picture into the training.
+CONFIRMED = 0.9
+ALIKE = 0.97
+
+
+@dataclass(frozen=True)
+class Member:
+    """What a split needs to know of an image: id, group, whether it has a lesion, and its part where the dataset comes split."""
+
+    id: str
+    group: str
+    lesion: bool
+    part: str | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Who is where.
+
+    Attributes:
+        parts: ids of the cases with a lesion, sorted, by `train`, `val`, `test`.
+        backgrounds: ids of the lesion-free images that have no relative in `val` or `test`, sorted.
+        groups: id → group, after near-duplicates were merged into one.
+        dropped: cases with a lesion left out, since a near-duplicate is in a later part of the dataset's own split.
+        dropped_backgrounds: lesion-free images left out, since a relative is in `val` or `test`.
+    """
+
+    parts: dict[str, tuple[str, ...]]
+    backgrounds: tuple[str, ...]
+    groups: dict[str, str]
+    dropped: tuple[str, ...]
+    dropped_backgrounds: tuple[str, ...]
+
+
+def thumbnail(image: Pixels) -> NDArray[np.float32]:
+    """`[32, 32]` float32 gray levels 0 to 255 of an image `[H, W, 3]` uint8, by area averaging of the whole frame."""
+    small = Image.fromarray(image).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.float32)
+
+
+def perceptual_hashes(thumbnails: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """64-bit perceptual hashes: signs of the 8×8 lowest DCT-II coefficients against their median (pHash, Zauner 2010, 3.2.1).
+
+    Args:
+        thumbnails: `[N, 32, 32]` gray levels.
+
+    Returns:
+        `[N]` uint64.
+    """
+    low = dctn(thumbnails, axes=(1, 2), norm="ortho")[:, :8, :8].reshape(-1, 64)
+    bits = low > np.median(low[:, 1:], axis=1, keepdims=True)
+    return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
+
+
+def near_duplicates(thumbnails: NDArray[np.float32], bits: int) -> NDArray[np.intp]:
+    """Pairs that show the same picture: hashes within `bits` and thumbnails' correlation > 0.9, or correlation > 0.97.
+
+    Args:
+        thumbnails: `[N, 32, 32]` gray levels.
+        bits: greatest Hamming distance of the 64-bit hashes.
+
+    Returns:
+        `[P, 2]` indices, the smaller first, sorted.
+    """
+    hashes = perceptual_hashes(thumbnails)
+    flat = thumbnails.reshape(len(thumbnails), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    flat = flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6)
+    pairs = [np.empty((0, 2), dtype=np.intp)]
+    for start in range(0, len(flat), 512):
+        rows = slice(start, start + 512)
+        distance = np.bitwise_count(hashes[rows, None] ^ hashes[None, start:])
+        correlation = flat[rows] @ flat[start:].T
+        found = np.argwhere(((distance <= bits) & (correlation > CONFIRMED)) | (correlation > ALIKE)) + start
+        pairs.append(found[found[:, 0] < found[:, 1]])
+    return np.concatenate(pairs)
+
+
+def merged_groups(groups: Sequence[str], pairs: NDArray[np.intp]) -> list[str]:
+    """Join the groups that near-duplicates connect; a joined group has its smallest name.
+
+    Args:
+        groups: `N` names.
+        pairs: `[P, 2]` indices of near-duplicates.
+    """
+    names, codes = np.unique(np.array(groups, dtype=np.str_), return_inverse=True)
+    links = coo_array((np.ones(len(pairs)), (codes[pairs[:, 0]], codes[pairs[:, 1]])), shape=(len(names), len(names)))
+    _, component = connected_components(links, directed=False)
+    first: dict[int, str] = {}
+    for name, code in zip(names.tolist(), component.tolist(), strict=True):
+        first.setdefault(code, name)
+    return [first[component[code]] for code in codes]
+
+
+def split(members: Sequence[Member], pairs: NDArray[np.intp], val_fraction: float, test_fraction: float) -> Split:
+    """Divide cases by group into `train`, `val` and `test`.
+
+    A group's part follows from the SHA-1 of its name alone, so that new cases don't move the old ones. Where the dataset comes
+    split, its parts hold; if near-duplicates connect two of them, the case in the earlier part (train before val before test)
+    is left out. A part that would be empty by chance gets the training group that comes nearest.
+
+    Args:
+        members: all images, lesion-free ones included.
+        pairs: `[P, 2]` indices of near-duplicates among `members`.
+        val_fraction, test_fraction: share of groups for parts that the dataset itself doesn't give.
+
+    Raises:
+        MeddiffError: the dataset's own split parts a group, or a part has no case.
+    """
+    _refuse_parted_groups(members)
+    groups = merged_groups([member.group for member in members], pairs)
+    given = {member.part for member in members if member.part}
+    shares = {"test": 0.0 if "test" in given else test_fraction, "val": 0.0 if "val" in given else val_fraction}
+    by_group: dict[str, list[Member]] = defaultdict(list)
+    for group, member in zip(groups, members, strict=True):
+        by_group[group].append(member)
+    part_of = {group: _part(group, relatives, shares) for group, relatives in by_group.items()}
+    _fill_empty_parts(part_of, by_group, shares)
+
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    backgrounds: list[str] = []
+    dropped: list[str] = []
+    dropped_backgrounds: list[str] = []
+    for group, relatives in by_group.items():
+        for member in relatives:
+            if member.lesion:
+                (parts[part_of[group]] if member.part in (None, part_of[group]) else dropped).append(member.id)
+            else:
+                (backgrounds if part_of[group] == "train" else dropped_backgrounds).append(member.id)
+    for part, ids in parts.items():
+        if not ids:
+            raise MeddiffError("prepare", f"the `{part}` part must have a case with a lesion",
+                               "Add cases, or change `prepare.val_fraction` and `prepare.test_fraction`")
+    return Split({part: tuple(sorted(ids)) for part, ids in parts.items()}, tuple(sorted(backgrounds)),
+                 {member.id: group for member, group in zip(members, groups, strict=True)}, tuple(sorted(dropped)),
+                 tuple(sorted(dropped_backgrounds)))
+
+
+def choose_labelled(train: Iterable[str], groups: dict[str, str], n: int, seed: int) -> tuple[str, ...]:
+    """Pick `n` training cases whose annotation the chain may see: whole groups in an order that `seed` sets, the last one cut.
+
+    Args:
+        train: ids of the training cases.
+        groups: id → group.
+        n: how many; all where there are fewer.
+        seed: of the order.
+    """
+    return tuple(sorted(sorted(train, key=lambda id: (_draw(f"{seed}:{groups[id]}"), id))[:n]))
+
+
+def _draw(text: str) -> float:
+    """A number in [0, 1) that depends on `text` alone."""
+    return int(hashlib.sha1(text.encode()).hexdigest()[:12], 16) / 16**12
+
+
+def _part(group: str, relatives: list[Member], shares: dict[str, float]) -> str:
+    if given := [member.part for member in relatives if member.part]:
+        return max(given, key=PARTS.index)
+    if not any(member.lesion for member in relatives):
+        return "train"
+    number = _draw(group)
+    return "test" if number < shares["test"] else "val" if number < shares["test"] + shares["val"] else "train"
+
+
+def _fill_empty_parts(part_of: dict[str, str], by_group: dict[str, list[Member]], shares: dict[str, float]) -> None:
+    with_lesion = [group for group, relatives in by_group.items() if any(member.lesion for member in relatives)]
+    free = sorted((group for group in with_lesion if part_of[group] == "train"
+                   and not any(member.part for member in by_group[group])), key=_draw)
+    for part in ("test", "val"):
+        if shares[part] and len(free) > 1 and not any(part_of[group] == part for group in with_lesion):
+            part_of[free.pop(0)] = part
+
+
+def _refuse_parted_groups(members: Sequence[Member]) -> None:
+    parts: dict[str, Member] = {}
+    for member in members:
+        if member.part:
+            first = parts.setdefault(member.group, member)
+            if first.part != member.part:
+                raise MeddiffError("split.json", f"a group must not be parted: `{first.id}` in `{first.part}` and `{member.id}` "
+                                   f"in `{member.part}` are both of group `{member.group}`", "Move the group to one part")

@@ -1,0 +1,31 @@
+"""Stage `finetune`: the foundation learns to paint the lesions of the few annotated cases."""
+
+import json
+
+import pandas as pd
+
+from meddiff.cases import read_cases
+from meddiff.finetuning import finetune
+from meddiff.foundation import load_foundation
+from meddiff.layout import Layout, replacing
+from meddiff.params import Params
+from meddiff.progress import bar
+from meddiff.stages import checkpoint_file, use_machine
+from meddiff.tracking import StageRun
+
+
+def run(layout: Layout, params: Params, tracker: StageRun) -> None:
+    """Fine-tune `models/foundation` into `models/generator`."""
+    device = use_machine(params.compute)
+    cases = read_cases(layout.cases("train"))
+    pipeline = load_foundation(str(layout.foundation.resolve()))
+    checkpoint = checkpoint_file(layout, "finetune", params.finetune, layout.foundation, *(layout.cases("train") / name for name in ("cases.csv", "masks")))
+    with bar("fine-tune generator") as report:
+        losses = finetune(pipeline, cases, params.finetune, device, checkpoint, report)
+    with replacing(layout.generator) as folder:
+        pipeline.to("cpu").save_pretrained(folder, safe_serialization=True)
+        pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses}).to_csv(folder / "loss.csv", index=False)
+        (folder / "meddiff.json").write_text(json.dumps({"prompt": params.finetune.prompt}))
+    for step in range(0, len(losses), max(1, len(losses) // 50)):
+        tracker.metrics({"loss": losses[step]}, step)
+    tracker.file(layout.generator / "loss.csv")

@@ -1,0 +1,50 @@
+"""Stage `generate`: synthetic pairs in batches; a batch that is finished is never made again."""
+
+import shutil
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from meddiff.cases import write_image, write_mask
+from meddiff.layout import Layout, replacing
+from meddiff.params import GenerateParams, Params
+from meddiff.progress import bar
+from meddiff.stages import use_machine, work_key
+from meddiff.synthesis import Request, Sample, Synthesizer, bundle
+from meddiff.tracking import StageRun
+
+
+def run(layout: Layout, params: Params, tracker: StageRun) -> None:
+    """Make `params.generate.n` samples with the seeds that follow `params.generate.seed`."""
+    settings, begun = params.generate, time.monotonic()
+    synthesizer = Synthesizer.load(layout.generator, layout.mask_model, layout.backgrounds, use_machine(params.compute))
+    model = work_key(layout.generator, layout.mask_model)
+    work = layout.work / "generate" / work_key(settings, model, layout.backgrounds)
+    seeds = [settings.seed * 1_000_000 + i for i in range(settings.n)]
+    with bar("generate") as report:
+        for start in range(0, settings.n, settings.samples_per_batch):
+            part = seeds[start:start + settings.samples_per_batch]
+            folder = work / f"b{start // settings.samples_per_batch:04d}"
+            if not folder.is_dir():
+                with replacing(folder) as fresh:
+                    _write(fresh, folder.name, synthesizer.sample([Request(seed) for seed in part], settings), settings, model)
+            report(start + len(part), settings.n, {})
+    with replacing(layout.synthetic) as fresh:
+        shutil.copytree(work, fresh, dirs_exist_ok=True)
+    shutil.rmtree(work)
+    with replacing(layout.work / "bundle") as folder:
+        bundle(folder, layout.generator, layout.mask_model, layout.backgrounds, settings)
+        tracker.generator(folder)
+    table = pd.concat(pd.read_parquet(path) for path in sorted(layout.synthetic.glob("*/batch.parquet")))
+    tracker.dataset(table, "synthetic", "generated")
+    tracker.metrics({"samples": float(len(table)), "seconds_per_image": (time.monotonic() - begun) / len(table)})
+
+
+def _write(folder: Path, batch: str, samples: list[Sample], settings: GenerateParams, model: str) -> None:
+    for sample in samples:
+        write_image(folder / "images" / f"{sample.id}.png", sample.image)
+        write_mask(folder / "masks" / f"{sample.id}.png", sample.mask)
+    pd.DataFrame([{"id": s.id, "batch": batch, "seed": s.seed, "background": s.background, "area": float(s.mask.mean()),
+                   "guidance_scale": settings.guidance_scale, "steps": settings.steps, "generator": model} for s in samples]
+                 ).to_parquet(folder / "batch.parquet", index=False)

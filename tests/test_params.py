@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from meddiff.errors import MeddiffError
+from meddiff.params import Params, load_params, parse_params
+
+PROJECT = Path(__file__).parents[1] / "params.yaml"
+
+
+def test_the_projects_file_lists_every_setting_and_nothing_else() -> None:
+    written = yaml.safe_load(PROJECT.read_text())
+    for name, field in Params.model_fields.items():
+        assert isinstance(field.annotation, type)
+        assert issubclass(field.annotation, BaseModel)
+        assert set(written[name]) == set(field.annotation.model_fields), name
+    assert set(written) == set(Params.model_fields)
+
+
+def test_the_projects_file_holds_the_defaults() -> None:
+    assert load_params(PROJECT) == Params()
+
+
+def test_sections_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Params().prepare.size = 128
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("prepare: {sise: 64}", r"there is no setting `prepare.sise`.*n_labelled"),
+    ("prepair: {size: 64}", r"there is no setting `prepair`.*foundation"),
+    ("prepare: {size: 65}", r"`prepare.size` = 65"),
+    ("generate: {guidance_scale: strong}", r"`generate.guidance_scale` = 'strong'"),
+    ("prepare: [", r"settings must be YAML"),
+    ("- prepare", r"settings must be named sections"),
+])
+def test_a_fault_names_file_and_setting(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(MeddiffError, match=message) as caught:
+        load_params(path)
+    assert caught.value.where == str(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MeddiffError, match=r"params\.yaml"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_an_empty_mapping_gives_the_defaults() -> None:
+    assert parse_params({}, "here") == Params()

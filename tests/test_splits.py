@@ -1,0 +1,182 @@
+"""No group and no near-duplicate crosses parts; old cases stay where they are; the dataset's own split holds."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meddiff.cases import read_image
+from meddiff.errors import MeddiffError
+from meddiff.phantoms import make_phantoms
+from meddiff.splits import (
+    PARTS,
+    Member,
+    Split,
+    choose_labelled,
+    merged_groups,
+    near_duplicates,
+    perceptual_hashes,
+    split,
+    thumbnail,
+)
+from tests.conftest import SHARED_DATA
+
+NONE = np.empty((0, 2), dtype=np.intp)
+
+
+def members(n: int, per_group: int = 2) -> list[Member]:
+    return [Member(f"c{i:03d}", f"g{i // per_group:03d}", True) for i in range(n)]
+
+
+def place(result: Split) -> dict[str, str]:
+    return {id: part for part, ids in result.parts.items() for id in ids}
+
+
+cases = st.lists(st.tuples(st.integers(0, 14), st.booleans(), st.sampled_from([None, *PARTS])), min_size=12, max_size=40)
+links = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=6)
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases, links, st.booleans())
+def test_nothing_crosses_parts(drawn: list[tuple[int, bool, str | None]], near: list[tuple[int, int]], official: bool) -> None:
+    # With an official split the groups are single images, as in ISIC; else groups are patients.
+    items = [Member(f"c{i}", f"c{i}" if official else f"g{group}", lesion, part if official else None)
+             for i, (group, lesion, part) in enumerate(drawn)]
+    pairs = np.array([pair for pair in near if pair[0] != pair[1]], dtype=np.intp).reshape(-1, 2)
+    try:
+        result = split(items, pairs, 0.2, 0.2)
+    except MeddiffError as e:
+        if "must have a case" not in e.rule:
+            raise
+        return
+    where = place(result)
+    kept = {*where, *result.backgrounds}
+    assert kept.isdisjoint({*result.dropped, *result.dropped_backgrounds})
+    assert kept | {*result.dropped, *result.dropped_backgrounds} == {item.id for item in items}
+    where |= dict.fromkeys(result.backgrounds, "train")
+    related = [(items[i].id, items[j].id) for i, j in pairs] + \
+              [(a.id, b.id) for a in items for b in items if a.group == b.group]
+    for one, other in related:
+        if one in where and other in where:
+            assert where[one] == where[other]
+    for item in items:
+        assert not (item.part == "test" and item.lesion and where.get(item.id) != "test")   # never dropped from the test
+
+
+def test_new_cases_move_no_old_ones() -> None:
+    few, many = place(split(members(60), NONE, 0.2, 0.2)), place(split(members(200), NONE, 0.2, 0.2))
+    assert all(many[id] == part for id, part in few.items())
+
+
+def test_fractions_are_met_about_and_order_is_irrelevant() -> None:
+    items = members(2000, 1)
+    result = split(items, NONE, 0.15, 0.25)
+    assert abs(len(result.parts["test"]) / 2000 - 0.25) < 0.04
+    assert abs(len(result.parts["val"]) / 2000 - 0.15) < 0.04
+    assert split(items[::-1], NONE, 0.15, 0.25).parts == result.parts
+
+
+def test_few_groups_still_fill_every_part() -> None:
+    for n in range(3, 12):
+        assert all(split(members(n, 1), NONE, 0.05, 0.05).parts.values())
+
+
+@pytest.mark.parametrize(("items", "fraction"), [(members(1), 0.2), (members(20), 0.0)])
+def test_an_empty_part_is_refused(items: list[Member], fraction: float) -> None:
+    with pytest.raises(MeddiffError, match="must have a case"):
+        split(items, NONE, fraction, 0.2)
+
+
+def test_a_group_parted_by_the_datasets_split_is_refused() -> None:
+    items = [Member("a", "p", True, "train"), Member("b", "p", True, "test"), Member("c", "q", True, "val")]
+    with pytest.raises(MeddiffError, match="`a` in `train` and `b` in `test`"):
+        split(items, NONE, 0.2, 0.2)
+
+
+def test_duplicates_of_the_official_test_leave_training() -> None:
+    parts = {"a": "train", "b": "train", "v": "val", "w": "val", "t": "test"}
+    items = [Member(name, name, True, part) for name, part in parts.items()]
+    result = split(items, np.array([[0, 4], [2, 4]], dtype=np.intp), 0.2, 0.2)
+    assert result.parts == {"train": ("b",), "val": ("w",), "test": ("t",)}
+    assert result.dropped == ("a", "v")
+
+
+def test_an_official_validation_part_alone_leaves_the_test_to_be_made() -> None:
+    items = [Member(f"v{i}", f"v{i}", True, "val") for i in range(5)] + members(60, 1)
+    result = split(items, NONE, 0.5, 0.25)
+    assert set(result.parts["val"]) == {f"v{i}" for i in range(5)}
+    assert 5 < len(result.parts["test"]) < 30
+
+
+def test_lesion_free_relatives_of_test_cases_are_no_backgrounds() -> None:
+    items = [*members(40), *[Member(f"n{i}", f"g{i:03d}", False) for i in range(20)], Member("alone", "alone", False)]
+    result = split(items, NONE, 0.2, 0.3)
+    where = place(result)
+    assert "alone" in result.backgrounds
+    assert result.dropped_backgrounds
+    for i in range(20):
+        assert (f"n{i}" in result.backgrounds) == (where[f"c{2 * i:03d}"] == "train")
+
+
+def test_groups_merge_transitively() -> None:
+    assert merged_groups(["d", "b", "c", "a", "d"], np.array([[0, 1], [1, 2]], dtype=np.intp)) == ["b", "b", "b", "a", "b"]
+
+
+def test_labelled_cases_are_whole_groups_in_seeded_order() -> None:
+    items = members(60)
+    groups = {item.id: item.group for item in items}
+    chosen = choose_labelled(groups, groups, 11, 0)
+    assert len(chosen) == 11
+    assert len({groups[id] for id in chosen}) == 6
+    assert chosen == choose_labelled(reversed(list(groups)), groups, 11, 0)
+    assert set(chosen) < set(choose_labelled(groups, groups, 20, 0))
+    assert chosen != choose_labelled(groups, groups, 11, 1)
+    assert len(choose_labelled(groups, groups, 99, 0)) == 60
+
+
+def test_near_duplicates_survive_brightness_noise_and_rescaling() -> None:
+    from PIL import Image
+
+    images = [case.image for case in make_phantoms(8, True, 64, "mixed", 1)]
+    rng = np.random.default_rng(0)
+    changed = np.clip(images[0] * 0.8 + 10 + rng.normal(0, 3, images[0].shape), 0, 255).astype(np.uint8)
+    larger = np.asarray(Image.fromarray(images[5]).resize((150, 150), Image.Resampling.BICUBIC))
+    thumbnails = np.stack([thumbnail(image) for image in [*images, changed, larger]])
+    assert near_duplicates(thumbnails, 4).tolist() == [[0, 8], [5, 9]]
+
+
+def test_phantoms_of_different_patients_are_no_near_duplicates() -> None:
+    phantoms = make_phantoms(140, True, 64, "mixed", 0)
+    pairs = near_duplicates(np.stack([thumbnail(case.image) for case in phantoms]), 4)
+    assert all(phantoms[i].group == phantoms[j].group for i, j in pairs)
+
+
+def test_blank_images_are_no_duplicates_of_anything() -> None:
+    assert len(near_duplicates(np.stack([np.zeros((32, 32), np.float32), np.full((32, 32), 9, np.float32)]), 4)) == 0
+
+
+def test_hash_ignores_brightness_and_contrast() -> None:
+    thumbnails = np.random.default_rng(0).uniform(50, 150, (3, 32, 32)).astype(np.float32)
+    assert np.array_equal(perceptual_hashes(thumbnails), perceptual_hashes(thumbnails * 1.5 + 20))
+    assert len(set(perceptual_hashes(thumbnails).tolist())) == 3
+
+
+def test_comparison_in_blocks_finds_pairs_across_blocks() -> None:
+    thumbnails = np.random.default_rng(0).uniform(0, 255, (1200, 32, 32)).astype(np.float32)
+    thumbnails[1100], thumbnails[700] = thumbnails[3], thumbnails[600]
+    assert near_duplicates(thumbnails, 4).tolist() == [[3, 1100], [600, 700]]
+
+
+@pytest.mark.real_data
+def test_known_near_duplicates_of_busi_are_found() -> None:
+    root = SHARED_DATA / "busi"
+    if not root.is_dir():
+        pytest.skip("the BUSI folder isn't here")
+    known = json.loads((root / "groups.json").read_text())
+    pairs = near_duplicates(np.stack([thumbnail(read_image(root / f"images/{id}.jpg")) for id in known]), 4)
+    merged = dict(zip(known, merged_groups(list(known), pairs), strict=True))
+    partners = [[id for id in known if known[id] == group] for group in set(known.values())]
+    assert all(len({merged[id] for id in ids}) == 1 for ids in partners)
+    assert max(np.unique(list(merged.values()), return_counts=True)[1]) < 10    # and nothing grows into one giant group

@@ -1,46 +1,51 @@
-# make demo       set up, and run the whole chain on the embedded demo
-# make test       set up, and run the tests
-# make platform   Prefect and MLflow on this machine, until Ctrl-C
+# make demo       set up, and run the whole chain on the embedded demo (or on what params.yaml names)
 # make ui         MLflow on the runs of this folder
-# CUDA=1          torch with CUDA instead of the CPU build
-# TORCH_INDEX=URL where pip finds the torch build you want, e.g. PyTorch's own package index for CPU or your CUDA version
+# make platform   Prefect and MLflow on this machine, until Ctrl-C
+# make test       set up, and run the tests;  make lint: ruff and mypy
+# make install    set up only: everything lies in .venv, and is installed anew only when pyproject.toml or constraints.txt change
+#
+# CUDA=1          torch with CUDA; remembered until `make install CUDA=`
+# TORCH_INDEX=URL a further package index to take torch from, such as PyTorch's own with its small CPU builds: the public index
+#                 has CUDA builds only for Linux, which run on the CPU too
+# PYTHON=PATH     the CPython 3.11 or 3.12 to use
 
-PYTHON ?= python3.11
-BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-CONSTRAINT := $(if $(CUDA),,-c constraints.txt)
-INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+PYTHON ?= $(or $(shell command -v python3.11),python3)
+CUDA ?= $(wildcard .venv/installed-cuda)
+DONE := .venv/installed-$(if $(CUDA),cuda,cpu)
+INSTALL := .venv/bin/python -m pip --disable-pip-version-check install --quiet \
+	$(if $(CUDA),,-c constraints.txt) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := true
 
 .PHONY: demo test install platform ui lint
 
-demo: .venv/installed
+demo: $(DONE)
 	dvc repro
-	@echo "Compare runs in MLflow: make ui"
+	@echo "Look at the runs in MLflow with: make ui"
 
-test: .venv/installed-dev
+test: $(DONE)-dev
 	python -m pytest
 
-lint: .venv/installed-dev
+lint: $(DONE)-dev
 	ruff check .
 	mypy
 
-platform: .venv/installed
-	python infra/platform.py
+platform: $(DONE)
+	@exec python infra/serve.py
 
-ui: .venv/installed
-	meddiff ui
+ui: $(DONE)
+	@exec meddiff ui
 
-install: .venv/installed
+install: $(DONE)
 
-.venv/installed: pyproject.toml constraints.txt
-	$(or $(shell command -v $(PYTHON)),python3) -m venv .venv
-	@echo "Installing meddiff into .venv (a few minutes the first time)"
-	$(PIP) install $(CONSTRAINT) $(INDEX) -e .
-	touch $@
+# Without its mark .venv is missing, unfinished or for the other kind of torch: it is made from scratch.
+$(DONE): pyproject.toml constraints.txt
+	@echo "Installing meddiff into .venv: minutes the first time"
+	test -f $@ || $(PYTHON) -m venv --clear .venv
+	$(INSTALL) -e .
+	@touch $@
 
-.venv/installed-dev: .venv/installed
-	$(PIP) install $(CONSTRAINT) $(INDEX) -e '.[dev]'
-	touch $@
+$(DONE)-dev: $(DONE)
+	$(INSTALL) -e '.[dev]'
+	@touch $@

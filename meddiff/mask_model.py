@@ -148,7 +148,7 @@ def fit_mask_model(masks: Sequence[Pixels], params: MaskModelParams, device: str
     maps = torch.from_numpy(np.stack([canonical(lesion, params.grid) for lesion in lesions])).float()[:, None].to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(params.seed)
-        unet = UNet2DModel(sample_size=params.grid, in_channels=1, out_channels=1, block_out_channels=(32, 48, 64), layers_per_block=1,
+        unet = UNet2DModel(sample_size=params.grid, in_channels=1, out_channels=1, block_out_channels=(16, 32, 64), layers_per_block=1,
                            norm_num_groups=8, attention_head_dim=16, down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
                            up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D")).to(device)
     scheduler = _scheduler()

@@ -23,7 +23,7 @@ class PrepareParams(Section):
     """Which dataset, at what size, and which few annotated cases the chain may see."""
 
     dataset: Literal["demo", "folder", "busi", "isic2017", "isic2018", "ph2", "ddti"] = "demo"
-    path: str = Field("", description="folder of the raw dataset; unused by `demo`")
+    path: Annotated[str, Field(min_length=1)] = Field("raw", description="folder of the raw dataset; unused by `demo`")
     size: Annotated[int, Field(ge=32, le=1024, multiple_of=16)] = Field(64, description="side of the square images [pixels]")
     fit: Literal["pad", "squash"] = Field("pad", description="how a frame that isn't square becomes so")
     n_labelled: Positive = Field(40, description="annotated training cases that the chain may see")
@@ -43,7 +43,7 @@ class FoundationParams(Section):
     revision: str | None = Field(None, description="commit of the hub id; required for a hub id")
     patch: Literal[2, 4, 8, 16] = Field(4, description="embedded: side of a patch that becomes one latent position [pixels]")
     channels: tuple[int, ...] = Field((64, 128), description="embedded: width of each UNet level")
-    steps: Positive = Field(300, description="embedded: pretraining steps")
+    steps: Positive = Field(250, description="embedded: pretraining steps")
     batch_size: Positive = 16
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     seed: Seed = 0
@@ -53,7 +53,7 @@ class MaskModelParams(Section):
     """The diffusion model that invents masks."""
 
     grid: Annotated[int, Field(ge=16, le=128, multiple_of=8)] = Field(32, description="side of the signed distance maps [pixels]")
-    steps: Positive = 300
+    steps: Positive = 200
     batch_size: Positive = 16
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     seed: Seed = 0
@@ -63,7 +63,7 @@ class FinetuneParams(Section):
     """Fine-tuning of the foundation on the few annotated cases."""
 
     mode: Literal["full", "lora"] = "full"
-    steps: Positive = 300
+    steps: Positive = 250
     batch_size: Positive = 16
     accumulation: Positive = 1
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
@@ -82,7 +82,7 @@ class FinetuneParams(Section):
 class GenerateParams(Section):
     """Painting invented lesions into lesion-free images."""
 
-    n: Positive = Field(160, description="samples to make")
+    n: Positive = Field(120, description="samples to make")
     samples_per_batch: Positive = Field(40, description="samples of one folder, the unit of resume and of quality control")
     batch_size: Positive = Field(16, description="samples computed together")
     steps: Positive = Field(20, description="denoising steps")
@@ -91,7 +91,6 @@ class GenerateParams(Section):
     strength: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="share of the noise schedule that is run; 1 starts from pure noise")
     mask_widening: Annotated[float, Field(ge=0, le=1)] = Field(0.25, description="first widening of the guiding mask, as a share of the lesion's radius")
     rim: Annotated[int, Field(ge=0, le=16)] = Field(1, description="soft rim outside the mask in which the pixels may change [pixels]")
-    texture: Fraction = Field(0.5, description="share of the background's fine texture that is kept inside the mask")
     mask_noise: bool = Field(True, description="randomness level 1: sampler noise of the mask model")
     mask_shape: bool = Field(True, description="randomness level 2: elastic change of the contour")
     mask_pose: bool = Field(True, description="randomness level 3: place, size and angle")
@@ -117,11 +116,12 @@ class SegmentParams(Section):
     network: Literal["unet", "segresnet"] = "unet"
     arms: tuple[Literal["real", "synthetic"], ...] = ("real", "synthetic")
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    steps: Positive = 300
+    steps: Positive = 250
     batch_size: Positive = 8
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    ratio: Annotated[float, Field(gt=0)] = Field(1.0, description="synthetic pairs used for each real pair, at most")
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    ratio: Annotated[float, Field(gt=0)] = Field(3.0, description="synthetic pairs used for each real pair, at most")
     share: Fraction = Field(0.33, description="share of each batch drawn from the synthetic pairs in a synthetic arm")
+    vertical_flips: bool = Field(False, description="also flip images upside down in training; wrong for ultrasound")
 
 
 class EvaluateParams(Section):
@@ -167,6 +167,7 @@ class CatalogParams(Section):
     """The database of samples and decisions. MEDDIFF_CATALOG_URL in the environment wins."""
 
     url: str = Field("", description="SQLAlchemy URL with its driver; empty: a SQLite file in `.work/`")
+    project: str = Field("", description="name of this project's rows in a shared database; empty: the folder's name")
 
 
 class ComputeParams(Section):
@@ -206,7 +207,9 @@ def parse_params(values: dict[str, Any], where: object) -> Params:
         first = e.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise MeddiffError(where, f"there is no setting `{name}`", "Correct the name; docs/parameters.md lists them all") from e
+            section = getattr(Params(), str(first["loc"][0])) if len(first["loc"]) > 1 else Params()
+            known = ", ".join(type(section).model_fields)
+            raise MeddiffError(where, f"there is no setting `{name}`", f"Correct the name or remove it; the settings there are {known}") from e
         raise MeddiffError(where, f"`{name}` = {first['input']!r}: {first['msg']}", "Set a value in the allowed range") from e
 
 

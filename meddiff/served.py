@@ -12,7 +12,7 @@ from PIL import Image
 from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
 from meddiff.params import GenerateParams
-from meddiff.synthesis import Request, Synthesizer, load_bundle
+from meddiff.synthesis import Request, Sample, Synthesizer, load_bundle
 
 
 class Generator:
@@ -39,7 +39,7 @@ class Generator:
         rows = requests.reset_index(drop=True)
         scales = pd.to_numeric(rows["guidance_scale"]) if "guidance_scale" in rows else pd.Series(np.nan, index=rows.index)
         scales = scales.fillna(self.params.guidance_scale)
-        made = {}
+        made: dict[object, Sample] = {}
         for scale, part in rows.groupby(scales):
             asked = [Request(int(row["seed"]), _mask(row.get("mask")), _image(row.get("background"))) for _, row in part.iterrows()]
             settings = GenerateParams.model_validate(self.params.model_dump() | {"guidance_scale": float(scale)})

@@ -108,5 +108,5 @@ def load_bundle(folder: Path, device: str) -> tuple[Synthesizer, GenerateParams]
     settings = folder / "generate.json"
     if not settings.is_file():
         raise MeddiffError(folder, "a generator bundle must be there", "Run `dvc repro generate`, or name a registered model")
-    parts = (folder / name for name in ("generator", "mask_model", "backgrounds"))
-    return Synthesizer.load(*parts, device), GenerateParams.model_validate_json(settings.read_text())
+    synthesizer = Synthesizer.load(folder / "generator", folder / "mask_model", folder / "backgrounds", device)
+    return synthesizer, GenerateParams.model_validate_json(settings.read_text())

@@ -230,9 +230,7 @@ def test_no_possible_background_is_refused_before_anything_is_replaced(tmp_path:
     assert files(tmp_path) == before
 
 
-def test_path_is_relative_to_the_project_and_must_be_set(tmp_path: Path) -> None:
-    with pytest.raises(MeddiffError, match=r"prepare\.path: the `busi` dataset needs its folder"):
-        prepare(tmp_path, dataset="busi")
+def test_path_is_relative_to_the_project(tmp_path: Path) -> None:
     with pytest.raises(MeddiffError, match=r"nowhere: the folder"):
         prepare(tmp_path, dataset="busi", path="nowhere")
 

@@ -82,8 +82,6 @@ def _list_cases(root: Path, settings: PrepareParams) -> list[RawCase]:
     if settings.dataset == "demo":
         return [in_memory(case) for lesion, n in ((True, settings.demo_cases), (False, settings.demo_normal))
                 for case in make_phantoms(n, lesion, settings.size, settings.demo_modality, settings.seed)]
-    if not settings.path:
-        raise MeddiffError("prepare.path", f"the `{settings.dataset}` dataset needs its folder", "Set it in params.yaml")
     return read(settings.dataset, root / settings.path)
 
 

@@ -1,10 +1,21 @@
-"""Recording of runs in MLflow, the only module that imports it."""
+"""Recording of runs and models in MLflow; this package is the only one that imports it, and only inside functions.
+
+`stage_run` gives a stage its `StageRun`: one top-level run for each pipeline execution however it was started, a nested run
+for each stage that ran, and a link to the run that made it for each stage that DVC skipped.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 import pandas as pd
+
+from meddiff.tracking.models import Evidence, Registry, load_generator
+from meddiff.tracking.runs import Run, execution_run, stage_run
+from meddiff.tracking.server import tracking_uri, ui_command
+
+__all__ = ["Evidence", "Registry", "Run", "StageRun", "Unrecorded", "execution_run", "load_generator", "stage_run",
+           "tracking_uri", "ui_command"]
 
 
 class StageRun(Protocol):

@@ -1,0 +1,73 @@
+"""What a flow run shows in Prefect's UI: the Dice table, accepted pairs, the quality result, the run in MLflow."""
+
+import base64
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact
+
+from meddiff import tracking
+from meddiff.layout import Layout
+from meddiff.params import load_params
+
+METRICS = {"dice": ("Dice", 3), "iou": ("IoU", 3), "hd95": ("HD95 [px]", 1), "nsd": ("NSD", 3)}
+
+
+def show_result(layout: Layout) -> None:
+    """Artifacts `dice` (each arm's scores, and the gain) and `pairs` (accepted pairs drawn at random) from `reports/evaluation/`."""
+    summary = json.loads((layout.report / "summary.json").read_text())
+    create_markdown_artifact(dice_table(summary), key="dice", description="Scores on the test cases, with their intervals")
+    sheet = layout.report / "pictures/pairs.png"
+    if sheet.is_file():
+        create_markdown_artifact(picture(sheet, "Accepted pairs"), key="pairs", description="Accepted pairs, drawn at random")
+
+
+def show_quality(layout: Layout) -> None:
+    """Artifact `quality`: each batch, whether it may be used, and the reasons if not."""
+    batches = json.loads((layout.filtered / "batches.json").read_text())
+    create_markdown_artifact(quality_table(batches), key="quality", description="Quality check of the synthetic batches")
+
+
+def show_run(layout: Layout, execution: str) -> None:
+    """Artifact `mlflow`: where this execution is recorded."""
+    run = tracking.execution_run(layout, load_params(layout.params), execution)
+    page = os.environ.get("MEDDIFF_MLFLOW_URL") or (run.server.uri if run.server.uri.startswith("http") else "")
+    link = f"[Run in MLflow]({page.rstrip('/')}/#/experiments/{run.server.experiment}/runs/{run.id})"
+    create_markdown_artifact(link if page else f"Run `{run.id}` at {run.server.uri}; `make ui` shows it.", key="mlflow",
+                             description="Settings, curves and files of this execution")
+
+
+def dice_table(summary: dict[str, Any]) -> str:
+    """A Markdown table from the content of `summary.json` (see `meddiff.summary.Summary`)."""
+    lines = ["| trained on | " + " | ".join(label for label, _ in METRICS.values()) + " |", "|---" * (len(METRICS) + 1) + "|"]
+    for arm, scores in summary["arms"].items():
+        lines.append(f"| {arm} | " + " | ".join(_interval(scores[name], digits) for name, (_, digits) in METRICS.items()) + " |")
+    gain = summary["gain"]
+    lines += ["", f"**Gain: {_interval(gain, 3, '+')} Dice** over {gain['cases']} test cases and {gain['seeds']} training seeds."
+              if gain else "No gain: that needs both arms."]
+    return "\n".join([*lines, "", f"{summary['accepted']} of {summary['generated']} synthetic pairs accepted, "
+                      f"{summary['n_real']} annotated images."])
+
+
+def quality_table(batches: dict[str, Any]) -> str:
+    """A Markdown table from the content of `filtered/batches.json`."""
+    passed = sum(batch["passed"] for batch in batches.values())
+    lines = [f"{passed} of {len(batches)} batches passed.", "", "| batch | verdict | reasons |", "|---|---|---|"]
+    for name, batch in batches.items():
+        reasons = "; ".join(batch["reasons"]).replace("|", "/")
+        lines.append(f"| {name} | {'passed' if batch['passed'] else '**quarantined**'} | {reasons} |")
+    return "\n".join(lines)
+
+
+def picture(path: Path, title: str) -> str:
+    """A PNG inside of Markdown: the page shows it without a file server."""
+    return f"![{title}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})"
+
+
+def _interval(value: dict[str, Any], digits: int, sign: str = "") -> str:
+    if value["mean"] is None:
+        return "–"
+    mean, lower, upper = (f"{value[name]:{sign}.{digits}f}" for name in ("mean", "lower", "upper"))
+    return f"{mean} ({lower} to {upper})"

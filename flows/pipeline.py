@@ -1,0 +1,95 @@
+"""Flow `pipeline`: each DVC stage as a task, in a work tree of its own, so that runs at the same time don't meet."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
+from prefect.runtime import flow_run
+from prefect.states import State
+
+from flows.artifacts import show_quality, show_result, show_run
+from meddiff import params, versioning
+from meddiff.environment import quiet
+from meddiff.layout import STAGES, Layout, replacing
+
+SHOW = {"filter": show_quality, "evaluate": show_result}
+RETRIES, RETRY_SECONDS = 2, 10
+
+
+def crashed(_task: object, _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a stage ended without a word of its own: killed, out of memory, or its disk failed. Bad input stays bad."""
+    return isinstance(state.data, versioning.StageCrash)
+
+
+@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=crashed, cache_policy=NO_CACHE, persist_result=False)
+def reproduce(tree: Path, stage: str, env: dict[str, str]) -> bool:
+    """Run one stage, its output in the log; tried again, it goes on from its checkpoint. Returns whether it had to run."""
+    return stage in versioning.reproduce(tree, stage, env, single=True, show=get_run_logger().info).ran
+
+
+@flow(name="pipeline", persist_result=False)
+def pipeline(  # noqa: PLR0917
+    prepare: params.PrepareParams = params.PrepareParams(),
+    foundation: params.FoundationParams = params.FoundationParams(),
+    mask_model: params.MaskModelParams = params.MaskModelParams(),
+    finetune: params.FinetuneParams = params.FinetuneParams(),
+    generate: params.GenerateParams = params.GenerateParams(),
+    filter: params.FilterParams = params.FilterParams(),
+    segment: params.SegmentParams = params.SegmentParams(),
+    evaluate: params.EvaluateParams = params.EvaluateParams(),
+    compute: params.ComputeParams = params.ComputeParams(),
+) -> None:
+    """Paint synthetic pairs from few annotated cases, and measure what they gain.
+
+    A setting that isn't given has its value of the project's params.yaml.
+    """
+    quiet()
+    project, log = Path.cwd(), get_run_logger()
+    sections = {"prepare": prepare, "foundation": foundation, "mask_model": mask_model, "finetune": finetune, "generate": generate,
+                "filter": filter, "segment": segment, "evaluate": evaluate, "compute": compute}
+    name, execution = run_name(), str(flow_run.id)
+    tree = Layout(versioning.work_tree(project, project / ".work/runs" / name, overrides(sections, project)))
+    env = {"MEDDIFF_EXECUTION": execution, "MEDDIFF_GIT_COMMIT": versioning.git_commit(project)}
+    recorded = False
+    try:
+        for stage in STAGES:
+            ran = reproduce.with_options(name=stage)(tree.root, stage, env)
+            if ran and not recorded:
+                show_run(tree, execution)
+                recorded = True
+            if stage in SHOW:
+                SHOW[stage](tree)
+    except BaseException:
+        log.error("The work tree stays for a look, and for a retry of this run: %s", tree.root)
+        raise
+    results = keep_results(tree, project / ".work/results" / name)
+    shutil.rmtree(tree.root)
+    log.info("The report is at %s", results / "evaluation/report.html")
+
+
+def overrides(sections: dict[str, params.Section], project: Path) -> dict[str, dict[str, Any]]:
+    """Section -> name -> value of the settings that were given; a relative folder counts from the project, not from the work tree."""
+    given = {name: section.model_dump(mode="json", exclude_unset=True) for name, section in sections.items()}
+    for section, name in (("prepare", "path"), ("foundation", "source")):
+        value = given[section].get(name)
+        if value and (project / value).is_dir():
+            given[section][name] = str((project / value).resolve())
+    return {name: values for name, values in given.items() if values}
+
+
+def run_name() -> str:
+    """The flow run's name as a folder's name; users may choose names freely, and twice."""
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', str(flow_run.name)).strip('-')}-{str(flow_run.id)[:8]}"
+
+
+def keep_results(tree: Layout, target: Path) -> Path:
+    """Copy the reports, with `params.yaml` and `dvc.lock`: put into a project, `dvc checkout` brings all outputs back."""
+    with replacing(target) as folder:
+        shutil.copytree(tree.root / "reports", folder, dirs_exist_ok=True)
+        for file in (tree.params, tree.root / "dvc.lock"):
+            shutil.copy2(file, folder)
+    return target

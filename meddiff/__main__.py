@@ -1,0 +1,28 @@
+"""Entry point of `meddiff` and `python -m meddiff`: silence first, then the commands; errors of users end as one line."""
+
+import signal
+import sys
+
+from meddiff.environment import quiet
+from meddiff.errors import MeddiffError
+
+
+def main() -> None:
+    """Run a command. Exit code 2 for a `MeddiffError` or wrong usage, 130 after an interrupt, 1 where a gate refuses."""
+    quiet()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as by Ctrl-C: runs are closed, outputs brought back
+    from meddiff.cli import app
+
+    try:
+        app()
+    except MeddiffError as e:
+        print(f"meddiff: {' '.join(str(e).split())}", file=sys.stderr)
+        sys.exit(2)
+    except SystemExit as e:
+        if e.code == 130:
+            print("meddiff: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        raise
+
+
+if __name__ == "__main__":
+    main()

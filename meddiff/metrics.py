@@ -1,0 +1,78 @@
+"""Scores of one predicted mask against its reference, with the empty masks settled."""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meddiff.errors import MeddiffError
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """How well one prediction matches its reference; NaN means undefined: left out of means and counted.
+
+    Attributes:
+        dice: Dice coefficient in [0, 1].
+        iou: intersection over union in [0, 1].
+        hd95: 95th percentile of the symmetric surface distance [pixels].
+        nsd: normalised surface distance in [0, 1], the share of both surfaces within the tolerance.
+    """
+
+    dice: float
+    iou: float
+    hd95: float
+    nsd: float
+
+
+def dice(prediction: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Dice coefficient of two `[H, W]` masks (non-zero is lesion), in [0, 1]; NaN when both are empty, 0 when one is."""
+    predicted, wanted = np.asarray(prediction) > 0, np.asarray(reference) > 0
+    total = int(predicted.sum()) + int(wanted.sum())
+    return 2 * int((predicted & wanted).sum()) / total if total else math.nan
+
+
+def case_scores(prediction: NDArray[Any] | None, reference: NDArray[Any], tolerance: float, case: str = "case") -> CaseScores:
+    """Score one case; call it for every reference, so that a lost prediction cannot go unnoticed.
+
+    =========== ========== ======== ======== =====
+    reference   prediction dice iou hd95     nsd
+    =========== ========== ======== ======== =====
+    empty       empty      NaN      NaN      NaN
+    empty       lesion     0        NaN      0
+    lesion      empty      0        NaN      0
+    lesion      lesion     in [0,1] in [0,W] [0,1]
+    =========== ========== ======== ======== =====
+
+    The first row is the usual convention (nnU-Net). Without a surface there is no distance: hd95 is NaN in the middle rows,
+    where Dice and nsd already carry the failure. MONAI's `ignore_empty` would hide the second row, so empties never reach it.
+
+    Args:
+        prediction: `[H, W]`, non-zero is lesion.
+        reference: `[H, W]`, non-zero is lesion.
+        tolerance: distance within which surfaces count as equal for nsd [pixels].
+        case: name for the error message.
+
+    Raises:
+        MeddiffError: the prediction is missing or of another shape.
+    """
+    if prediction is None or np.shape(prediction) != np.shape(reference):
+        found = "none" if prediction is None else f"{np.shape(prediction)}"
+        raise MeddiffError(f"case {case}", f"every reference needs a prediction of its shape {np.shape(reference)}, not {found}",
+                           "Predict every test case")
+    predicted, wanted = np.asarray(prediction) > 0, np.asarray(reference) > 0
+    if not predicted.any() or not wanted.any():
+        value = math.nan if not predicted.any() and not wanted.any() else 0.0
+        return CaseScores(value, value, math.nan, value)
+    import torch
+    from monai.metrics import compute_hausdorff_distance, compute_iou, compute_surface_dice
+
+    with warnings.catch_warnings():  # MONAI 1.6 deprecates an argument that its own two functions still pass
+        warnings.simplefilter("ignore", FutureWarning)
+        p, r = (torch.from_numpy(mask)[None, None].float() for mask in (predicted, wanted))
+        return CaseScores(dice(predicted, wanted), float(compute_iou(p, r, ignore_empty=False)),
+                          float(compute_hausdorff_distance(p, r, include_background=True, percentile=95)),
+                          float(compute_surface_dice(p, r, [tolerance], include_background=True)))

@@ -1,0 +1,100 @@
+"""The gate from a registered generator to the champion, with its reasons."""
+
+import math
+from dataclasses import dataclass
+
+from meddiff.catalog import record_promotion
+from meddiff.errors import MeddiffError
+from meddiff.layout import Layout
+from meddiff.params import Params, PromoteParams
+from meddiff.records import read_records
+from meddiff.tracking import Evidence, Registry
+from meddiff.versioning import locked
+
+CHAMPION, PREVIOUS = "champion", "previous"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the gate says of a version.
+
+    Attributes:
+        passed: whether every rule holds.
+        reasons: one line a rule, with its number and bound.
+        version: number in the registry.
+    """
+
+    passed: bool
+    reasons: tuple[str, ...]
+    version: str
+
+
+def judge(found: Evidence, gate: PromoteParams) -> Decision:
+    """Hold a version's evidence against the gate; a number that is missing or NaN fails its rule."""
+    if not found.run:
+        return Decision(False, ("no complete pipeline execution has evaluated this version",), found.version)
+    rules = (("gain_lower", "at least", gate.min_gain_lower), ("acceptance", "at least", gate.min_acceptance),
+             ("copies", "at most", gate.max_copies))
+    reasons, passed = [], True
+    for name, relation, bound in rules:
+        value = found.metrics.get(name, math.nan)
+        holds = value >= bound if relation == "at least" else value <= bound  # false for NaN
+        passed &= holds
+        shown = "is missing" if math.isnan(value) else f"is {value:.4g}"
+        reasons.append(f"{'ok' if holds else 'FAILED'}: {name} {shown}, must be {relation} {bound:g}")
+    return Decision(passed, (*reasons, f"evidence: run {found.run_name} ({found.run})"), found.version)
+
+
+def promote(layout: Layout, params: Params, version: str | None = None) -> Decision:
+    """Make a version the champion when the gate holds; either way its reasons go into the version's tags and the catalogue.
+
+    Args:
+        layout: the project.
+        params: the settings; `params.promote` is the gate.
+        version: number in the registry, None for the newest.
+
+    Raises:
+        MeddiffError: no such version, or a service doesn't answer.
+    """
+    registry = Registry(layout, params)
+    found = registry.evidence(version)
+    decision = judge(found, params.promote)
+    verdict = "passed" if decision.passed else "refused"
+    registry.annotate(decision.version, {"gate": verdict, "gate.reasons": "\n".join(decision.reasons)})
+    record_promotion(layout, params, registry.name, decision.version, decision.passed, decision.reasons,
+                     _generator(layout, found))
+    champion = registry.alias(CHAMPION)
+    if decision.passed and champion != decision.version:
+        if champion:
+            registry.set_alias(PREVIOUS, champion)
+        registry.set_alias(CHAMPION, decision.version)
+    return decision
+
+
+def _generator(layout: Layout, found: Evidence) -> str:
+    """The model's hash as the samples carry it, if the samples that lie in the project are those of the evidence; else empty."""
+    path = str(layout.synthetic.relative_to(layout.root))
+    here = locked(layout.root).get("generate", {}).get(path)
+    if here is None or here != found.outs.get(path):
+        return ""
+    return str(read_records(layout.synthetic, layout.filtered).samples["generator"].iloc[0])
+
+
+def rollback(layout: Layout, params: Params) -> Decision:
+    """Make the champion before this one the champion again.
+
+    Raises:
+        MeddiffError: there is none, or a service doesn't answer.
+    """
+    registry = Registry(layout, params)
+    champion, previous = registry.alias(CHAMPION), registry.alias(PREVIOUS)
+    if previous is None:
+        raise MeddiffError(registry.name, "a rollback needs an earlier champion", "Promote a version by its number")
+    registry.set_alias(CHAMPION, previous)
+    registry.set_alias(PREVIOUS, None)
+    reason = f"champion again after a rollback from version {champion}"
+    registry.annotate(previous, {"gate.rollback": reason})
+    if champion:
+        registry.annotate(champion, {"gate.rollback": f"replaced by version {previous} in a rollback"})
+    record_promotion(layout, params, registry.name, previous, True, (reason,))
+    return Decision(True, (reason,), previous)

@@ -1,0 +1,153 @@
+"""Stage `evaluate`: every segmenter on the test cases, the gain with its interval, and the report."""
+
+import io
+import json
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from meddiff.cases import Case, read_accepted, read_cases, read_image, read_mask
+from meddiff.errors import MeddiffError
+from meddiff.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
+from meddiff.layout import Layout, replacing
+from meddiff.metrics import case_scores
+from meddiff.params import EvaluateParams, Params
+from meddiff.progress import bar
+from meddiff.records import Records, read_records
+from meddiff.report import Picture, render, verdict
+from meddiff.segmentation import Segmenter
+from meddiff.stages import use_machine
+from meddiff.summary import BASELINE, METRICS, TREATED, Quality, Summary, assess, score_matrix, size_strata, summarise
+from meddiff.tracking import StageRun
+
+Predictions = dict[tuple[str, int], NDArray[np.bool_]]
+
+
+def run(layout: Layout, params: Params, tracker: StageRun) -> None:
+    """Score `models/segmenters/` on `data/test/` into `reports/evaluation/`, and print the result.
+
+    Raises:
+        MeddiffError: test cases, segmenters or the filter's tables are missing.
+    """
+    device, settings = use_machine(params.compute), params.evaluate
+    cases, training, records = read_cases(layout.cases("test")), _training(layout), read_records(layout.synthetic, layout.filtered)
+    if not cases:
+        raise MeddiffError(layout.cases("test"), "the test needs at least one case", "Raise prepare.test_fraction, then run `dvc repro`")
+    tracker.dataset(pd.DataFrame({"id": [c.id for c in cases], "group": [c.group for c in cases]}), "test", "testing")
+    predictions = _predict(layout, training, cases, device)
+    table = _score(predictions, cases, settings.tolerance)
+    summary = summarise(table, training, _quality(records), settings)
+    pictures = _pictures(layout, table, summary, cases, predictions, records, settings)
+    with replacing(layout.report) as folder:
+        table.to_csv(folder / "per_case.csv", index=False)
+        (folder / "summary.json").write_text(json.dumps(summary.as_json(), indent=2, allow_nan=False) + "\n")
+        (folder / "pictures").mkdir()
+        for picture in pictures:
+            (folder / "pictures" / f"{picture.name}.png").write_bytes(picture.png)
+        title = f"{params.prepare.dataset}, {cases[0].image.shape[0]} × {cases[0].image.shape[1]} pixels"
+        (folder / "report.html").write_text(render(summary, pictures, title, date.today().isoformat(), settings.tolerance))
+    tracker.headline(summary.headlines())
+    for name in ("report.html", "summary.json", "per_case.csv", "pictures"):
+        tracker.headline_file(layout.report / name)
+    print("\n".join(closing_lines(summary, layout.report / "report.html")))
+
+
+def closing_lines(summary: Summary, page: Path) -> list[str]:
+    """What the stage tells at its end: Dice of each arm, the gain, and where the report lies."""
+    lines = []
+    for arm, scores in summary.arms.items():
+        dice = scores["dice"]
+        lines.append(f"Dice, {arm:>9} arm: {dice.mean:.3f}  ({dice.confidence:.0%} interval {dice.lower:.3f} to {dice.upper:.3f}; "
+                     f"{dice.cases} test cases, {dice.seeds} seeds)")
+    return [*lines, verdict(summary.gain), f"Report: {page}"]
+
+
+def _training(layout: Layout) -> pd.DataFrame:
+    path = layout.segmenters / "validation.csv"
+    if not path.is_file():
+        raise MeddiffError(path, "the table of trained segmenters must be there", "Run `dvc repro segment`")
+    return pd.read_csv(path)
+
+
+def _predict(layout: Layout, training: pd.DataFrame, cases: Sequence[Case], device: str) -> Predictions:
+    images, found = np.stack([case.image for case in cases]), Predictions()
+    with bar("evaluate") as report:
+        for arm, seed in zip(training["arm"], training["seed"], strict=True):
+            found[arm, int(seed)] = Segmenter.load(layout.segmenters / arm / str(seed), device).predict(images) > 0.5
+            report(len(found), len(training), {})
+    return found
+
+
+def _score(predictions: Predictions, cases: Sequence[Case], tolerance: float) -> pd.DataFrame:
+    masks = [np.zeros(case.image.shape[:2], np.uint8) if case.mask is None else case.mask for case in cases]
+    areas = [float(mask.mean()) for mask in masks]
+    strata = size_strata(areas)
+    rows = []
+    for (arm, seed), predicted in predictions.items():
+        for case, mask, area, stratum, prediction in zip(cases, masks, areas, strata, predicted, strict=True):
+            scores = case_scores(prediction, mask, tolerance, case.id)
+            rows.append({"case": case.id, "group": case.group, "arm": arm, "seed": seed, **{name: getattr(scores, name) for name in METRICS},
+                         "lesion_area": area, "stratum": stratum})
+    return pd.DataFrame(rows)
+
+
+def _quality(records: Records) -> Quality:
+    return assess(records.decisions, list(records.samples["batch"]), sum(bool(reasons) for reasons in records.reasons.values()))
+
+
+def _pictures(layout: Layout, table: pd.DataFrame, summary: Summary, cases: Sequence[Case], predictions: Predictions,
+              records: Records, settings: EvaluateParams) -> list[Picture]:
+    dice = {arm: score_matrix(table, arm, "dice") for arm in summary.arms}
+    means = {arm: np.array([_mean(row) for row in scores]) for arm, scores in dice.items()}
+    found = [_picture("dice", arms_plot(means, {arm: scores["dice"] for arm, scores in summary.arms.items()}),
+                      "Mean Dice of each arm: the bar is its interval, a stroke is one training seed. The arms share test cases, so that "
+                      "bars may overlap although the paired gain is clear.")]
+    if summary.gain and summary.gain.cases:
+        gains = np.array([_mean(column) for column in (dice[TREATED] - dice[BASELINE]).T])
+        found.append(_picture("gain", gain_plot(gains, summary.gain), "Dice of each test case with synthetic data less without, mean over seeds."))
+    shown = _chosen(cases, predictions, dice, settings.pictures)
+    found.append(_picture("cases", case_sheet(shown), "Evenly spaced from the best to the worst test case by mean Dice; predictions of the first seed:"))
+    if pairs := _pairs(layout, records, settings):
+        found.append(_picture("pairs", contact_sheet(pairs), "Drawn at random from the accepted pairs, not picked by eye."))
+    path = layout.generator / "loss.csv"
+    if path.is_file() and len(losses := pd.read_csv(path)["loss"].to_numpy(np.float64)):
+        found.append(_picture("loss", loss_plot(losses), "Training loss of the generator."))
+    return found
+
+
+def _chosen(cases: Sequence[Case], predictions: Predictions, dice: dict[str, NDArray[np.float64]], number: int) -> list[Shown]:
+    """Test cases evenly spaced from the best to the worst, by mean Dice over arms and seeds."""
+    score = np.array([_mean(column) for column in np.concatenate(list(dice.values())).T])
+    order = np.argsort(-score, kind="stable")[:max(1, int(np.isfinite(score).sum()))]  # NaN sorts to the end
+    at = np.unique(np.linspace(0, len(order) - 1, number).round().astype(int))
+    first = {arm: min(seed for name, seed in predictions if name == arm) for arm in dice}
+    return [Shown(cases[i], {arm: predictions[arm, seed][i] for arm, seed in first.items()},
+                  {arm: float(scores[0, i]) for arm, scores in dice.items()}) for i in order[at]]
+
+
+def _pairs(layout: Layout, records: Records, settings: EvaluateParams) -> list[Pair]:
+    accepted = read_accepted(layout.synthetic, layout.filtered)
+    picked = np.random.default_rng(settings.seed).permutation(len(accepted))[:settings.pictures]
+    background = dict(zip(records.samples["id"], records.samples["background"], strict=True))
+    pairs = []
+    for case in (accepted[i] for i in picked):
+        path = layout.backgrounds / "images" / f"{background[case.id]}.png"
+        if path.is_file():
+            pairs.append(Pair(case, read_image(path), read_mask(layout.synthetic / case.group / "masks" / f"{case.id}.png")))
+    return pairs
+
+
+def _picture(name: str, figure: Figure, caption: str) -> Picture:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return Picture(name, stream.getvalue(), caption)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if len(defined) else float("nan")

@@ -1,0 +1,156 @@
+"""Objects in S3-compatible storage, the only module that imports boto3. What is stored there is the business of `releases`."""
+
+import base64
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+
+from meddiff.errors import MeddiffError
+
+ENDPOINT_VARIABLE = "MEDDIFF_S3_ENDPOINT_URL"
+CONNECTIONS = 8
+CREDENTIALS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to an account that may use this bucket"
+
+
+class ObjectStore(Protocol):
+    """Named byte strings, below one place. Methods may be called from several threads; they raise `MeddiffError`."""
+
+    @property
+    def url(self) -> str:
+        """The place, as users write it."""
+
+    def put(self, key: str, data: bytes) -> bool:
+        """Create an object; False, with nothing changed, if there is one of this name already."""
+
+    def get(self, key: str) -> bytes | None:
+        """An object's content; None if there is none of this name."""
+
+    def folders(self) -> list[str]:
+        """The distinct first parts of all names that hold a `/`, sorted."""
+
+
+class S3Store:
+    """A prefix of a bucket.
+
+    Args:
+        bucket: name of an existing bucket.
+        prefix: put before every key; empty for the whole bucket.
+        endpoint_url: of the S3-compatible server; None for what boto3 finds in AWS_ENDPOINT_URL or its profile, else AWS.
+        region: None for what boto3 finds, else us-east-1, which servers other than AWS ignore.
+
+    Credentials come from boto3's usual chain (environment, profile, instance role).
+
+    Raises:
+        MeddiffError: endpoint or profile can't be used.
+    """
+
+    def __init__(self, bucket: str, prefix: str = "", endpoint_url: str | None = None, region: str | None = None) -> None:
+        self.bucket, self.prefix = bucket, f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        # Many S3-compatible servers don't know the checksum trailers that boto3 sends by default; `put` sends Content-MD5.
+        config = Config(connect_timeout=5, read_timeout=30, retries={"total_max_attempts": 3, "mode": "standard"},
+                        max_pool_connections=CONNECTIONS, request_checksum_calculation="when_required",
+                        response_checksum_validation="when_required")
+        try:
+            session = boto3.Session()
+            region = region or session.region_name or "us-east-1"
+            self._client: Any = session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+        except (BotoCoreError, ValueError) as e:
+            remedy = "Correct AWS_PROFILE" if isinstance(e, ProfileNotFound) else "Give it as http://HOST:PORT or https://HOST"
+            raise MeddiffError(self.url, f"the endpoint and profile must be usable ({e})", remedy) from e
+        self.endpoint = str(self._client.meta.endpoint_url)
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
+
+    def put(self, key: str, data: bytes) -> bool:
+        digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+        for attempt in (1, 2, 3):
+            with self._errors(key):
+                try:
+                    name = {"Bucket": self.bucket, "Key": self.prefix + key}
+                    self._client.put_object(**name, Body=data, ContentMD5=digest, IfNoneMatch="*")
+                except ClientError as e:
+                    if _code(e) in ("PreconditionFailed", "412"):
+                        return False
+                    # 409: another writer is putting the same name at this moment.
+                    if _code(e) not in ("ConditionalRequestConflict", "409") or attempt == 3:
+                        raise
+                    time.sleep(attempt)
+                else:
+                    return True
+        raise AssertionError("the last attempt returned or raised")
+
+    def get(self, key: str) -> bytes | None:
+        with self._errors(key):
+            try:
+                data: bytes = self._client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
+            except ClientError as e:
+                if _code(e) == "NoSuchKey":
+                    return None
+                raise
+        return data
+
+    def folders(self) -> list[str]:
+        with self._errors(""):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix, Delimiter="/")
+            return sorted(found["Prefix"][len(self.prefix):-1] for page in pages for found in page.get("CommonPrefixes", ()))
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        """Tell the vendor's errors as ours, with bucket, key and remedy."""
+        where = self.url + key
+        try:
+            yield
+        except (NoCredentialsError, PartialCredentialsError) as e:
+            raise MeddiffError(where, f"the storage needs credentials ({e})", CREDENTIALS) from e
+        except ParamValidationError as e:
+            raise MeddiffError(where, "bucket and key must be valid S3 names", "Correct the s3:// address") from e
+        except ClientError as e:
+            raise MeddiffError(where, f"{self.endpoint} refused ({_code(e)}: {e.response.get('Error', {}).get('Message', '')})",
+                               _remedy(_code(e), self.bucket)) from e
+        except (BotoCoreError, OSError) as e:
+            raise MeddiffError(where, f"{self.endpoint} must answer ({e})",
+                               f"Start the server, check the network, or correct the endpoint, as in {ENDPOINT_VARIABLE}") from e
+
+
+def open_store(url: str, endpoint_url: str | None = None) -> S3Store:
+    """The storage behind an address of the form `s3://BUCKET` or `s3://BUCKET/PREFIX`.
+
+    Args:
+        endpoint_url: of the S3-compatible server; else MEDDIFF_S3_ENDPOINT_URL, else as boto3 finds it (AWS_ENDPOINT_URL).
+
+    Raises:
+        MeddiffError: another form of address, or an endpoint that is no URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+        raise MeddiffError(url, "storage has the form s3://BUCKET or s3://BUCKET/PREFIX", "Correct the address")
+    return S3Store(parts.netloc, parts.path, endpoint_url or os.environ.get(ENDPOINT_VARIABLE) or None)
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _remedy(code: str, bucket: str) -> str:
+    if code in ("NoSuchBucket", "404"):
+        return f"Create the bucket {bucket}, or correct its name"
+    if code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403", "401"):
+        return CREDENTIALS
+    return "Correct the address, the endpoint or AWS_REGION, or ask who runs the storage"

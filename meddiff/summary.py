@@ -1,0 +1,167 @@
+"""The numbers of an evaluation: mean scores by arm and by lesion size, the gain, and what the synthetic data were like."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from meddiff.bootstrap import Interval, gain_interval, mean_interval
+from meddiff.errors import MeddiffError
+from meddiff.params import EvaluateParams
+
+METRICS = ("dice", "iou", "hd95", "nsd")
+SIZES = ("small", "medium", "large")
+BASELINE, TREATED = "real", "synthetic"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What became of the synthetic samples.
+
+    Attributes:
+        generated, accepted: samples.
+        copies: samples rejected as too near to a real lesion.
+        batches, quarantined: batches made, and those that the quality check kept out.
+        reasons: samples left out, by reason.
+    """
+
+    generated: int
+    accepted: int
+    copies: int
+    batches: int
+    quarantined: int
+    reasons: dict[str, int]
+
+    @property
+    def acceptance(self) -> float:
+        """Accepted share of the generated samples; NaN without any."""
+        return self.accepted / self.generated if self.generated else math.nan
+
+    @property
+    def copied(self) -> float:
+        """Share of the generated samples rejected as copies; NaN without any."""
+        return self.copies / self.generated if self.generated else math.nan
+
+
+@dataclass(frozen=True)
+class Summary:
+    """An evaluation in numbers; every interval is of a mean over test cases and seeds.
+
+    Attributes:
+        arms: arm -> metric of `METRICS` -> interval.
+        gain: Dice of the synthetic arm less that of the real arm, paired; None unless both were trained.
+        by_size: size of `SIZES` -> arm or `gain` -> interval of the Dice.
+        excluded: arm -> metric -> undefined scores (case and seed) left out of the mean.
+        quality: of the synthetic samples.
+        n_real, n_synthetic: training pairs: annotated, and synthetic in the pool of the synthetic arm.
+        steps: optimizer steps, equal in every arm.
+        seconds: training of all segmenters.
+    """
+
+    arms: dict[str, dict[str, Interval]]
+    gain: Interval | None
+    by_size: dict[str, dict[str, Interval]]
+    excluded: dict[str, dict[str, int]]
+    quality: Quality
+    n_real: int
+    n_synthetic: int
+    steps: int
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of `summary.json`: plain values, with null in the place of NaN."""
+        values = asdict(self) | asdict(self.quality) | {"acceptance": self.quality.acceptance, "copies": self.quality.copied}
+        del values["quality"]
+        return _without_nan(values)  # type: ignore[no-any-return]
+
+    def headlines(self) -> dict[str, float]:
+        """The numbers by which pipeline runs are compared, undefined ones left out."""
+        values = {f"dice_{arm}": scores["dice"].mean for arm, scores in self.arms.items()}
+        values |= {"acceptance": self.quality.acceptance, "copies": self.quality.copied}
+        if self.gain:
+            values |= {"gain": self.gain.mean, "gain_lower": self.gain.lower, "gain_upper": self.gain.upper}
+        return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def assess(decisions: pd.DataFrame, batches: Sequence[str], quarantined: int) -> Quality:
+    """Count what the filter decided.
+
+    Args:
+        decisions: one row a sample, with `verdict` (accepted, rejected, quarantined) and `reason`; that of a copy holds "cop"
+            as in copy or copied.
+        batches: batch of each generated sample.
+        quarantined: batches that the quality check kept out.
+    """
+    left = decisions[decisions["verdict"] != "accepted"]
+    reasons = left["reason"].where(left["verdict"] != "quarantined", "batch quarantined").astype(str)
+    copies = int(decisions["reason"].astype(str).str.contains("cop(?:y|ie)", case=False, regex=True).sum())
+    return Quality(len(batches), len(decisions) - len(left), copies, len(set(batches)), quarantined,
+                   {str(reason): int(n) for reason, n in reasons.value_counts().items()})
+
+
+def size_strata(areas: Sequence[float]) -> list[str]:
+    """Name each lesion small, medium or large by the tertiles of `areas`; a case without lesion is `empty`."""
+    found = [area for area in areas if area > 0]
+    low, high = np.quantile(found, [1 / 3, 2 / 3]) if found else (0.0, 0.0)
+    return ["empty" if area <= 0 else SIZES[int(area > low) + int(area > high)] for area in areas]
+
+
+def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, settings: EvaluateParams) -> Summary:
+    """Intervals of everything in `per_case.csv`.
+
+    Args:
+        table: one row a case, arm and seed: case, group, arm, seed, the `METRICS`, stratum.
+        training: `validation.csv`: arm, seed, steps, seconds, n_real, n_synthetic.
+        quality: see `assess`.
+        settings: resamples, confidence and seed of the bootstrap.
+
+    Raises:
+        MeddiffError: an arm lacks a case or a seed.
+    """
+    whole = _intervals(table, settings, METRICS)
+    by_size = {size: _intervals(part, settings, ("dice",)) for size in SIZES if len(part := table[table["stratum"] == size])}
+    return Summary(
+        arms={arm: scores for arm, scores in whole.items() if arm != "gain"},
+        gain=whole["gain"]["dice"] if "gain" in whole else None,
+        by_size={size: {arm: scores["dice"] for arm, scores in arms.items()} for size, arms in by_size.items()},
+        excluded={str(arm): {name: int(part[name].isna().sum()) for name in METRICS}
+                  for arm, part in table.groupby("arm", sort=False)},
+        quality=quality, n_real=int(training["n_real"].max()), n_synthetic=int(training["n_synthetic"].max()),
+        steps=int(training["steps"].max()), seconds=float(training["seconds"].sum()))
+
+
+def score_matrix(table: pd.DataFrame, arm: str, metric: str) -> NDArray[np.float64]:
+    """`[S, C]` scores of one arm, seeds ascending, cases in the order in which `table` first names them.
+
+    Raises:
+        MeddiffError: a case and seed is missing or there twice.
+    """
+    part = table[table["arm"] == arm]
+    cases, seeds = list(dict.fromkeys(table["case"])), sorted(set(table["seed"]))
+    if len(part) != len(cases) * len(seeds) or part.duplicated(["case", "seed"]).any():
+        raise MeddiffError("per_case.csv", f"arm {arm} must hold {len(cases)} cases with {len(seeds)} seeds once each, "
+                           f"it holds {len(part)} rows", "Run `dvc repro segment`, then evaluate again")
+    return part.pivot(index="seed", columns="case", values=metric).loc[seeds, cases].to_numpy(np.float64)  # type: ignore[no-any-return]
+
+
+def _intervals(table: pd.DataFrame, settings: EvaluateParams, metrics: Sequence[str]) -> dict[str, dict[str, Interval]]:
+    arms = list(dict.fromkeys(table["arm"]))
+    first = table.drop_duplicates("case")
+    # A case without a known patient is a patient of its own.
+    groups = list(first["group"].replace("", np.nan).fillna("case " + first["case"]).astype(str))
+    how = (groups, settings.resamples, settings.confidence, settings.seed)
+    found = {arm: {name: mean_interval(score_matrix(table, arm, name), *how) for name in metrics} for arm in arms}
+    if BASELINE in arms and TREATED in arms:
+        real, treated = (score_matrix(table, arm, "dice") for arm in (BASELINE, TREATED))
+        found["gain"] = {"dice": gain_interval(real, treated, *how)}
+    return found
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _without_nan(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

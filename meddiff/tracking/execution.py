@@ -1,0 +1,52 @@
+"""Which pipeline execution this process belongs to, and what the machine spent on it. Imports no service."""
+
+import os
+import resource
+import socket
+import sys
+from pathlib import Path
+
+import psutil
+
+
+def execution_id() -> str:
+    """Name shared by all stage processes of one pipeline execution, however it was started.
+
+    MEDDIFF_EXECUTION in the environment wins (a flow sets it, because it starts one `dvc repro` a stage). Else it is the
+    `dvc` process above this one, else (a stage started by hand) this process.
+    """
+    return os.environ.get("MEDDIFF_EXECUTION") or _identity(_dvc_process() or psutil.Process())
+
+
+def _dvc_process() -> psutil.Process | None:
+    if "DVC_STAGE" not in os.environ:
+        return None
+    above = psutil.Process().parents()
+    # The nearest one: under `dvc exp run --queue` each experiment has a process of its own below the worker's.
+    return next((process for process in above if _is_dvc(process)), None) or next((p for p in above if not _in_stage(p)), None)
+
+
+def _is_dvc(process: psutil.Process) -> bool:
+    try:
+        words = process.cmdline()
+    except psutil.Error:
+        return False
+    return any(Path(word).stem == "dvc" for word in words[:4]) and not {"repro", "exp", "experiments"}.isdisjoint(words)
+
+
+def _in_stage(process: psutil.Process) -> bool:
+    """Whether DVC started the process for a stage; the first one above that isn't runs DVC, be it as a library."""
+    try:
+        return "DVC_STAGE" in process.environ()
+    except psutil.Error:
+        return False
+
+
+def _identity(process: psutil.Process) -> str:
+    return f"{socket.gethostname()}-{process.pid}-{process.create_time():.2f}"  # the time, because process ids come again
+
+
+def peak_memory() -> float:
+    """Greatest resident memory of this process so far [MB]."""
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

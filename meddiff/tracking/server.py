@@ -1,0 +1,141 @@
+"""Where runs are recorded: the address, the client, and what a user reads when the server doesn't answer."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meddiff.errors import MeddiffError
+from meddiff.layout import Layout
+from meddiff.params import TrackingParams
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SILENCE = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+           "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+# The first question decides whether the server is there: seconds, not the minutes of MLflow's own patience.
+IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+VENDORS = {"mlflow", "requests", "urllib3", "sqlalchemy"}  # whose errors mean that the server or its database failed
+
+
+@dataclass(frozen=True)
+class Server:
+    """An MLflow tracking server or database that has answered.
+
+    Attributes:
+        uri: its address.
+        client: speaks with it.
+        experiment: id of the experiment that holds the runs.
+    """
+
+    uri: str
+    client: "MlflowClient"
+    experiment: str
+
+
+def home(layout: Layout) -> Path:
+    """The project folder: `layout.root`, or the project that a work tree in `.work/` or one of DVC's experiments belongs to."""
+    root = layout.root.resolve()
+    return next((path.parents[0 if path.name == ".work" else 2] for path in root.parents
+                 if path.name == ".work" or path.parts[-3:] == (".dvc", "tmp", "exps")), root)
+
+
+def tracking_uri(layout: Layout, params: TrackingParams) -> str:
+    """MLFLOW_TRACKING_URI, else the setting, else a SQLite file in `.work/`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or params.uri or f"sqlite:///{home(layout) / '.work/mlflow.db'}"
+
+
+def artifact_folder(layout: Layout, uri: str) -> Path:
+    """Where files of runs lie when no server keeps them: beside the SQLite file, else in `.work/`."""
+    if uri.startswith("sqlite:///"):
+        return Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
+    return home(layout) / ".work/mlartifacts"
+
+
+def connect(layout: Layout, params: TrackingParams) -> Server:
+    """Reach the server, and make the experiment there if it is missing.
+
+    Raises:
+        MeddiffError: nothing answers within seconds, or the experiment is deleted.
+    """
+    uri = tracking_uri(layout, params)
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    with answering(uri), _environment(IMPATIENCE):
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        client = MlflowClient(uri)
+        found = client.get_experiment_by_name(params.experiment)
+        if found is None:
+            place = None if uri.startswith("http") else artifact_folder(layout, uri).as_uri()
+            try:
+                return Server(uri, client, client.create_experiment(params.experiment, artifact_location=place))
+            except MlflowException:  # another process made it in between
+                found = client.get_experiment_by_name(params.experiment)
+                if found is None:
+                    raise
+    if found.lifecycle_stage == "deleted":
+        raise MeddiffError(f"tracking.experiment {params.experiment}", f"the experiment is deleted at {uri}",
+                           "Restore it, or set another name")
+    return Server(uri, client, found.experiment_id)
+
+
+@contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Turn MLflow's errors into ours, and keep it silent."""
+    for name, value in SILENCE.items():
+        os.environ.setdefault(name, value)
+    for name in ("alembic", "mlflow", "urllib3.connectionpool"):  # migrations, registrations, retries
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as e:
+        if not isinstance(e, OSError) and type(e).__module__.partition(".")[0] not in VENDORS:
+            raise
+        line = " ".join(str(e).split())
+        raise MeddiffError(f"MLflow at {uri}", f"the tracking server must answer ({line[:160]})",
+                           "Start it, or correct MLFLOW_TRACKING_URI or `tracking.uri`; empty is a local file") from e
+
+
+@contextmanager
+def as_default(uri: str) -> Iterator[None]:
+    """Make `uri` MLflow's process-wide address within the block: models are logged and loaded by functions without a client."""
+    import mlflow
+
+    kept = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)  # also writes the environment variable, which would outlive the block
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(kept or "")
+        if kept is None:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def ui_command(layout: Layout, params: TrackingParams, port: int) -> list[str]:
+    """The command that serves MLflow's pages on 127.0.0.1 for runs in a database; empty if a server shows them already."""
+    uri = tracking_uri(layout, params)
+    if uri.startswith("http"):
+        return []
+    return [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--default-artifact-root",
+            artifact_folder(layout, uri).as_uri(), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]

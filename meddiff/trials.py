@@ -1,0 +1,151 @@
+"""One trial of a search: the pipeline in a work tree of its own, what it gave and cost, and which trial to propose."""
+
+import csv
+import hashlib
+import json
+import math
+import shutil
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from meddiff import versioning
+from meddiff.errors import MeddiffError
+from meddiff.layout import Layout
+from meddiff.params import GenerateParams, Params
+from meddiff.records import read_records
+
+ARM = "synthetic"
+Overrides = dict[str, dict[str, Any]]  # section -> name -> value
+
+
+@dataclass(frozen=True)
+class TrialOutcome:
+    """What a trial's pipeline gave.
+
+    Attributes:
+        dice: mean validation Dice of each training seed, 0 to 1; empty if nothing was accepted.
+        samples, accepted: generated samples and those that passed the filter.
+        generated: samples made anew in this trial; 0 where the cache had them.
+        seconds: wall time of this trial.
+    """
+
+    dice: tuple[float, ...]
+    samples: int
+    accepted: int
+    generated: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One finished trial.
+
+    Attributes:
+        settings: `section.name` -> value.
+        dice: mean over seeds, NaN if nothing was accepted; `error` is its standard error, 0 with one seed.
+        cost: runs of the denoising network for each accepted pair, which depends neither on the machine nor on the cache.
+    """
+
+    number: int
+    settings: dict[str, float]
+    dice: float
+    error: float
+    cost: float
+    outcome: TrialOutcome
+
+
+def pipeline_trial(layout: Layout, overrides: Overrides, env: Mapping[str, str]) -> TrialOutcome:
+    """Run the pipeline up to `filter`, and to `segment` if pairs were accepted, in a work tree that stays only when interrupted.
+
+    Raises:
+        MeddiffError: a stage failed.
+    """
+    begun = time.monotonic()
+    name = hashlib.sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()[:12]
+    tree = Layout(versioning.work_tree(layout.root, trees(layout) / name, overrides))
+    _share_segmenter(layout, tree)
+    try:
+        outcome = _reproduce(tree, env)
+    except MeddiffError:
+        shutil.rmtree(tree.root)
+        raise
+    shutil.rmtree(tree.root)
+    return replace(outcome, seconds=time.monotonic() - begun)
+
+
+def _share_segmenter(layout: Layout, tree: Layout) -> None:
+    """Let `filter` find the independent segmenter that it keeps in `.work/`: no setting that is searched trains it anew."""
+    shared, link = layout.work.resolve() / "filter", tree.work / "filter"
+    shared.mkdir(parents=True, exist_ok=True)
+    link.parent.mkdir(exist_ok=True)
+    if not link.exists():
+        link.symlink_to(shared, target_is_directory=True)
+
+
+def _reproduce(tree: Layout, env: Mapping[str, str]) -> TrialOutcome:
+    ran = versioning.reproduce(tree.root, "filter", env, False, lambda line: None).ran
+    verdicts = read_records(tree.synthetic, tree.filtered).decisions["verdict"]
+    samples, accepted = len(verdicts), int((verdicts == "accepted").sum())
+    if accepted:
+        versioning.reproduce(tree.root, "segment", env, False, lambda line: None)
+    scores = validation_dice(tree.segmenters / "validation.csv") if accepted else ()
+    return TrialOutcome(scores, samples, accepted, samples if "generate" in ran else 0, 0.0)
+
+
+def validation_dice(table: Path) -> tuple[float, ...]:
+    """Mean validation Dice of each seed of the synthetic arm, in the order of seeds.
+
+    Raises:
+        MeddiffError: the table is missing, or the arm isn't in it.
+    """
+    try:
+        with table.open(newline="") as lines:
+            scores = {int(row["seed"]): float(row["dice"]) for row in csv.DictReader(lines) if row["arm"] == ARM}
+    except (OSError, KeyError, ValueError) as e:
+        raise MeddiffError(table, f"a table of arm, seed and dice must be there ({e!r})", "Run `dvc repro segment`") from e
+    if not scores:
+        raise MeddiffError(table, f"the arm `{ARM}` must be in the table", "Run `dvc repro segment`")
+    return tuple(scores[seed] for seed in sorted(scores))
+
+
+def trial_row(number: int, settings: dict[str, float], outcome: TrialOutcome, params: GenerateParams) -> TrialRow:
+    """Sum a trial up; the cost counts each sample's denoising steps, twice with guidance, for each accepted pair."""
+    passes = 1 if settings["generate.guidance_scale"] == 1 else 2  # guidance runs the network with and without the prompt
+    runs = params.steps * params.strength * passes * outcome.samples
+    cost = runs / outcome.accepted if outcome.accepted else math.inf
+    dice = statistics.fmean(outcome.dice) if outcome.dice else math.nan
+    error = statistics.stdev(outcome.dice) / math.sqrt(len(outcome.dice)) if len(outcome.dice) > 1 else 0.0
+    return TrialRow(number, settings, dice, error, cost, outcome)
+
+
+def propose(rows: Sequence[TrialRow]) -> TrialRow:
+    """The cheapest of the trials within one standard error of the best mean Dice.
+
+    Ours: with few seeds a smaller difference is noise, and then the share of samples that is thrown away decides.
+    """
+    top = max(rows, key=lambda row: row.dice)
+    return min((row for row in rows if row.dice >= top.dice - top.error), key=lambda row: (row.cost, -row.dice, row.number))
+
+
+def nested(settings: Mapping[str, float]) -> Overrides:
+    """`{"section.name": value}` as `{"section": {"name": value}}`."""
+    overrides: Overrides = {}
+    for key, value in settings.items():
+        section, name = key.split(".")
+        overrides.setdefault(section, {})[name] = value
+    return overrides
+
+
+def merged(params: Params, overrides: Overrides) -> dict[str, Any]:
+    """All settings with some of them changed, unchecked."""
+    values = params.model_dump()
+    return values | {section: values[section] | changes for section, changes in overrides.items()}
+
+
+def trees(layout: Layout) -> Path:
+    """Folder of the trials' work trees."""
+    return layout.work / "tune/trees"

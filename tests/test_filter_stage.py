@@ -1,0 +1,188 @@
+"""The stage on folders as `prepare` and `generate` leave them, with pasted lesions in the place of generated ones."""
+
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from meddiff.cases import Case, read_accepted, read_mask, write_image, write_mask
+from meddiff.errors import MeddiffError
+from meddiff.layout import Layout
+from meddiff.params import Params
+from meddiff.records import read_records
+from meddiff.tracking import Unrecorded
+from tests.conftest import make_cases
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # Great Expectations imports modules that Python 3.11 deprecates
+    from meddiff.stages import filter as stage
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+N = 6
+
+
+class Recorder(Unrecorded):
+    """Keeps what the stage tells."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+        self.headlines: dict[str, float] = {}
+        self.files: list[Path] = []
+        self.table = pd.DataFrame()
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        self.values |= values
+
+    def headline(self, values: Mapping[str, float]) -> None:
+        self.headlines |= values
+
+    def file(self, path: Path, folder: str = "") -> None:
+        self.files.append(path)
+
+    def dataset(self, frame: pd.DataFrame, name: str, context: str) -> None:
+        self.table = frame
+
+
+def write_training(layout: Layout, cases: list[Case]) -> None:
+    folder = layout.cases("train")
+    rows = []
+    for case in cases:
+        write_image(folder / f"images/{case.id}.png", case.image)
+        assert case.mask is not None
+        write_mask(folder / f"masks/{case.id}.png", case.mask)
+        rows.append({"id": case.id, "group": case.group, "labelled": "1", "image_sha256": "", "mask_sha256": ""})
+    pd.DataFrame(rows).to_csv(folder / "cases.csv", index=False)
+
+
+def write_batch(layout: Layout, batch: str, cases: list[Case]) -> None:
+    """The cases as samples named after batch and place."""
+    folder, rows = layout.synthetic / batch, []
+    for i, case in enumerate(cases):
+        id = f"s_{batch}_{i:02d}"
+        assert case.mask is not None
+        write_image(folder / f"images/{id}.png", case.image)
+        write_mask(folder / f"masks/{id}.png", case.mask)
+        rows.append({"id": id, "batch": batch, "seed": i, "background": "normal_0", "area": float(case.mask.mean()),
+                     "guidance_scale": 1.5, "steps": 3, "generator": "abc"})
+    pd.DataFrame(rows).to_parquet(folder / "batch.parquet", index=False)
+
+
+def settings(tiny: Params, **changes: float) -> Params:
+    return tiny.model_copy(update={"filter": tiny.filter.model_copy(update=changes)})
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """Twelve training cases; batches `b0` of new lesions and `b1` of copies of training lesions."""
+    layout, training = Layout(tmp_path), make_cases(12, seed=1)
+    write_training(layout, training)
+    write_batch(layout, "b0", make_cases(N, seed=2))
+    write_batch(layout, "b1", training[:N])
+    return layout
+
+
+def test_everything_is_written_and_belongs_together(layout: Layout, tiny: Params) -> None:
+    recorder = Recorder()
+    stage.run(layout, settings(tiny, corrosion_radius=4.0), recorder)
+    records = read_records(layout.synthetic, layout.filtered)
+    assert records.decisions["verdict"].tolist() == ["accepted"] * 2 * N
+    assert records.decisions["reason"].tolist() == [""] * 2 * N
+    assert records.reasons == {"b0": (), "b1": ()}
+    assert records.decisions["area"].to_numpy() == pytest.approx(records.samples["area"].to_numpy())
+    assert records.decisions["nearest"][N:].tolist() == [f"case_1_{i:03d}" for i in range(N)]
+    for case in read_accepted(layout.synthetic, layout.filtered):
+        guiding = read_mask(layout.synthetic / case.group / f"masks/{case.id}.png")
+        assert case.mask is not None
+        assert 0 < case.mask.sum() < guiding.sum()
+        assert (case.mask <= guiding).all()
+    assert recorder.headlines == {"acceptance": 1.0, "copies": 0.0}
+    assert recorder.files == [layout.quality / "index.html"]
+    assert {"share_agreement", "share_quarantined", "bound_similarity_high", "samples_per_second", "seconds"} <= set(recorder.values)
+    assert recorder.table["id"].tolist() == records.samples["id"].tolist()
+
+
+def test_copies_are_rejected_and_their_batch_is_quarantined(layout: Layout, tiny: Params) -> None:
+    recorder = Recorder()
+    stage.run(layout, settings(tiny, similarity_high=0.995, min_acceptance=0.5), recorder)
+    records = read_records(layout.synthetic, layout.filtered)
+    by_batch = records.decisions.groupby("batch")["verdict"].agg(set)
+    assert by_batch["b0"] <= {"accepted", "rejected"}
+    assert by_batch["b1"] == {"quarantined"}
+    assert set(records.decisions["reason"][N:]) == {"batch: acceptance; copy"}
+    assert records.reasons["b1"] == ("At least 50% of the samples are accepted: 0",)
+    assert {path.stem for path in (layout.filtered / "masks").iterdir()} == {case.id for case in
+                                                                              read_accepted(layout.synthetic, layout.filtered)}
+    assert not list((layout.filtered / "masks").glob("s_b1*"))
+    assert recorder.headlines["copies"] >= 0.5
+    assert recorder.values["batches_quarantined"] == 1
+    assert not json.loads((layout.filtered / "batches.json").read_text())["b1"]["passed"]
+
+
+def test_a_wrong_size_quarantines_the_batch_with_its_good_samples(layout: Layout, tiny: Params) -> None:
+    path = layout.synthetic / "b0/images/s_b0_02.png"
+    with Image.open(path) as image:
+        image.resize((48, 48)).save(path)
+    stage.run(layout, tiny, Unrecorded())
+    decisions = read_records(layout.synthetic, layout.filtered).decisions
+    assert set(decisions["reason"][:N]) == {"batch: image size"}
+    assert decisions["verdict"][N:].tolist() == ["accepted"] * N
+
+
+def test_the_page_stands_alone_and_shows_both_sides(layout: Layout, tiny: Params) -> None:
+    stage.run(layout, settings(tiny, similarity_high=0.995, min_acceptance=0.0), Unrecorded())
+    page = (layout.quality / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"<script|<link|@import|url\(|src=\"(?!data:)", page)
+    assert re.findall(r"href=\"([^\"]*)\"", page) == ["data_docs/index.html"]
+    assert (layout.quality / "data_docs/index.html").is_file()
+    for text in ("Batches: 2 of 2 passed", "Masks cover 0.1% to 90% of the image", ">copy</span>", ">accepted</span>",
+                 "nearest: case_1_000 (right)"):
+        assert text in page
+
+
+def test_the_same_inputs_give_the_same_decisions(layout: Layout, tiny: Params) -> None:
+    stage.run(layout, tiny, Unrecorded())
+    first = (layout.filtered / "decisions.parquet").read_bytes(), (layout.filtered / "batches.json").read_text()
+    for path in (layout.work / "filter").iterdir():  # the kept segmenter must not be needed
+        for part in path.iterdir():
+            part.unlink()
+        path.rmdir()
+    stage.run(layout, tiny, Unrecorded())
+    assert first == ((layout.filtered / "decisions.parquet").read_bytes(), (layout.filtered / "batches.json").read_text())
+
+
+def test_new_bounds_do_not_train_the_segmenter_again(layout: Layout, tiny: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.run(layout, tiny, Unrecorded())
+    monkeypatch.setattr(stage, "train_segmenter", lambda *args, **kwargs: pytest.fail("trained again"))
+    stage.run(layout, settings(tiny, similarity_high=0.995, agreement=0.2, corrosion_radius=0.0), Unrecorded())
+
+
+def test_nothing_accepted_is_written_and_said(layout: Layout, tiny: Params, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.run(layout, settings(tiny, min_contrast=250.0, min_acceptance=0.0), Unrecorded())
+    assert f"none of {2 * N} samples was accepted" in capsys.readouterr().err
+    assert not list((layout.filtered / "masks").iterdir())
+    assert (layout.quality / "index.html").is_file()
+    assert read_accepted(layout.synthetic, layout.filtered) == []
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda root: (root / "synthetic/b0/images/s_b0_01.png").unlink(), r"images/s_b0_01\.png"),
+    (lambda root: (root / "synthetic/b1/masks/s_b1_03.png").unlink(), r"masks/s_b1_03\.png"),
+    (lambda root: (root / "synthetic/b1/batch.parquet").unlink(), r"b1: a batch needs its table"),
+    (lambda root: (root / "synthetic").rename(root / "elsewhere"), r"synthetic: .*at least one batch"),
+    (lambda root: (root / "data/train/cases.csv").unlink(), r"cases\.csv"),
+])
+def test_missing_files_are_named_and_leave_earlier_outputs(layout: Layout, tiny: Params, damage: object, message: str) -> None:
+    stage.run(layout, tiny, Unrecorded())
+    before = (layout.filtered / "decisions.parquet").read_bytes(), (layout.quality / "index.html").read_bytes()
+    assert callable(damage)
+    damage(layout.root)
+    with pytest.raises(MeddiffError, match=message):
+        stage.run(layout, tiny, Unrecorded())
+    assert before == ((layout.filtered / "decisions.parquet").read_bytes(), (layout.quality / "index.html").read_bytes())
+    assert np.array_equal(sorted(p.name for p in layout.filtered.parent.iterdir() if p.name.startswith(".filtered")), [])

@@ -1,0 +1,60 @@
+"""Scores of masks whose answer is known, and the four combinations of empty masks."""
+
+import math
+
+import numpy as np
+import pytest
+
+from meddiff.errors import MeddiffError
+from meddiff.metrics import case_scores, dice
+
+
+def square(top: int, left: int, side: int = 10) -> np.ndarray:
+    mask = np.zeros((32, 32), bool)
+    mask[top:top + side, left:left + side] = True
+    return mask
+
+
+EMPTY, LESION = np.zeros((32, 32), bool), square(8, 8)
+
+
+def test_lesion_and_lesion():
+    scores = case_scores(square(8, 10), LESION, tolerance=1.0)
+    assert scores.dice == pytest.approx(2 * 80 / 200)
+    assert scores.iou == pytest.approx(80 / 120)
+    assert scores.hd95 == pytest.approx(2.0)
+    assert 0.3 < scores.nsd < 0.9
+    assert case_scores(square(8, 10), LESION, tolerance=2.0).nsd == 1.0
+    perfect = case_scores(LESION, LESION, tolerance=1.0)
+    assert (perfect.dice, perfect.iou, perfect.hd95, perfect.nsd) == (1, 1, 0, 1)
+
+
+def test_disjoint_lesions_have_a_distance():
+    scores = case_scores(square(0, 0, 4), square(0, 20, 4), tolerance=2.0)
+    assert (scores.dice, scores.iou, scores.nsd) == (0, 0, 0)
+    assert scores.hd95 == pytest.approx(20, abs=1)
+
+
+def test_empty_and_empty_is_undefined():
+    scores = case_scores(EMPTY, EMPTY, tolerance=2.0)
+    assert all(math.isnan(v) for v in (scores.dice, scores.iou, scores.hd95, scores.nsd))
+
+
+@pytest.mark.parametrize(("prediction", "reference"), [(LESION, EMPTY), (EMPTY, LESION)])
+def test_one_empty_mask_scores_zero_and_has_no_distance(prediction, reference):
+    scores = case_scores(prediction, reference, tolerance=2.0)
+    assert (scores.dice, scores.iou, scores.nsd) == (0, 0, 0)
+    assert math.isnan(scores.hd95)
+
+
+def test_a_missing_prediction_is_an_error():
+    with pytest.raises(MeddiffError, match=r"case_7.*not none"):
+        case_scores(None, LESION, 2.0, "case_7")
+    with pytest.raises(MeddiffError, match="case_8"):
+        case_scores(np.zeros((16, 16), bool), LESION, 2.0, "case_8")
+
+
+def test_dice_alone_follows_the_same_conventions():
+    assert math.isnan(dice(EMPTY, EMPTY))
+    assert dice(LESION, EMPTY) == dice(EMPTY, LESION) == 0
+    assert dice(LESION.astype(np.uint8), LESION) == 1

@@ -1,0 +1,195 @@
+"""Segmenters learn, repeat themselves, resume, and differ between arms in nothing but the cases."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from meddiff import segmentation
+from meddiff.cases import Case
+from meddiff.errors import MeddiffError
+from meddiff.metrics import dice
+from meddiff.params import SegmentParams
+from meddiff.segmentation import Segmenter, train_segmenter
+
+SHORT = SegmentParams(steps=4, batch_size=4)
+
+
+def images_of(cases) -> np.ndarray:
+    return np.stack([case.image for case in cases])
+
+
+def weights_of(segmenter: Segmenter) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in segmenter.network.parameters()])
+
+
+@pytest.mark.parametrize("network", ["unet", "segresnet"])
+def test_a_segmenter_learns_dark_ellipses(cases, network):
+    params = SegmentParams(network=network, steps=50)
+    segmenter = train_segmenter(cases(24), [], params, seed=0, validation=cases(6, seed=1))
+    unseen = cases(8, seed=2)
+    probability = segmenter.predict(images_of(unseen), batch_size=3)
+    assert probability.shape == (8, 32, 32)
+    assert probability.dtype == np.float32
+    assert 0 <= probability.min() <= probability.max() <= 1
+    assert np.mean([dice(p > 0.5, case.mask) for p, case in zip(probability, unseen, strict=True)]) > 0.75
+    assert segmenter.validation_dice > 0.75
+    assert np.mean(segmenter.losses[-5:]) < 0.8 * np.mean(segmenter.losses[:5])
+
+
+@pytest.mark.parametrize("network", ["unet", "segresnet"])
+def test_files_give_the_same_predictions_and_features(cases, network, tmp_path):
+    images = images_of(cases(3, 64))
+    segmenter = train_segmenter(cases(4), [], SHORT.model_copy(update={"network": network}), 0, cases(2, seed=1))
+    segmenter.save(tmp_path / "model")
+    loaded = Segmenter.load(tmp_path / "model")
+    assert np.array_equal(segmenter.predict(images), loaded.predict(images))
+    assert segmenter.features(images).shape == (3, 64, 8, 8)
+    assert torch.equal(segmenter.features(images), loaded.features(images))
+    assert loaded.validation_dice == segmenter.validation_dice
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_files_without_validation_hold_no_nan(cases, tmp_path):
+    train_segmenter(cases(4), [], SHORT, 0).save(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["validation_dice"] is None
+    assert np.isnan(Segmenter.load(tmp_path).validation_dice)
+
+
+@pytest.mark.parametrize("spoil", [lambda f: (f / "config.json").unlink(), lambda f: (f / "config.json").write_text("{}"),
+                                   lambda f: (f / "model.safetensors").write_bytes(b"no")])
+def test_a_broken_folder_is_named(cases, tmp_path, spoil):
+    train_segmenter(cases(4), [], SHORT, 0).save(tmp_path / "model")
+    spoil(tmp_path / "model")
+    with pytest.raises(MeddiffError, match=r"model: a trained segmenter must be there"):
+        Segmenter.load(tmp_path / "model")
+
+
+def test_the_seed_decides_everything(cases):
+    real = cases(6)
+    first, again, other = (weights_of(train_segmenter(real, [], SHORT, seed)) for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(cases, tmp_path, monkeypatch):
+    monkeypatch.setattr("meddiff.training.CHECKPOINT_SECONDS", 0.0)
+    real, validation, params = cases(6), cases(4, seed=1), SegmentParams(steps=10, batch_size=4)
+    whole = train_segmenter(real, [], params, 0, validation)
+
+    def kill(done, total, values):
+        if done == 7:
+            raise KeyboardInterrupt
+
+    checkpoint = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train_segmenter(real, [], params, 0, validation, checkpoint=checkpoint, report=kill)
+    steps = []
+    resumed = train_segmenter(real, [], params, 0, validation, checkpoint=checkpoint, report=lambda done, *_: steps.append(done))
+    assert steps[0] == 7
+    assert torch.equal(weights_of(whole), weights_of(resumed))
+    assert resumed.validation_dice == whole.validation_dice
+    assert resumed.losses == pytest.approx(whole.losses)
+
+
+def test_a_resume_remembers_better_weights_from_before(cases, tmp_path, monkeypatch):
+    """The best look may lie before the interruption; then its weights must come back."""
+    monkeypatch.setattr("meddiff.training.CHECKPOINT_SECONDS", 0.0)
+    scores = iter([0.2, 0.9, 0.1, 0.1, 0.1])
+    monkeypatch.setattr(segmentation, "dice", lambda prediction, reference: next(scores))
+    real, validation, params = cases(6), cases(1, seed=1), SegmentParams(steps=10, batch_size=4)
+    seen = {}
+
+    def kill(done, total, values):
+        seen[done] = values.get("dice")
+        if done == 6:
+            raise KeyboardInterrupt
+
+    checkpoint = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train_segmenter(real, [], params, 0, validation, checkpoint=checkpoint, report=kill)
+    assert seen == {1: None, 2: 0.2, 3: 0.2, 4: 0.9, 5: 0.9, 6: 0.9}
+    scores = iter([0.1] * 5)
+    resumed = train_segmenter(real, [], params, 0, validation, checkpoint=checkpoint)
+    assert resumed.validation_dice == 0.9
+    at_four = train_segmenter(real, [], params.model_copy(update={"steps": 10}), 0, checkpoint=None)
+    assert not torch.equal(weights_of(resumed), weights_of(at_four))
+
+
+class Spy:
+    """Records the batches that reach the augmentation, and the seed it is given."""
+
+    def __init__(self, monkeypatch):
+        self.batches, self.seeds = [], []
+        monkeypatch.setattr(segmentation, "augment", self)
+
+    def __call__(self, images, masks, generator, vertical_flips):
+        self.batches.append(images.clone())
+        self.seeds.append(generator.initial_seed())
+        return images, masks
+
+
+def gray(value: int, i: int) -> Case:
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:20, 8:20] = 1
+    return Case(f"c{i}", np.full((32, 32, 3), value + i, np.uint8), mask)
+
+
+def test_arms_differ_only_in_the_share_of_synthetic_cases(monkeypatch):
+    real, synthetic = [gray(0, i) for i in range(10)], [gray(200, i) for i in range(50)]
+    params = SegmentParams(steps=5, batch_size=8, share=0.33, ratio=0.5)
+    spy = Spy(monkeypatch)
+    lone = train_segmenter(real, [], params, 1)
+    mixed = train_segmenter(real, synthetic, params, 1)
+    plain, mixture = spy.batches[:5], spy.batches[5:]
+    assert [len(b) for b in spy.batches] == [8] * 10
+    assert spy.seeds[:5] == spy.seeds[5:]
+    values = [(b[:, 0, 0, 0] + 1) * 127.5 for b in mixture]
+    assert all(int((v > 100).sum()) == 3 for v in values)
+    for alone, together in zip(plain, mixture, strict=True):
+        assert torch.equal(alone[:5], together[:5])
+    used = {round(float(x)) for v in values for x in v if x > 100}
+    assert len(used) <= 5  # ratio 0.5 of ten real cases
+    assert not torch.equal(weights_of(lone), weights_of(mixed))
+    assert len(lone.losses) == len(mixed.losses) == 5
+
+
+def test_the_pool_is_picked_by_the_seed(monkeypatch):
+    real, synthetic = [gray(0, i) for i in range(4)], [gray(200, i) for i in range(50)]
+    params = SegmentParams(steps=8, batch_size=4, share=0.5, ratio=1.0)
+
+    def used(seed: int) -> set[int]:
+        spy = Spy(monkeypatch)
+        train_segmenter(real, synthetic, params, seed)
+        return {round(float((x + 1) * 127.5)) for b in spy.batches for x in b[:, 0, 0, 0]} - set(range(10))
+
+    assert len(used(0)) == 4
+    assert used(0) == used(0) != used(1)
+
+
+def test_fewer_cases_than_a_batch_are_repeated_evenly(monkeypatch):
+    spy = Spy(monkeypatch)
+    train_segmenter([gray(0, i) for i in range(3)], [], SegmentParams(steps=2, batch_size=6), 0)
+    for batch in spy.batches:
+        assert sorted(round(float((x + 1) * 127.5)) for x in batch[:, 0, 0, 0]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_the_callers_random_numbers_are_left_alone(cases):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    train_segmenter(cases(4), [], SHORT, 0)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_unfit_cases_are_named(cases):
+    good = cases(3)
+    with pytest.raises(MeddiffError, match="at least one annotated case"):
+        train_segmenter([], good, SHORT, 0)
+    with pytest.raises(MeddiffError, match=r"case odd.*multiples of 16"):
+        train_segmenter([Case("odd", np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), np.uint8))], [], SHORT, 0)
+    with pytest.raises(MeddiffError, match=r"case_5.*the size 32 x 32"):
+        train_segmenter(good, cases(1, 64, seed=5), SHORT, 0)
+    with pytest.raises(MeddiffError, match="case bare"):
+        train_segmenter([*good, Case("bare", good[0].image, None)], [], SHORT, 0)

@@ -57,7 +57,7 @@ def pipeline(  # noqa: PLR0917
     recorded = False
     try:
         for stage in STAGES:
-            ran = reproduce.with_options(name=stage)(tree.root, stage, env)
+            ran = reproduce.with_options(name=stage, task_run_name=stage)(tree.root, stage, env)
             if ran and not recorded:
                 show_run(tree, execution)
                 recorded = True

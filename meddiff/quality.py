@@ -231,6 +231,6 @@ def _outlined(image: Pixels, masks: Sequence[tuple[Pixels | None, tuple[int, int
     picture = np.array(Image.fromarray(image).resize(side, Image.Resampling.BILINEAR), dtype=np.uint8)
     for mask, colour in masks:
         if mask is not None:
-            large = np.kron(mask, np.ones((scale, scale), dtype=np.uint8)) > 0
+            large = np.array(Image.fromarray(mask).resize(side, Image.Resampling.NEAREST)) > 0
             picture[large & ~ndimage.binary_erosion(large)] = colour
     return picture

@@ -103,7 +103,7 @@ def test_everything_is_written_and_belongs_together(layout: Layout, tiny: Params
         assert (case.mask <= guiding).all()
     assert recorder.headlines == {"acceptance": 1.0, "copies": 0.0}
     assert recorder.files == [layout.quality / "index.html"]
-    assert {"share_agreement", "share_quarantined", "bound_similarity_high", "samples_per_second", "seconds"} <= set(recorder.values)
+    assert {"share_agreement", "share_quarantined", "bound_similarity_high", "samples_per_second"} <= set(recorder.values)
     assert recorder.table["id"].tolist() == records.samples["id"].tolist()
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -90,7 +91,9 @@ def _segmenter(layout: Layout, cases: list[Case], settings: FilterParams, device
         with bar("independent segmenter") as report, replacing(work) as fresh:
             train_segmenter(reduced(cases), [], wanted, settings.seed, device=device, checkpoint=checkpoint,
                             report=report).save(fresh)
-        checkpoint.unlink(missing_ok=True)
+        for other in work.parent.iterdir():  # states of other inputs would grow without end
+            if other != work:
+                shutil.rmtree(other) if other.is_dir() else other.unlink()
     return Segmenter.load(work, device)
 
 

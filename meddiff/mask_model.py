@@ -6,12 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
-from numpy.typing import NDArray
-from scipy import ndimage
-from skimage import measure
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,13 +15,11 @@ from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
 from meddiff.params import MaskModelParams
 from meddiff.progress import Report, silent
+from meddiff.shapes import Floats, canonical, draw, elastic, largest, pose_of
 from meddiff.training import Schedule, train
 
-SIDE = 0.4  # square root of a canonical lesion's area, as a share of the grid's side
-REACH = 0.25  # distances are cut off at this share of the square root of the area, then scaled to [-1,1]
 STEPS = 20
 TRIES = 50
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -90,9 +84,9 @@ class MaskModel:
         """Draw shape and pose until the mask lies within the frame and the range of sizes."""
         low, high = np.exp(self.poses[:, 0].min()) ** 2 / 1.15, np.exp(self.poses[:, 0].max()) ** 2 * 1.15
         for attempt in range(TRIES):
-            shape = _elastic(sdf, np.random.default_rng([seed, 2, attempt])) if levels.shape else sdf
+            shape = elastic(sdf, np.random.default_rng([seed, 2, attempt])) if levels.shape else sdf
             side, cy, cx, angle = self._pose(np.random.default_rng([seed, 3, attempt]), levels.pose)
-            mask = _draw(shape, side * size, cy * size, cx * size, angle, size)
+            mask = draw(shape, side * size, cy * size, cx * size, angle, size)
             area = mask.mean()
             # A real lesion may be cut by the frame; an invented one is let lose an eighth of its area.
             if low <= area <= high and area >= 0.875 * side**2 and mask.sum() >= 8:
@@ -142,7 +136,7 @@ def fit_mask_model(masks: Sequence[Pixels], params: MaskModelParams, device: str
     Raises:
         MeddiffError: fewer than two masks hold a lesion.
     """
-    lesions = [_largest(mask > 0) for mask in masks if mask.any()]
+    lesions = [largest(mask > 0) for mask in masks if mask.any()]
     if len(lesions) < 2:
         raise MeddiffError("training masks", f"at least two must hold a lesion, {len(lesions)} do", "Raise prepare.n_labelled or check the masks")
     maps = torch.from_numpy(np.stack([canonical(lesion, params.grid) for lesion in lesions])).float()[:, None].to(device)
@@ -162,67 +156,7 @@ def fit_mask_model(masks: Sequence[Pixels], params: MaskModelParams, device: str
     unet.train()
     schedule = Schedule(params.steps, params.learning_rate, params.seed, ema_decay=0.99, warmup=min(30, params.steps), cosine=True)
     losses = train(unet.parameters(), loss, schedule, checkpoint, report)
-    return MaskModel(unet.eval(), np.array([_pose_of(lesion) for lesion in lesions])), losses
-
-
-def canonical(mask: NDArray[np.bool_], grid: int) -> Floats:
-    """Signed distance map of a lesion `[H,W]`, centred and scaled to `SIDE`: `[grid,grid]`, positive inside, in [-1,1]."""
-    height, width = mask.shape
-    padded = np.pad(mask, max(height, width) // 2)
-    side = float(np.sqrt(mask.sum()))
-    sdf = (ndimage.distance_transform_edt(padded) - ndimage.distance_transform_edt(~padded)) / (REACH * side)
-    centre = np.array(ndimage.center_of_mass(padded))
-    zoom = side / (SIDE * grid)
-    offset = centre - zoom * (grid - 1) / 2
-    smoothed = ndimage.gaussian_filter(sdf, max(0.0, 0.5 * (zoom - 1)))
-    moved = ndimage.affine_transform(smoothed, np.array([zoom, zoom]), offset, (grid, grid), order=1, mode="nearest")
-    clipped: Floats = np.clip(moved, -1, 1)
-    return clipped
-
-
-def statistics(masks: Sequence[Pixels]) -> pd.DataFrame:
-    """One row a non-empty mask `[H,W]`: share of the frame, compactness 4 pi A / P**2 (1 for a disc), centre y and x (shares)."""
-    rows = []
-    for mask in masks:
-        region = measure.regionprops(_largest(mask > 0).astype(np.uint8))[0]
-        perimeter = max(1.0, float(measure.perimeter_crofton(region.image)))
-        rows.append({"area": float(mask.mean()), "compactness": 4 * np.pi * region.area / perimeter**2,
-                     "centre_y": region.centroid[0] / mask.shape[0], "centre_x": region.centroid[1] / mask.shape[1]})
-    return pd.DataFrame(rows)
-
-
-def novelty(invented: Sequence[Pixels], real: Sequence[Pixels]) -> Floats:
-    """For each invented mask the greatest intersection over union with a real one, both in canonical pose: `[N]` in [0,1]."""
-    ours = np.stack([canonical(_largest(mask > 0), 48) > 0 for mask in invented]).reshape(len(invented), -1).astype(np.float64)
-    theirs = np.stack([canonical(_largest(mask > 0), 48) > 0 for mask in real]).reshape(len(real), -1).astype(np.float64)
-    common = ours @ theirs.T
-    best: Floats = (common / (ours.sum(axis=1)[:, None] + theirs.sum(axis=1)[None] - common)).max(axis=1)
-    return best
-
-
-def _draw(sdf: Floats, side: float, cy: float, cx: float, angle: float, size: int) -> Pixels:
-    """Binary mask `[size,size]` of a canonical map whose lesion gets the area `side**2` and the centre (cy, cx) [pixels]."""
-    grid = len(sdf)
-    level = np.quantile(sdf, 1 - SIDE**2)
-    lesion = _largest(sdf > level)
-    centre, scale = ndimage.center_of_mass(lesion), np.sqrt(lesion.sum()) / side
-    y, x = (np.mgrid[:size, :size] + 0.5) - np.array([cy, cx])[:, None, None]
-    v = (np.cos(angle) * y - np.sin(angle) * x) * scale + centre[0]
-    u = (np.sin(angle) * y + np.cos(angle) * x) * scale + centre[1]
-    drawn = ndimage.map_coordinates(np.where(ndimage.binary_dilation(lesion, iterations=2), sdf, -1.0) - level, [v, u], order=1, cval=-1.0) > 0
-    inside = (np.minimum(v, u) >= 0) & (np.maximum(v, u) <= grid - 1)
-    return _largest(drawn & inside).astype(np.uint8)
-
-
-def _elastic(sdf: Floats, rng: np.random.Generator) -> Floats:
-    """A smooth random displacement: 2 percent of the grid's side at the scale of the lesion, 1 percent at its border's."""
-    grid = len(sdf)
-    shift = np.zeros((2, grid, grid))
-    for width, amount in ((grid / 8, 0.02 * grid), (grid / 20, 0.01 * grid)):
-        field = np.stack([ndimage.gaussian_filter(rng.normal(size=(grid, grid)), width, mode="wrap") for _ in range(2)])
-        shift += amount * field / field.std()
-    moved: Floats = ndimage.map_coordinates(sdf, np.mgrid[:grid, :grid] + shift, order=1, mode="nearest")
-    return moved
+    return MaskModel(unet.eval(), np.array([pose_of(lesion) for lesion in lesions])), losses
 
 
 def _augmented(maps: Tensor, generator: torch.Generator) -> Tensor:
@@ -235,18 +169,6 @@ def _augmented(maps: Tensor, generator: torch.Generator) -> Tensor:
     theta = torch.stack([torch.stack([cos * flip * stretch, -sin / stretch, zero], 1),
                          torch.stack([sin * flip * stretch, cos / stretch, zero], 1)], 1)
     return F.grid_sample(maps, F.affine_grid(theta.to(maps), list(maps.shape), align_corners=False), padding_mode="border", align_corners=False)
-
-
-def _pose_of(mask: NDArray[np.bool_]) -> tuple[float, float, float]:
-    cy, cx = ndimage.center_of_mass(mask)
-    return float(np.log(np.sqrt(mask.mean()))), (cy + 0.5) / mask.shape[0], (cx + 0.5) / mask.shape[1]
-
-
-def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected part; an empty mask stays empty."""
-    labels, n = ndimage.label(mask)
-    part: NDArray[np.bool_] = labels == 1 + np.argmax(ndimage.sum_labels(mask, labels, range(1, n + 1))) if n > 1 else mask
-    return part
 
 
 def _scheduler() -> DDIMScheduler:

@@ -9,8 +9,9 @@ from scipy import ndimage
 from meddiff.cases import Case, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
-from meddiff.mask_model import MaskLevels, MaskModel, _elastic, canonical, fit_mask_model, novelty, statistics
+from meddiff.mask_model import MaskLevels, MaskModel, fit_mask_model
 from meddiff.params import MaskModelParams, Params
+from meddiff.shapes import canonical
 from meddiff.stages import mask_model as stage
 from meddiff.tracking import Unrecorded
 from tests.conftest import make_cases
@@ -58,17 +59,6 @@ def test_each_level_has_its_own_switch_and_stream(model: MaskModel) -> None:
         assert np.abs(np.subtract(ndimage.center_of_mass(full), ndimage.center_of_mass(other))).max() < 2.5
 
 
-def test_canonical_pose_ignores_place_and_size() -> None:
-    y, x = np.mgrid[:96, :96]
-    small = (((y - 30) / 9) ** 2 + ((x - 40) / 6) ** 2) < 1
-    large = (((y - 60) / 27) ** 2 + ((x - 50) / 18) ** 2) < 1
-    a, b = canonical(small, 32), canonical(large, 32)
-    assert ((a > 0) != (b > 0)).mean() < 0.02
-    assert (a > 0).mean() == pytest.approx(0.16, abs=0.02)
-    assert a.min() == -1
-    assert a.max() <= 1
-
-
 def test_training_learns_and_resumes(real: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meddiff.training.CHECKPOINT_SECONDS", 0.0)
     whole, losses = fit_mask_model(real, TINY, "cpu")
@@ -96,27 +86,6 @@ def test_missing_model_and_missing_lesions_are_named(tmp_path: Path) -> None:
         MaskModel.load(tmp_path)
     with pytest.raises(MeddiffError, match="at least two"):
         fit_mask_model([np.zeros((32, 32), np.uint8)] * 5, TINY, "cpu")
-
-
-def test_elastic_change_is_repeatable_and_moderate() -> None:
-    y, x = np.mgrid[:32, :32]
-    sdf = np.clip((7 - np.hypot(y - 16, x - 16)) / 4, -1, 1)
-    moved = _elastic(sdf, np.random.default_rng(1))
-    assert np.array_equal(moved, _elastic(sdf, np.random.default_rng(1)))
-    changed = ((moved > 0) != (sdf > 0)).sum() / (sdf > 0).sum()
-    assert 0 < changed < 0.4
-
-
-def test_statistics_and_novelty_of_a_disc() -> None:
-    y, x = np.mgrid[:64, :64]
-    disc = (np.hypot(y - 20, x - 40) < 12).astype(np.uint8)
-    row = statistics([disc]).iloc[0]
-    assert row["compactness"] == pytest.approx(1, abs=0.08)
-    assert (row["centre_y"], row["centre_x"]) == pytest.approx((20 / 64, 40 / 64), abs=0.01)
-    assert novelty([disc], [disc]) == pytest.approx([1.0])
-    square = np.zeros_like(disc)
-    square[10:50, 10:20] = 1
-    assert novelty([disc], [square])[0] < 0.7
 
 
 def test_stage_leaves_model_loss_and_comparison(tmp_path: Path, tiny: Params, cases: Callable[..., list[Case]]) -> None:

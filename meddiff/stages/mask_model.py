@@ -7,9 +7,10 @@ from scipy.stats import ks_2samp
 
 from meddiff.cases import Pixels, read_cases
 from meddiff.layout import Layout, replacing
-from meddiff.mask_model import fit_mask_model, novelty, statistics
+from meddiff.mask_model import fit_mask_model
 from meddiff.params import Params
 from meddiff.progress import bar
+from meddiff.shapes import novelty, statistics
 from meddiff.stages import checkpoint_file, use_machine
 from meddiff.tracking import StageRun
 

@@ -16,7 +16,7 @@ METRICS = {"dice": ("Dice", 3), "iou": ("IoU", 3), "hd95": ("HD95 [px]", 1), "ns
 
 
 def show_result(layout: Layout) -> None:
-    """Artifacts `dice` (each arm's scores, and the gain) and `pairs` (accepted pairs drawn at random) from `reports/evaluation/`."""
+    """Artifacts `dice` (each arm's scores, and the gain) and `pairs` (accepted pairs, drawn at random)."""
     summary = json.loads((layout.report / "summary.json").read_text())
     create_markdown_artifact(dice_table(summary), key="dice", description="Scores on the test cases, with their intervals")
     sheet = layout.report / "pictures/pairs.png"
@@ -49,6 +49,12 @@ def dice_table(summary: dict[str, Any]) -> str:
               if gain else "No gain: that needs both arms."]
     return "\n".join([*lines, "", f"{summary['accepted']} of {summary['generated']} synthetic pairs accepted, "
                       f"{summary['n_real']} annotated images."])
+
+
+def headline(summary: dict[str, Any]) -> str:
+    """The result in a line, from the content of `summary.json`."""
+    arms = ", ".join(f"{arm} {_interval(scores['dice'], 3)}" for arm, scores in summary["arms"].items())
+    return f"Dice: {arms}" + (f"; gain {_interval(summary['gain'], 3, '+')}" if summary["gain"] else "")
 
 
 def quality_table(batches: dict[str, Any]) -> str:

@@ -1,5 +1,7 @@
 """Flow `pipeline`: each DVC stage as a task, in a work tree of its own, so that runs at the same time don't meet."""
 
+import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -9,15 +11,16 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.runtime import flow_run
-from prefect.states import State
+from prefect.states import Completed, State
 
-from flows.artifacts import show_quality, show_result, show_run
+from flows.artifacts import headline, show_quality, show_result, show_run
 from meddiff import params, versioning
 from meddiff.environment import quiet
 from meddiff.layout import STAGES, Layout, replacing
 
 SHOW = {"filter": show_quality, "evaluate": show_result}
 RETRIES, RETRY_SECONDS = 2, 10
+NOTHING = params.Params()  # sections in which nothing is set
 
 
 def crashed(_task: object, _run: TaskRun, state: State[Any]) -> bool:
@@ -32,28 +35,29 @@ def reproduce(tree: Path, stage: str, env: dict[str, str]) -> bool:
 
 
 @flow(name="pipeline", persist_result=False)
-def pipeline(  # noqa: PLR0917
-    prepare: params.PrepareParams = params.PrepareParams(),
-    foundation: params.FoundationParams = params.FoundationParams(),
-    mask_model: params.MaskModelParams = params.MaskModelParams(),
-    finetune: params.FinetuneParams = params.FinetuneParams(),
-    generate: params.GenerateParams = params.GenerateParams(),
-    filter: params.FilterParams = params.FilterParams(),
-    segment: params.SegmentParams = params.SegmentParams(),
-    evaluate: params.EvaluateParams = params.EvaluateParams(),
-    compute: params.ComputeParams = params.ComputeParams(),
-) -> None:
+def pipeline(
+    prepare: params.PrepareParams = NOTHING.prepare,
+    foundation: params.FoundationParams = NOTHING.foundation,
+    mask_model: params.MaskModelParams = NOTHING.mask_model,
+    finetune: params.FinetuneParams = NOTHING.finetune,
+    generate: params.GenerateParams = NOTHING.generate,
+    filter: params.FilterParams = NOTHING.filter,
+    segment: params.SegmentParams = NOTHING.segment,
+    evaluate: params.EvaluateParams = NOTHING.evaluate,
+    compute: params.ComputeParams = NOTHING.compute,
+) -> State[Any]:
     """Paint synthetic pairs from few annotated cases, and measure what they gain.
 
     A setting that isn't given has its value of the project's params.yaml.
     """
     quiet()
     project, log = Path.cwd(), get_run_logger()
-    sections = {"prepare": prepare, "foundation": foundation, "mask_model": mask_model, "finetune": finetune, "generate": generate,
-                "filter": filter, "segment": segment, "evaluate": evaluate, "compute": compute}
+    sections = {"prepare": prepare, "foundation": foundation, "mask_model": mask_model, "finetune": finetune,
+                "generate": generate, "filter": filter, "segment": segment, "evaluate": evaluate, "compute": compute}
     name, execution = run_name(), str(flow_run.id)
     tree = Layout(versioning.work_tree(project, project / ".work/runs" / name, overrides(sections, project)))
-    env = {"MEDDIFF_EXECUTION": execution, "MEDDIFF_GIT_COMMIT": versioning.git_commit(project)}
+    commit = os.environ.get("MEDDIFF_GIT_COMMIT") or versioning.git_commit(project)  # an image has no git
+    env = {"MEDDIFF_EXECUTION": execution, "MEDDIFF_GIT_COMMIT": commit}
     recorded = False
     try:
         for stage in STAGES:
@@ -69,15 +73,15 @@ def pipeline(  # noqa: PLR0917
     results = keep_results(tree, project / ".work/results" / name)
     shutil.rmtree(tree.root)
     log.info("The report is at %s", results / "evaluation/report.html")
+    return Completed(message=headline(json.loads((results / "evaluation/summary.json").read_text())))
 
 
 def overrides(sections: dict[str, params.Section], project: Path) -> dict[str, dict[str, Any]]:
-    """Section -> name -> value of the settings that were given; a relative folder counts from the project, not from the work tree."""
+    """Section -> name -> value of the settings that were given; a model's relative folder counts from the project."""
     given = {name: section.model_dump(mode="json", exclude_unset=True) for name, section in sections.items()}
-    for section, name in (("prepare", "path"), ("foundation", "source")):
-        value = given[section].get(name)
-        if value and (project / value).is_dir():
-            given[section][name] = str((project / value).resolve())
+    source = given["foundation"].get("source")
+    if source and (project / source).is_dir():
+        given["foundation"]["source"] = str((project / source).resolve())
     return {name: values for name, values in given.items() if values}
 
 

@@ -10,9 +10,11 @@ from meddiff import tune as search
 from meddiff.environment import quiet
 from meddiff.layout import Layout
 
+NOTHING = settings.TuneParams()
+
 
 @flow(name="tune", persist_result=False)
-def tune(tune: settings.TuneParams = settings.TuneParams()) -> None:
+def tune(tune: settings.TuneParams = NOTHING) -> None:
     """Search guidance, filter bounds and corrosion by validation Dice and cost; proposes a change of params.yaml.
 
     Started again with the same settings, the search goes on until it has all its trials.
@@ -30,8 +32,10 @@ def proposal(result: search.TuneResult) -> str:
     """Markdown: the change to apply, and all trials from the best down."""
     names = list(result.best.settings)
     lines = [f"Trial {result.best.number} is proposed: mean validation Dice {result.value:.4f}.", ""]
-    lines += ["```diff", result.diff.rstrip(), "```", "", f"Apply it with `patch -p1 < {result.diff_file}`."] if result.diff else \
-        ["`params.yaml` has the best settings already."]
+    if result.diff:
+        lines += ["```diff", result.diff.rstrip(), "```", "", f"Apply it with `patch -p1 < {result.diff_file}`."]
+    else:
+        lines += ["`params.yaml` has the best settings already."]
     lines += ["", f"| trial | validation Dice | cost | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"]
     for row in sorted(result.rows, key=lambda row: -row.dice):
         shown = " | ".join(f"{row.settings[name]:g}" for name in names)

@@ -4,30 +4,25 @@ State and logs lie in `.work/platform/`; MLflow shows the runs of `.work/mlflow.
 """
 
 import argparse
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from meddiff.environment import QUIET
 from meddiff.errors import MeddiffError
-from meddiff.params import load_params
 
-POOL = "meddiff"
-DEPLOYMENTS = ("pipeline/meddiff", "tune/meddiff")
 START_SECONDS = 120.0
-STOP_SECONDS = 40.0  # a stage gets 20 s for an orderly end
+STOP_SECONDS = {"worker": 75.0}  # its flow runs have 60, a stage of theirs 20
+SOON = 15.0
 
 
 @dataclass(frozen=True)
@@ -58,11 +53,6 @@ class Platform:
         return f"http://127.0.0.1:{self.mlflow_port}"
 
     @property
-    def worker(self) -> str:
-        """Name of the worker: another one each time, so that the last one's heartbeats aren't taken for it."""
-        return f"{socket.gethostname()}-{os.getpid()}"
-
-    @property
     def environment(self) -> dict[str, str]:
         """For every process; the outer environment's PREFECT_ and MLFLOW_ settings concern other servers and stay outside."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
@@ -77,16 +67,21 @@ class Platform:
         }
 
     def command(self, name: str) -> list[str]:
-        """Of one of the three services."""
+        """Of one of the services, or of the deployment."""
         work = self.project / ".work"
-        words = {
-            "prefect": f"prefect server start --host 127.0.0.1 --port {self.prefect_port}".split(),
-            "mlflow": ["mlflow", "server", "--backend-store-uri", f"sqlite:///{work / 'mlflow.db'}",
+        commands = {
+            "prefect": ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.prefect_port)],
+            "mlflow": ["-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{work / 'mlflow.db'}",
                        "--default-artifact-root", (work / "mlartifacts").as_uri(), "--host", "127.0.0.1",
                        "--port", str(self.mlflow_port), "--workers", "1"],
-            "worker": f"prefect worker start --pool {POOL} --type process --name {self.worker} --limit {self.runs}".split(),
+            "worker": [str(Path(__file__).with_name("worker.py")), "--pool", "meddiff", "--type", "process",
+                       "--limit", str(self.runs)],
+            "deploy": ["-m", "flows.deploy"],
         }
-        return [sys.executable, "-m", *words[name]]
+        return [sys.executable, *commands[name]]
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
 
 
 class Services:
@@ -98,13 +93,10 @@ class Services:
 
     def start(self, name: str) -> None:
         """Start a service, its output in `NAME.log`. A session of its own: Ctrl-C reaches this process alone."""
-        with self.log(name).open("ab") as log:
+        with self.platform.log(name).open("wb") as log:
             self.running[name] = subprocess.Popen(self.platform.command(name), cwd=self.platform.project, stdout=log,
                                                   stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                                                   env=self.platform.environment, start_new_session=True)
-
-    def log(self, name: str) -> Path:
-        return self.platform.folder / f"{name}.log"
 
     def wait(self, name: str, ready: Callable[[], bool]) -> None:
         """Wait until a service is ready.
@@ -116,45 +108,29 @@ class Services:
         while not ready():
             self.check()
             if time.monotonic() > until:
-                raise MeddiffError(self.log(name), f"{name} must be ready within {START_SECONDS:.0f} s", "Read this log, then start again")
+                raise MeddiffError(self.platform.log(name), f"{name} must be ready within {START_SECONDS:.0f} s",
+                                   "Read this log, then start again")
             time.sleep(0.3)
 
     def check(self) -> None:
         """Raise a MeddiffError if a service has ended."""
         for name, process in self.running.items():
             if process.poll() is not None:
-                last = self.log(name).read_text(errors="replace").strip().splitlines()[-3:]
-                raise MeddiffError(self.log(name), f"{name} must keep running, it ended with code {process.returncode} "
-                                   f"({' | '.join(last)})", "Read this log, then start again")
+                raise MeddiffError(self.platform.log(name), f"{name} must keep running, it ended with code "
+                                   f"{process.returncode} ({_tail(self.platform.log(name))})", "Read this log, then start again")
 
     def stop(self) -> None:
-        """End all, the last started first, and whatever they started."""
+        """End all in order, and whatever they left behind."""
         for name in reversed(list(self.running)):
             process = self.running.pop(name)
+            family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            process.terminate()
             try:
-                family = psutil.Process(process.pid).children(recursive=True)
-            except psutil.NoSuchProcess:
-                family = []
-            if process.poll() is None:
-                process.terminate()
-            # A worker leaves its flow runs alone when it ends; told themselves, they stop their stage and report it.
-            flows = [child for child in family if name == "worker"]
-            _signal(flows, psutil.Process.terminate)
-            try:
-                process.wait(STOP_SECONDS)
+                process.wait(STOP_SECONDS.get(name, SOON))
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
-            _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS if flows else 5)
-            _signal(alive, psutil.Process.kill)
-
-
-def _signal(processes: list[psutil.Process], send: Callable[[psutil.Process], None]) -> None:
-    for process in processes:
-        try:
-            send(process)
-        except psutil.NoSuchProcess:
-            continue
+            for left in psutil.wait_procs(family, timeout=1)[1]:
+                left.kill()
 
 
 def check_port(port: int, flag: str) -> None:
@@ -176,65 +152,47 @@ def _holder(port: int) -> str:
         return ""
 
 
-def call(url: str, body: Mapping[str, Any] | None = None, method: str = "") -> Any:
-    """Ask a server; the decoded JSON answer, or its text."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method or None)
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        text = answer.read().decode()
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
 def answers(url: str) -> bool:
+    """Whether a GET of this page succeeds."""
     try:
-        call(url)
+        with urllib.request.urlopen(url, timeout=10):
+            return True
     except OSError:  # refused, reset, timed out, or not 2xx yet
         return False
-    return True
 
 
-def prefect(platform: Platform, *words: str) -> None:
-    """Run a command of Prefect's.
+def _tail(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return " | ".join(line.strip() for line in lines[-3:])
+
+
+def deploy(platform: Platform, *arguments: str) -> None:
+    """Register the flows, and fill their forms with the project's settings.
 
     Raises:
-        MeddiffError: it failed.
+        MeddiffError: that failed.
     """
-    done = subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", *words], cwd=platform.project, env=platform.environment,
-                          capture_output=True, text=True, check=False)
-    with (platform.folder / "deploy.log").open("a") as log:
-        log.write(done.stdout + done.stderr)
+    with platform.log("deploy").open("wb") as log:
+        done = subprocess.run([*platform.command("deploy"), *arguments], cwd=platform.project, env=platform.environment,
+                              stdout=log, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
-        last = " | ".join((done.stdout + done.stderr).strip().splitlines()[-4:])
-        raise MeddiffError(f"prefect {' '.join(words)}", f"the command must succeed ({last})", f"Read {platform.folder}/deploy.log")
+        raise MeddiffError(platform.log("deploy"), f"the flows must register with Prefect ({_tail(platform.log('deploy'))})",
+                           "Mend what this log names, then start again")
 
 
-def create_pool(platform: Platform) -> None:
-    """Make the work pool if it is missing; what a user has set there stays."""
-    try:
-        call(f"{platform.prefect_url}/api/work_pools/{POOL}")
-    except urllib.error.HTTPError:
-        prefect(platform, "work-pool", "create", POOL, "--type", "process")
-
-
-def fill_forms(platform: Platform) -> None:
-    """Let the forms of the deployments start from the project's settings as they are now.
-
-    Raises:
-        MeddiffError: `params.yaml` breaks a rule.
-    """
-    settings = load_params(platform.project / "params.yaml").model_dump(mode="json")
-    for name in DEPLOYMENTS:
-        deployment = call(f"{platform.prefect_url}/api/deployments/name/{name}")
-        sections = deployment["parameter_openapi_schema"]["properties"]
-        call(f"{platform.prefect_url}/api/deployments/{deployment['id']}", {"parameters": {s: settings[s] for s in sections}}, "PATCH")
-
-
-def worker_online(platform: Platform) -> bool:
-    workers = call(f"{platform.prefect_url}/api/work_pools/{POOL}/workers/filter", {})
-    return any(worker["name"] == platform.worker and worker["status"] == "ONLINE" for worker in workers)
+def watch(platform: Platform, services: Services) -> None:
+    """See that all services live, and bring each change of `params.yaml` into the forms."""
+    file = platform.project / "params.yaml"
+    seen = file.stat().st_mtime
+    while True:
+        time.sleep(1)
+        services.check()
+        if file.is_file() and (now := file.stat().st_mtime) != seen:
+            seen = now
+            try:
+                deploy(platform, "--forms")
+            except MeddiffError as e:
+                print(f"The forms keep their earlier values: {e}", flush=True)
 
 
 def serve(platform: Platform) -> None:
@@ -252,35 +210,19 @@ def serve(platform: Platform) -> None:
         services.start("prefect")
         services.start("mlflow")
         services.wait("prefect", lambda: answers(f"{platform.prefect_url}/api/health"))
-        create_pool(platform)
-        prefect(platform, "deploy", "--all")
-        fill_forms(platform)
-        services.start("worker")
+        deploy(platform)
         services.wait("mlflow", lambda: answers(f"{platform.mlflow_url}/health"))
-        services.wait("worker", lambda: worker_online(platform))
-        print(f"Prefect  {platform.prefect_url}/deployments   press Run on `pipeline`\nMLflow   {platform.mlflow_url}\nEnd with Ctrl-C", flush=True)
+        services.start("worker")
+        services.wait("worker", lambda: b"started!" in platform.log("worker").read_bytes())
+        print(f"Prefect  {platform.prefect_url}/deployments   press Run on `pipeline`", f"MLflow   {platform.mlflow_url}",
+              "End with Ctrl-C", sep="\n", flush=True)
         watch(platform, services)
     except KeyboardInterrupt:
         print("Stopping: the worker first, then the servers", flush=True)
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         services.stop()
-
-
-def watch(platform: Platform, services: Services) -> None:
-    """See that all services live, and bring each change of `params.yaml` into the forms."""
-    file = platform.project / "params.yaml"
-    seen = file.stat().st_mtime
-    while True:
-        time.sleep(1)
-        services.check()
-        if file.is_file() and (now := file.stat().st_mtime) != seen:
-            seen = now
-            try:
-                fill_forms(platform)
-            except (MeddiffError, OSError) as e:
-                print(f"The forms keep their earlier values: {e}", flush=True)
 
 
 def main() -> None:
@@ -288,12 +230,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, port in (("prefect", 4200), ("mlflow", 5000)):
         variable = f"MEDDIFF_{name.upper()}_PORT"
-        parser.add_argument(f"--{name}-port", type=int, default=os.environ.get(variable, port), help=f"default: ${variable} or {port}")
+        parser.add_argument(f"--{name}-port", type=int, default=os.environ.get(variable, port),
+                            help=f"default: ${variable} or {port}")
     parser.add_argument("--runs", type=int, default=2, help="flow runs at the same time, 2 if not given")
-    parser.add_argument("--project", type=Path, default=Path(__file__).resolve().parents[1], help="folder with params.yaml; default: this one")
+    parser.add_argument("--project", type=Path, default=Path(__file__).resolve().parents[1],
+                        help="folder with params.yaml; default: this one")
     given = parser.parse_args()
-    for interrupt in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs, and all they start, would ignore it
-        signal.signal(interrupt, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background jobs, and all they start, would ignore it
+        signal.signal(number, signal.default_int_handler)
     try:
         serve(Platform(given.project.resolve(), given.prefect_port, given.mlflow_port, given.runs))
     except MeddiffError as e:

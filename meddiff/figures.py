@@ -61,12 +61,12 @@ def contact_sheet(pairs: Sequence[Pair]) -> Figure:
 def case_sheet(cases: Sequence[Shown]) -> Figure:
     """Reference outline in green and prediction in red, a row an arm and a column a case."""
     arms = list(cases[0].predictions)
-    figure, axes = _tiles(len(arms), len(cases), tuple(f"{arm} arm" for arm in arms), title=0.2)
+    figure, axes = _tiles(len(arms), len(cases), tuple(f"{arm} arm" for arm in arms), title=0.24)
     for column, shown in zip(axes.T, cases, strict=True):
         for panel, arm in zip(column, arms, strict=True):
             _image(panel, shown.case.image, [(_mask(shown.case), TRUTH), (shown.predictions[arm], PREDICTION)])
             title = f"Dice {shown.dice[arm]:.2f}" if np.isfinite(shown.dice[arm]) else "no lesion"
-            panel.set_title(title, fontsize=8, color=INK, pad=3)
+            panel.set_title(title, fontsize=10, color=INK, pad=3)
     return figure
 
 
@@ -82,7 +82,7 @@ def gain_plot(differences: NDArray[np.float64], gain: Interval) -> Figure:
     axes.bar(np.arange(len(points)), points, width=0.9, color=[BETTER if p > 0 else WORSE for p in points])
     label = f"{gain.confidence:.0%} interval of the mean"
     axes.axhspan(gain.lower * 100, gain.upper * 100, color=INK, alpha=0.15, lw=0, label=label)
-    axes.axhline(gain.mean * 100, color=INK, lw=1.5, label=f"mean {gain.mean * 100:+.1f}")
+    axes.axhline(gain.mean * 100, color=INK, lw=1.5, label=f"mean {gain.mean * 100:+.1f}".replace("-", "−"))
     axes.axhline(0, color=PALE, lw=0.8)
     better, worse = int((points > 0).sum()), int((points < 0).sum())
     axes.set(xlabel=f"test cases, sorted: {better} better, {worse} worse with synthetic data", ylabel="Dice difference [points]",
@@ -128,13 +128,13 @@ def _mask(case: Case) -> Pixels:
 
 
 def _tiles(rows: int, columns: int, labels: Sequence[str], title: float = 0.0) -> tuple[Figure, NDArray[Any]]:
-    side = min(1.35, 9.6 / max(columns, 1))
-    figure = Figure(figsize=(1.1 + columns * side, rows * (side + title)), dpi=130)
+    side = min(1.35, 9.2 / max(columns, 1))
+    figure = Figure(figsize=(1.5 + columns * side, rows * (side + title)), dpi=130)
     axes = figure.subplots(rows, columns, squeeze=False)
-    figure.subplots_adjust(1.1 / (1.1 + columns * side), 0.01, 1, 1 - title / (rows * (side + title)) if title else 0.99,
+    figure.subplots_adjust(1.5 / (1.5 + columns * side), 0.01, 1, 1 - title / (rows * (side + title)) if title else 0.99,
                            0.04, 0.04 + title / side)
     for row, label in zip(axes, labels, strict=True):
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8, color=INK)
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10, color=INK)
     return figure, axes
 
 

@@ -24,7 +24,7 @@ class Quality:
 
     Attributes:
         generated, accepted: samples.
-        copies: samples rejected as too near to a real lesion.
+        copies: samples too near to a real lesion, those of quarantined batches included.
         batches, quarantined: batches made, and those that the quality check kept out.
         reasons: samples left out, by reason.
     """
@@ -91,14 +91,14 @@ def assess(decisions: pd.DataFrame, batches: Sequence[str], quarantined: int) ->
     """Count what the filter decided.
 
     Args:
-        decisions: one row a sample, with `verdict` (accepted, rejected, quarantined) and `reason`; that of a copy holds "cop"
-            as in copy or copied.
+        decisions: one row a sample, with `verdict` (accepted, rejected, quarantined) and `reason`: the rule of the filter that
+            the sample broke, such as `copy`; that of a quarantined sample follows the batch's failures and `; `.
         batches: batch of each generated sample.
         quarantined: batches that the quality check kept out.
     """
     left = decisions[decisions["verdict"] != "accepted"]
     reasons = left["reason"].where(left["verdict"] != "quarantined", "batch quarantined").astype(str)
-    copies = int(decisions["reason"].astype(str).str.contains("cop(?:y|ie)", case=False, regex=True).sum())
+    copies = sum(str(reason).split("; ")[-1] == "copy" for reason in decisions["reason"])
     return Quality(len(batches), len(decisions) - len(left), copies, len(set(batches)), quarantined,
                    {str(reason): int(n) for reason, n in reasons.value_counts().items()})
 

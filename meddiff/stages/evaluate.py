@@ -35,9 +35,10 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
         MeddiffError: test cases, segmenters or the filter's tables are missing.
     """
     device, settings = use_machine(params.compute), params.evaluate
-    cases, training, records = read_cases(layout.cases("test")), _training(layout), read_records(layout.synthetic, layout.filtered)
+    cases, training = read_cases(layout.cases("test")), _training(layout)
     if not cases:
-        raise MeddiffError(layout.cases("test"), "the test needs at least one case", "Raise prepare.test_fraction, then run `dvc repro`")
+        raise MeddiffError(layout.cases("test"), "the test needs at least one case", "Raise prepare.test_fraction")
+    records = read_records(layout.synthetic, layout.filtered)
     tracker.dataset(pd.DataFrame({"id": [c.id for c in cases], "group": [c.group for c in cases]}), "test", "testing")
     predictions = _predict(layout, training, cases, device)
     table = _score(predictions, cases, settings.tolerance)
@@ -62,7 +63,7 @@ def closing_lines(summary: Summary, page: Path) -> list[str]:
     lines = []
     for arm, scores in summary.arms.items():
         dice = scores["dice"]
-        lines.append(f"Dice, {arm:>9} arm: {dice.mean:.3f}  ({dice.confidence:.0%} interval {dice.lower:.3f} to {dice.upper:.3f}; "
+        lines.append(f"Dice, {arm} arm: {dice.mean:.3f} ({dice.confidence:.0%} interval {dice.lower:.3f} to {dice.upper:.3f}; "
                      f"{dice.cases} test cases, {dice.seeds} seeds)")
     return [*lines, verdict(summary.gain), f"Report: {page}"]
 
@@ -91,8 +92,8 @@ def _score(predictions: Predictions, cases: Sequence[Case], tolerance: float) ->
     for (arm, seed), predicted in predictions.items():
         for case, mask, area, stratum, prediction in zip(cases, masks, areas, strata, predicted, strict=True):
             scores = case_scores(prediction, mask, tolerance, case.id)
-            rows.append({"case": case.id, "group": case.group, "arm": arm, "seed": seed, **{name: getattr(scores, name) for name in METRICS},
-                         "lesion_area": area, "stratum": stratum})
+            rows.append({"case": case.id, "group": case.group, "arm": arm, "seed": seed,
+                         **{name: getattr(scores, name) for name in METRICS}, "lesion_area": area, "stratum": stratum})
     return pd.DataFrame(rows)
 
 
@@ -105,13 +106,15 @@ def _pictures(layout: Layout, table: pd.DataFrame, summary: Summary, cases: Sequ
     dice = {arm: score_matrix(table, arm, "dice") for arm in summary.arms}
     means = {arm: np.array([_mean(row) for row in scores]) for arm, scores in dice.items()}
     found = [_picture("dice", arms_plot(means, {arm: scores["dice"] for arm, scores in summary.arms.items()}),
-                      "Mean Dice of each arm: the bar is its interval, a stroke is one training seed. The arms share test cases, so that "
-                      "bars may overlap although the paired gain is clear.")]
+                      "Mean Dice of each arm: the bar is its interval, a stroke is one training seed. The arms share test cases, "
+                      "so that bars may overlap although the paired gain is clear.")]
     if summary.gain and summary.gain.cases:
         gains = np.array([_mean(column) for column in (dice[TREATED] - dice[BASELINE]).T])
-        found.append(_picture("gain", gain_plot(gains, summary.gain), "Dice of each test case with synthetic data less without, mean over seeds."))
+        found.append(_picture("gain", gain_plot(gains, summary.gain),
+                              "Dice of each test case with synthetic data less that without, mean over seeds."))
     shown = _chosen(cases, predictions, dice, settings.pictures)
-    found.append(_picture("cases", case_sheet(shown), "Evenly spaced from the best to the worst test case by mean Dice; predictions of the first seed:"))
+    found.append(_picture("cases", case_sheet(shown),
+                          "Evenly spaced from the best to the worst test case by mean Dice; predictions of the first seed:"))
     if pairs := _pairs(layout, records, settings):
         found.append(_picture("pairs", contact_sheet(pairs), "Drawn at random from the accepted pairs, not picked by eye."))
     path = layout.generator / "loss.csv"

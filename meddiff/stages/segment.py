@@ -4,11 +4,13 @@ import hashlib
 import shutil
 import time
 from collections.abc import Sequence
+from inspect import getsource
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from meddiff import augmentation, metrics, segmentation, training
 from meddiff.cases import Case, read_accepted, read_cases
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
@@ -22,8 +24,8 @@ from meddiff.tracking import StageRun
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     """Train every arm with every seed into `models/segmenters/ARM/SEED/`, and write `validation.csv`.
 
-    A finished segmenter is kept in `.work/` under a name made from its inputs: a run that was killed goes on from there,
-    and a new filter setting doesn't train the real arm again.
+    A finished segmenter is kept in `.work/` under a name made from its inputs and the code that trains it: a run that was
+    killed goes on from there, and a new filter setting doesn't train the real arm again.
 
     Raises:
         MeddiffError: the prepared cases are missing, or a synthetic arm finds no accepted pair.
@@ -31,11 +33,12 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     device, settings = use_machine(params.compute), params.segment
     real, validation = read_cases(layout.cases("train")), read_cases(layout.cases("val"))
     tracker.dataset(pd.DataFrame({"id": [c.id for c in real], "group": [c.group for c in real]}), "train", "training")
+    code = [getsource(module) for module in (augmentation, metrics, segmentation, training)]
     used, rows = [], []
     for arm, synthetic in _pairs(layout, settings).items():
         pool = min(len(synthetic), max(1, round(settings.ratio * len(real))))
         for seed in settings.seeds:
-            name = work_key(_relevant(settings, arm), arm, str(seed), f"{device} {params.compute.threads}",
+            name = work_key(_relevant(settings, arm), arm, str(seed), f"{device} {params.compute.threads}", *code,
                             *(_digest(cases) for cases in (real, synthetic, validation)))
             folder = layout.work / "segment" / name
             begun = time.monotonic()
@@ -60,11 +63,13 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
 
 def _pairs(layout: Layout, settings: SegmentParams) -> dict[str, list[Case]]:
     """The synthetic pairs of each arm."""
-    pairs: dict[str, list[Case]] = {arm: [] if arm == "real" else read_accepted(layout.synthetic, layout.filtered) for arm in settings.arms}
+    pairs: dict[str, list[Case]] = {
+        arm: [] if arm == "real" else read_accepted(layout.synthetic, layout.filtered) for arm in settings.arms}
     for arm, found in pairs.items():
         if arm != "real" and not found:
             raise MeddiffError(layout.filtered / "decisions.parquet", f"the {arm} arm needs at least one accepted pair, "
-                               "the filter left none", "Look at reports/quality, then train the generator longer or widen the filter's bounds")
+                               "the filter left none",
+                               "Look at reports/quality, then train the generator longer or widen the filter's bounds")
     return pairs
 
 
@@ -85,7 +90,8 @@ def _keep(folder: Path, segmenter: Segmenter, row: dict[str, str | float]) -> No
     with replacing(folder) as fresh:
         segmenter.save(fresh)
         pd.DataFrame([row]).to_csv(fresh / "validation.csv", index=False)
-        pd.DataFrame({"step": np.arange(len(segmenter.losses)) + 1, "loss": segmenter.losses}).to_csv(fresh / "loss.csv", index=False)
+        losses = pd.DataFrame({"step": np.arange(len(segmenter.losses)) + 1, "loss": segmenter.losses})
+        losses.to_csv(fresh / "loss.csv", index=False)
 
 
 def _record(tracker: StageRun, folder: Path, arm: str, seed: int) -> None:

@@ -1,0 +1,70 @@
+"""Registering the flows with a Prefect server: the work pool, the deployments of prefect.yaml, and forms filled with params.yaml.
+
+Run as `python -m flows.deploy` in the project; PREFECT_API_URL (and PREFECT_API_AUTH_STRING) name the server.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.exceptions import ObjectNotFound
+
+from meddiff.errors import MeddiffError
+from meddiff.params import load_params
+
+POOL = "meddiff"
+DEPLOYMENTS = ("pipeline/meddiff", "tune/meddiff")
+
+
+def register(client: SyncPrefectClient) -> None:
+    """Make the work pool if it is missing (what a user has set there stays), and the deployments anew.
+
+    Raises:
+        MeddiffError: one of Prefect's commands failed.
+    """
+    try:
+        client.read_work_pool(POOL)
+    except ObjectNotFound:
+        _prefect("work-pool", "create", POOL, "--type", "process")
+    _prefect("deploy", "--all")
+
+
+def fill_forms(client: SyncPrefectClient, project: Path) -> None:
+    """Let the forms of the deployments start from the project's settings as they are now.
+
+    Raises:
+        MeddiffError: `params.yaml` breaks a rule.
+    """
+    settings = load_params(project / "params.yaml").model_dump(mode="json")
+    for name in DEPLOYMENTS:
+        deployment = client.read_deployment_by_name(name)
+        sections = deployment.parameter_openapi_schema["properties"]
+        client.update_deployment(deployment.id, DeploymentUpdate(parameters={section: settings[section] for section in sections}))
+
+
+def _prefect(*words: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", *words], capture_output=True, text=True, check=False)
+    print(done.stdout + done.stderr)
+    if done.returncode:
+        last = " | ".join(line.strip() for line in (done.stdout + done.stderr).strip().splitlines()[-4:])
+        raise MeddiffError(f"prefect {' '.join(words)}", f"the command must succeed ({last})", "Mend what these lines name")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """With `--forms`, only fill the forms. Exit code 2 and one line where something has to be mended."""
+    try:
+        with get_client(sync_client=True) as client:
+            if "--forms" not in arguments:
+                register(client)
+            fill_forms(client, Path.cwd())
+    except MeddiffError as e:
+        print(f"meddiff: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,246 @@
+"""Stages `segment` and `evaluate` on tiny project folders: arms, resume, and everything the report leaves behind."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from meddiff.cases import Case, write_image, write_mask
+from meddiff.errors import MeddiffError
+from meddiff.layout import Layout
+from meddiff.params import Params
+from meddiff.segmentation import Segmenter
+from meddiff.stages import evaluate, segment
+from meddiff.tracking import Unrecorded
+from tests.conftest import make_cases
+
+
+class Recorded(Unrecorded):
+    """Keeps what a stage tells."""
+
+    def __init__(self) -> None:
+        self.values, self.headlines, self.points, self.files = {}, {}, [], []
+
+    def metrics(self, values, step=None):
+        self.values |= values
+        self.points.append((step, dict(values)))
+
+    def headline(self, values):
+        self.headlines |= values
+
+    def headline_file(self, path, folder=""):
+        assert path.exists()
+        self.files.append(path.name)
+
+
+def put_split(layout: Layout, split: str, cases: list[Case]) -> None:
+    folder = layout.cases(split)
+    for case in cases:
+        write_image(folder / "images" / f"{case.id}.png", case.image)
+        write_mask(folder / "masks" / f"{case.id}.png", case.mask)
+    pd.DataFrame([{"id": c.id, "group": c.group, "labelled": 1, "image_sha256": "", "mask_sha256": ""} for c in cases]
+                 ).to_csv(folder / "cases.csv", index=False)
+
+
+def put_synthetic(layout: Layout, accepted: int = 3) -> None:
+    decisions = []
+    for batch, seed in (("b0000", 20), ("b0001", 21)):
+        rows, folder = [], layout.synthetic / batch
+        for i, case in enumerate(make_cases(4, seed=seed)):
+            write_image(folder / "images" / f"{case.id}.png", case.image)
+            write_mask(folder / "masks" / f"{case.id}.png", case.mask)
+            rows.append({"id": case.id, "batch": batch, "seed": i, "background": f"bg{i}", "area": 0.1, "guidance_scale": 1.5,
+                         "steps": 3, "generator": "g"})
+            good = batch == "b0000" and i < accepted
+            bad = ("rejected", "copy") if batch == "b0000" else ("quarantined", "batch: contrast")
+            verdict, reason = ("accepted", "") if good else bad
+            if good:
+                write_mask(layout.filtered / "masks" / f"{case.id}.png", case.mask)
+            write_image(layout.backgrounds / "images" / f"bg{i}.png", case.image)
+            decisions.append({"id": case.id, "batch": batch, "similarity": 0.5, "nearest": "case_0_000", "agreement": 0.9,
+                              "contrast": 9.0, "area": 0.1, "verdict": verdict, "reason": reason})
+        pd.DataFrame(rows).to_parquet(folder / "batch.parquet")
+    layout.filtered.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(decisions).to_parquet(layout.filtered / "decisions.parquet")
+    (layout.filtered / "batches.json").write_text(json.dumps({"b0000": {"reasons": []}, "b0001": {"reasons": ["contrast: 0.1"]}}))
+
+
+def fill(root: Path) -> Layout:
+    layout = Layout(root)
+    for split, n, seed in (("train", 8, 0), ("val", 4, 1)):
+        put_split(layout, split, make_cases(n, seed=seed))
+    put_split(layout, "test", [*make_cases(6, seed=2), *make_cases(1, seed=3, lesion=False)])
+    put_synthetic(layout)
+    layout.generator.mkdir(parents=True)
+    pd.DataFrame({"step": [1, 2, 3], "loss": [3.0, 2.0, 1.0]}).to_csv(layout.generator / "loss.csv", index=False)
+    return layout
+
+
+@pytest.fixture
+def layout(tmp_path) -> Layout:
+    return fill(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Layout:
+    """Segmenters of both arms and two seeds; copied by each test that evaluates them."""
+    layout = fill(tmp_path_factory.mktemp("trained"))
+    segment.run(layout, settings(), Unrecorded())
+    return layout
+
+
+@pytest.fixture
+def finished(trained, tmp_path) -> Layout:
+    shutil.copytree(trained.root, tmp_path / "project")
+    return Layout(tmp_path / "project")
+
+
+def settings(**changes) -> Params:
+    values = {"segment": {"steps": 3, "batch_size": 4, "seeds": [0, 1]}, "evaluate": {"resamples": 50, "pictures": 3},
+              "compute": {"threads": 1, "device": "cpu"}}
+    for name, section in changes.items():
+        values[name] = values.get(name, {}) | section
+    return Params.model_validate(values)
+
+
+def weights(layout: Layout, arm: str, seed: int) -> bytes:
+    return (layout.segmenters / arm / str(seed) / "model.safetensors").read_bytes()
+
+
+def test_segment_leaves_every_arm_and_seed(layout):
+    tracker = Recorded()
+    segment.run(layout, settings(), tracker)
+    table = pd.read_csv(layout.segmenters / "validation.csv")
+    assert list(zip(table["arm"], table["seed"], strict=True)) == [("real", 0), ("real", 1), ("synthetic", 0), ("synthetic", 1)]
+    assert (table["steps"] == 3).all()
+    assert (table["n_real"] == 8).all()
+    assert table["n_synthetic"].tolist() == [0, 0, 3, 3]
+    assert (table["seconds"] > 0).all()
+    for arm, seed, dice in zip(table["arm"], table["seed"], table["dice"], strict=True):
+        assert Segmenter.load(layout.segmenters / arm / str(seed)).validation_dice == pytest.approx(dice)
+        assert tracker.values[f"val_dice_{arm}_{seed}"] == pytest.approx(dice)
+    assert len({weights(layout, arm, seed) for arm in ("real", "synthetic") for seed in (0, 1)}) == 4
+    assert set(tracker.headlines) == {"val_dice_real", "val_dice_synthetic"}
+    assert [step for step, values in tracker.points if "loss_real_0" in values] == [1, 2, 3]
+
+
+def test_loss_curves_are_throttled(layout):
+    tracker = Recorded()
+    segment.run(layout, settings(segment={"steps": 51, "seeds": [0], "arms": ["real"], "batch_size": 1}), tracker)
+    assert 20 <= sum("loss_real_0" in values for _, values in tracker.points) <= 50
+
+
+def test_a_killed_run_goes_on_with_what_is_finished(layout, monkeypatch):
+    train, calls = segment.train_segmenter, []
+
+    def kill_the_third(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(segment, "train_segmenter", kill_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        segment.run(layout, settings(), Unrecorded())
+    assert not layout.segmenters.exists()
+    segment.run(layout, settings(), Unrecorded())
+    assert len(calls) == 5  # two finished, one killed, then the two that were missing
+    assert len(pd.read_csv(layout.segmenters / "validation.csv")) == 4
+
+
+def test_only_what_a_change_touches_is_trained_again(finished, monkeypatch):
+    before = weights(finished, "real", 0)
+    train, calls = segment.train_segmenter, []
+
+    def count(*args, **kwargs):
+        calls.append(args[3])
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(segment, "train_segmenter", count)
+    segment.run(finished, settings(), Unrecorded())
+    assert calls == []
+    segment.run(finished, settings(segment={"share": 0.5}), Unrecorded())
+    assert calls == [0, 1]  # the synthetic arm alone
+    segment.run(finished, settings(segment={"share": 0.5, "seeds": [0, 1, 2]}), Unrecorded())
+    assert calls == [0, 1, 2, 2]
+    segment.run(finished, settings(segment={"steps": 4, "arms": ["real"], "seeds": [0]}), Unrecorded())
+    assert calls == [0, 1, 2, 2, 0]
+    assert weights(finished, "real", 0) != before
+    assert len(list((finished.work / "segment").iterdir())) == 1  # what belongs to other inputs is gone
+
+
+def test_changed_training_code_trains_again(finished, monkeypatch):
+    train, calls = segment.train_segmenter, []
+    monkeypatch.setattr(segment, "getsource", lambda module: "other code")
+    monkeypatch.setattr(segment, "train_segmenter", lambda *args: calls.append(args) or train(*args))
+    segment.run(finished, settings(), Unrecorded())
+    assert len(calls) == 4
+
+
+def test_no_accepted_pair_is_told_with_its_remedy(layout):
+    shutil.rmtree(layout.filtered)
+    put_synthetic(layout, accepted=0)
+    with pytest.raises(MeddiffError, match=r"decisions.parquet: the synthetic arm needs at least one accepted pair.*train the"):
+        segment.run(layout, settings(), Unrecorded())
+    segment.run(layout, settings(segment={"arms": ["real"]}), Unrecorded())
+    assert pd.read_csv(layout.segmenters / "validation.csv")["arm"].unique().tolist() == ["real"]
+
+
+def test_evaluate_leaves_rows_summary_pictures_and_page(finished, capsys):
+    tracker = Recorded()
+    evaluate.run(finished, settings(), tracker)
+    table = pd.read_csv(finished.report / "per_case.csv")
+    assert list(table.columns) == ["case", "group", "arm", "seed", "dice", "iou", "hd95", "nsd", "lesion_area", "stratum"]
+    assert len(table) == 7 * 4
+    assert table[table["lesion_area"] == 0]["stratum"].unique().tolist() == ["empty"]
+    summary = json.loads((finished.report / "summary.json").read_text())
+    real = table[table["arm"] == "real"]["dice"]
+    assert summary["arms"]["real"]["dice"]["mean"] == pytest.approx(real.mean())
+    paired = table.pivot(index=["seed", "case"], columns="arm", values="dice").dropna()
+    assert summary["gain"]["mean"] == pytest.approx((paired["synthetic"] - paired["real"]).mean())
+    assert summary["gain"]["lower"] <= summary["gain"]["mean"] <= summary["gain"]["upper"]
+    assert (summary["acceptance"], summary["copies"], summary["quarantined"]) == (3 / 8, 1 / 8, 1)
+    pictures = {path.name for path in (finished.report / "pictures").iterdir()}
+    assert pictures == {"dice.png", "gain.png", "cases.png", "pairs.png", "loss.png"}
+    page = (finished.report / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5
+    assert tracker.headlines["gain"] == pytest.approx(summary["gain"]["mean"])
+    assert {"dice_real", "dice_synthetic", "gain_lower", "gain_upper", "acceptance", "copies"} <= set(tracker.headlines)
+    assert tracker.files == ["report.html", "summary.json", "per_case.csv", "pictures"]
+    shown = capsys.readouterr().out
+    for words in ("Dice, real arm: ", "Dice, synthetic arm: ", "95% interval", str(finished.report / "report.html")):
+        assert words in shown
+
+
+def test_evaluate_repeats_itself_and_survives_a_test_without_lesions(finished):
+    evaluate.run(finished, settings(), Unrecorded())
+    first = (finished.report / "summary.json").read_text()
+    evaluate.run(finished, settings(), Unrecorded())
+    assert (finished.report / "summary.json").read_text() == first
+    put_split(finished, "test", make_cases(2, seed=4, lesion=False))
+    blank = np.zeros((2, 32, 32), np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Segmenter, "predict", lambda self, images: blank)
+        evaluate.run(finished, settings(), Unrecorded())
+    summary = json.loads((finished.report / "summary.json").read_text())
+    assert summary["gain"]["mean"] is None
+    assert summary["by_size"] == {}
+    assert summary["excluded"]["real"]["dice"] == 4
+    assert "No gain measured" in (finished.report / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("spoil", "words"), [
+    (lambda at: shutil.rmtree(at.segmenters / "synthetic" / "1"), r"synthetic/1: a trained segmenter must be there"),
+    (lambda at: (at.segmenters / "validation.csv").unlink(), r"validation.csv: the table of trained segmenters"),
+    (lambda at: shutil.rmtree(at.cases("test")), r"cases.csv: the prepared split must be there"),
+])
+def test_what_is_missing_is_named_and_an_earlier_report_stays(finished, spoil, words):
+    finished.report.mkdir(parents=True)
+    (finished.report / "report.html").write_text("earlier")
+    spoil(finished)
+    with pytest.raises(MeddiffError, match=words):
+        evaluate.run(finished, settings(), Unrecorded())
+    assert (finished.report / "report.html").read_text() == "earlier"

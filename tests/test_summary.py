@@ -1,0 +1,112 @@
+"""The numbers of an evaluation, from tables small enough to check by hand."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from meddiff.errors import MeddiffError
+from meddiff.params import EvaluateParams
+from meddiff.summary import Quality, assess, score_matrix, size_strata, summarise
+
+SETTINGS = EvaluateParams(resamples=200)
+QUALITY = Quality(10, 4, 1, 2, 0, {"copy": 1, "implausible": 5})
+
+
+def scores(arms: tuple[str, ...] = ("real", "synthetic"), cases: int = 9, seeds: int = 2, nan: bool = False) -> pd.DataFrame:
+    """Each case scores 0.1 more in the synthetic arm; the first has no surface distance in the real arm."""
+    rows = []
+    for arm in arms:
+        for seed in range(seeds):
+            for i in range(cases):
+                dice = 0.3 + 0.05 * i + (0.1 if arm != "real" else 0)
+                rows.append({"case": f"c{i}", "group": f"p{i}", "arm": arm, "seed": seed, "dice": math.nan if nan else dice,
+                             "iou": dice, "hd95": math.nan if i == 0 and arm == "real" else 3.0, "nsd": dice,
+                             "lesion_area": 0.01 * (i + 1), "stratum": ("small", "medium", "large")[i // 3]})
+    return pd.DataFrame(rows)
+
+
+def training(seeds: int = 2) -> pd.DataFrame:
+    return pd.DataFrame([{"arm": arm, "seed": s, "dice": 0.5, "steps": 20, "seconds": 3.0, "n_real": 8, "n_synthetic": n}
+                         for arm, n in (("real", 0), ("synthetic", 4)) for s in range(seeds)])
+
+
+def test_means_gain_sizes_and_exclusions():
+    summary = summarise(scores(), training(), QUALITY, SETTINGS)
+    assert summary.arms["real"]["dice"].mean == pytest.approx(0.5)
+    assert summary.arms["synthetic"]["dice"].mean == pytest.approx(0.6)
+    assert summary.gain is not None
+    assert (summary.gain.mean, summary.gain.lower, summary.gain.upper) == pytest.approx((0.1, 0.1, 0.1))
+    assert (summary.gain.cases, summary.gain.seeds) == (9, 2)
+    assert list(summary.by_size) == ["small", "medium", "large"]
+    assert summary.by_size["large"]["real"].mean == pytest.approx(0.65)
+    assert summary.by_size["small"]["gain"].mean == pytest.approx(0.1)
+    assert summary.excluded == {"real": {"dice": 0, "iou": 0, "hd95": 2, "nsd": 0},
+                                "synthetic": {"dice": 0, "iou": 0, "hd95": 0, "nsd": 0}}
+    assert (summary.n_real, summary.n_synthetic, summary.steps, summary.seconds) == (8, 4, 20, 12)
+    assert summary.headlines() == pytest.approx({"dice_real": 0.5, "dice_synthetic": 0.6, "acceptance": 0.4, "copies": 0.1,
+                                                 "gain": 0.1, "gain_lower": 0.1, "gain_upper": 0.1})
+
+
+def test_undefined_numbers_become_null_and_no_headline():
+    summary = summarise(scores(nan=True), training(), Quality(0, 0, 0, 0, 0, {}), SETTINGS)
+    values = json.loads(json.dumps(summary.as_json(), allow_nan=False))
+    assert values["arms"]["real"]["dice"]["mean"] is None
+    assert values["gain"]["lower"] is None
+    assert values["acceptance"] is None
+    assert values["excluded"]["real"]["dice"] == 18
+    assert summary.headlines() == {}
+
+
+def test_the_json_holds_what_readers_rely_on():
+    values = summarise(scores(), training(), QUALITY, SETTINGS).as_json()
+    assert set(values["gain"]) == {"mean", "lower", "upper", "confidence", "cases", "seeds"}
+    assert (values["acceptance"], values["copies"], values["quarantined"]) == (0.4, 0.1, 0)
+    assert (values["generated"], values["accepted"], values["n_real"], values["n_synthetic"]) == (10, 4, 8, 4)
+    assert values["reasons"] == {"copy": 1, "implausible": 5}
+
+
+def test_one_arm_has_no_gain():
+    summary = summarise(scores(("synthetic",)), training(), QUALITY, SETTINGS)
+    assert summary.gain is None
+    assert list(summary.by_size["small"]) == ["synthetic"]
+    assert "gain" not in summary.headlines()
+
+
+def test_a_missing_score_is_an_error():
+    with pytest.raises(MeddiffError, match=r"per_case.csv: arm synthetic must hold 9 cases"):
+        summarise(scores().iloc[:-1], training(), QUALITY, SETTINGS)
+
+
+def test_score_matrices_of_all_arms_share_their_axes():
+    table = scores(cases=3).sample(frac=1, random_state=0)
+    real, synthetic = (score_matrix(table, arm, "dice") for arm in ("real", "synthetic"))
+    assert real.shape == (2, 3)
+    assert np.allclose(synthetic - real, 0.1)
+
+
+def test_cases_without_a_patient_are_patients_of_their_own():
+    """All in one empty group, every resample would be the whole table and the interval have no width."""
+    table = scores().assign(group="")
+    assert summarise(table, training(), QUALITY, SETTINGS).arms["real"]["dice"].lower < 0.5
+    one = summarise(table.assign(group="p"), training(), QUALITY, SETTINGS).arms["real"]["dice"]
+    assert one.lower == pytest.approx(one.upper)
+
+
+def test_size_strata_are_tertiles_of_the_lesions():
+    assert size_strata([0.3, 0.1, 0.2, 0.0]) == ["large", "small", "medium", "empty"]
+    assert [size_strata([0.01 * i for i in range(1, 31)]).count(s) for s in ("small", "medium", "large")] == [10, 10, 10]
+    assert size_strata([0.0]) == ["empty"]
+
+
+def test_assess_counts_verdicts_and_copies():
+    decisions = pd.DataFrame(
+        [("accepted", ""), ("rejected", "copy"), ("rejected", "agreement"), ("rejected", "agreement"),
+         ("quarantined", "batch: copy of nothing"), ("quarantined", "batch: acceptance; copy")], columns=["verdict", "reason"])
+    quality = assess(decisions, ["b0"] * 4 + ["b1"] * 2, 1)
+    assert (quality.generated, quality.accepted, quality.copies, quality.batches, quality.quarantined) == (6, 1, 2, 2, 1)
+    assert quality.reasons == {"agreement": 2, "batch quarantined": 2, "copy": 1}
+    assert quality.acceptance == pytest.approx(1 / 6)
+    assert math.isnan(Quality(0, 0, 0, 0, 0, {}).acceptance)

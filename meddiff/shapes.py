@@ -1,6 +1,12 @@
-"""Geometry of lesion masks: the canonical pose, drawing from it, elastic change, and the statistics that masks are compared by."""
+"""Geometry and statistics of masks: the canonical pose, random change of a contour, drawing into a frame, comparison.
+
+A pose is the affine map of a lesion: size, centre, and elongation with its direction. What remains without it has no
+preferred direction, so that training may turn and mirror it freely, and few lesions teach many shapes (ours).
+Maps are signed distances, positive inside, cut off and scaled to [-1,1]; a fine map has `FINE` values a side for each one.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -10,79 +16,191 @@ from skimage import measure
 
 from meddiff.cases import Pixels
 
-SIDE = 0.4  # square root of a canonical lesion's area, as a share of the grid's side
-REACH = 0.25  # distances are cut off at this share of the square root of the area, then scaled to [-1,1]
+SIDE = 0.5  # square root of a canonical lesion's area, as a share of the grid's side
+REACH = 0.25  # distances are cut off at this share of the square root of the area
+FINE = 4
+SMOOTH = 2.0  # what this Gaussian takes off a contour is roughness [values of the map, not fine]
+NOVELTY_GRID = 32
+TURNS = 16
 Floats = NDArray[np.float64]
+Bits = NDArray[np.bool_]
 
 
-def canonical(mask: NDArray[np.bool_], grid: int) -> Floats:
-    """Signed distance map of a lesion `[H,W]`, centred and scaled to `SIDE`: `[grid,grid]`, positive inside, in [-1,1]."""
-    height, width = mask.shape
-    padded = np.pad(mask, max(height, width) // 2)
-    side = float(np.sqrt(mask.sum()))
-    sdf = (ndimage.distance_transform_edt(padded) - ndimage.distance_transform_edt(~padded)) / (REACH * side)
-    centre = np.array(ndimage.center_of_mass(padded))
-    zoom = side / (SIDE * grid)
-    offset = centre - zoom * (grid - 1) / 2
-    smoothed = ndimage.gaussian_filter(sdf, max(0.0, 0.5 * (zoom - 1)))
-    moved = ndimage.affine_transform(smoothed, np.array([zoom, zoom]), offset, (grid, grid), order=1, mode="nearest")
-    clipped: Floats = np.clip(moved, -1, 1)
+@dataclass(frozen=True)
+class Shape:
+    """A lesion without its pose.
+
+    Attributes:
+        values: fine map `[F,F]`, positive inside the lesion, at most 0 elsewhere.
+        points: `[P,2]`: its fine positions (y, x).
+        centre: their mean.
+        stretch: `[2,2]`: what remains of elongation, taken off before a pose is put on.
+    """
+
+    values: Floats
+    points: Floats
+    centre: Floats
+    stretch: Floats
+
+    @classmethod
+    def of(cls, fine: Floats) -> "Shape":
+        """The largest part of a fine map, above the level that leaves a canonical lesion's area (near 0 if well trained)."""
+        level = np.quantile(fine, 1 - SIDE**2)
+        lesion = largest(fine > level)
+        points = np.argwhere(lesion).astype(np.float64)
+        # Holes are filled, other parts are left out.
+        values = np.where(lesion, np.maximum(fine - level, 1e-3), np.minimum(fine - level, -1e-3))
+        values[~ndimage.binary_dilation(lesion, iterations=2)] = -1
+        return cls(values, points, points.mean(axis=0), stretch(_elongation(lesion)))
+
+    def cut(self, pose: Floats) -> float:
+        """Share of the lesion that the frame would cut off."""
+        moved = (self.points - self.centre) @ self._matrix(pose, 1).T + pose[1:3]
+        return float(((moved < 0) | (moved > 1)).any(axis=1).mean())
+
+    def draw(self, pose: Floats, size: int) -> Pixels:
+        """Mask `[size,size]` of 0 and 1: the shape with the size, place and elongation of `pose` (see `pose_of`)."""
+        back = np.linalg.inv(self._matrix(pose, size))
+        offset = self.centre + back @ (0.5 - pose[1:3] * size)
+        drawn = ndimage.affine_transform(self.values, back, offset, (size, size), order=1, cval=-1.0) > 0
+        return largest(drawn).astype(np.uint8)
+
+    def _matrix(self, pose: Floats, size: int) -> Floats:
+        """From fine positions to pixels."""
+        scale = np.exp(pose[0]) * size / np.sqrt(len(self.points))
+        matrix: Floats = scale * stretch(pose[3:]) @ np.linalg.inv(self.stretch)
+        return matrix
+
+
+def canonical_fine(mask: Bits, grid: int) -> Floats:
+    """Fine map `[FINE*grid, FINE*grid]` of the largest lesion of `[H,W]`, centred, of area `SIDE**2` and without elongation."""
+    lesion, size = np.pad(largest(mask), 1), grid * FINE
+    distance = ndimage.distance_transform_edt(lesion) - ndimage.distance_transform_edt(~lesion)
+    distance = ndimage.gaussian_filter(distance, 0.7)  # takes off the stairs of the pixels, which a small lesion would enlarge
+    matrix = np.sqrt(lesion.sum()) / (SIDE * size) * stretch(_elongation(lesion))
+    offset = np.argwhere(lesion).mean(axis=0) - matrix @ np.full(2, (size - 1) / 2)
+    moved = ndimage.affine_transform(distance, matrix, offset, (size, size), order=1, cval=distance.min())
+    inside = moved > np.quantile(moved, 1 - SIDE**2)  # smoothing shrank it, the smallest to nothing
+    distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)  # stretching had changed it
+    clipped: Floats = np.clip(distance / (REACH * SIDE * size), -1, 1)
     return clipped
 
 
-def pose_of(mask: NDArray[np.bool_]) -> tuple[float, float, float]:
-    """Natural logarithm of sqrt(area), and the centre's y and x, as shares of the frame's side."""
-    cy, cx = ndimage.center_of_mass(mask)
-    return float(np.log(np.sqrt(mask.mean()))), (cy + 0.5) / mask.shape[0], (cx + 0.5) / mask.shape[1]
+def coarse(fine: Floats) -> Floats:
+    """Block means `[G,G]` of a fine map `[FINE*G, FINE*G]`."""
+    grid = len(fine) // FINE
+    mean: Floats = fine.reshape(grid, FINE, grid, FINE).mean(axis=(1, 3))
+    return mean
 
 
-def draw(sdf: Floats, side: float, cy: float, cx: float, angle: float, size: int) -> Pixels:
-    """Binary mask `[size,size]` of a canonical map whose lesion gets the area `side**2` and the centre (cy, cx) [pixels]."""
+def canonical(mask: Bits, grid: int) -> Floats:
+    """Map `[grid,grid]` in [-1,1] of the largest lesion of `[H,W]` in canonical pose."""
+    return coarse(canonical_fine(mask, grid))
+
+
+def disc(grid: int) -> Floats:
+    """Map `[grid,grid]` in [-1,1] of the round canonical lesion."""
+    y, x = (np.mgrid[:grid, :grid] + 0.5) / grid - 0.5
+    values: Floats = np.clip((SIDE / np.sqrt(np.pi) - np.hypot(y, x)) / (REACH * SIDE), -1, 1)
+    return values
+
+
+def finer(sdf: Floats, shift: Floats | None = None) -> Floats:
+    """Fine map of `[G,G]` by cubic splines, each place taken `shift` `[2,G,G]` (y, x) [values] away."""
     grid = len(sdf)
-    level = np.quantile(sdf, 1 - SIDE**2)
-    lesion = largest(sdf > level)
-    centre, scale = ndimage.center_of_mass(lesion), np.sqrt(lesion.sum()) / side
-    y, x = (np.mgrid[:size, :size] + 0.5) - np.array([cy, cx])[:, None, None]
-    v = (np.cos(angle) * y - np.sin(angle) * x) * scale + centre[0]
-    u = (np.sin(angle) * y + np.cos(angle) * x) * scale + centre[1]
-    drawn = ndimage.map_coordinates(np.where(ndimage.binary_dilation(lesion, iterations=2), sdf, -1.0) - level, [v, u], order=1, cval=-1.0) > 0
-    inside = (np.minimum(v, u) >= 0) & (np.maximum(v, u) <= grid - 1)
-    return largest(drawn & inside).astype(np.uint8)
+    places = (np.mgrid[:grid * FINE, :grid * FINE] + 0.5) / FINE - 0.5
+    if shift is not None:
+        places += np.stack([ndimage.zoom(s, FINE, order=1, grid_mode=True, mode="nearest") for s in shift])
+    fine: Floats = ndimage.map_coordinates(sdf, places, order=3, mode="nearest")
+    return fine
 
 
-def elastic(sdf: Floats, rng: np.random.Generator) -> Floats:
-    """A smooth random displacement: 2 percent of the grid's side at the scale of the lesion, 1 percent at its border's."""
-    grid = len(sdf)
+def elastic(grid: int, rng: np.random.Generator) -> Floats:
+    """A smooth random displacement `[2,grid,grid]`: 2 percent of the side at the lesion's scale, 1 percent at its border's."""
     shift = np.zeros((2, grid, grid))
     for width, amount in ((grid / 8, 0.02 * grid), (grid / 20, 0.01 * grid)):
         field = np.stack([ndimage.gaussian_filter(rng.normal(size=(grid, grid)), width, mode="wrap") for _ in range(2)])
         shift += amount * field / field.std()
-    moved: Floats = ndimage.map_coordinates(sdf, np.mgrid[:grid, :grid] + shift, order=1, mode="nearest")
-    return moved
+    return shift
 
 
-def largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected part; an empty mask stays empty."""
+def roughness(fine: Floats) -> float:
+    """How far a contour departs from its own smoothing, in units of the map: detail that the network hardly learns (ours)."""
+    border = np.abs(fine) < 0.2
+    detail = fine - ndimage.gaussian_filter(fine, SMOOTH * FINE)
+    return float(detail[border].std()) if border.any() else 0.0
+
+
+def roughened(fine: Floats, wanted: float, rng: np.random.Generator) -> Floats:
+    """Add what is lacking of the roughness `wanted`, with random phase."""
+    noise = ndimage.gaussian_filter(rng.normal(size=fine.shape), 0.6 * FINE)
+    noise -= ndimage.gaussian_filter(noise, SMOOTH * FINE)
+    lacking = np.sqrt(max(0.0, wanted**2 - roughness(fine) ** 2))
+    rough: Floats = fine + lacking / noise.std() * noise
+    return rough
+
+
+def pose_of(mask: Bits) -> Floats:
+    """`[5]`: natural logarithm of sqrt(area), centre y and x, all as shares of the frame's side; a and b of `stretch`."""
+    lesion = largest(mask)
+    centre = (np.argwhere(lesion).mean(axis=0) + 0.5) / lesion.shape
+    return np.array([0.5 * np.log(lesion.mean()), *centre, *_elongation(lesion)])
+
+
+def stretch(elongation: Floats) -> Floats:
+    """Symmetric matrix of determinant 1 that makes a disc an ellipse: exp([[a, b], [b, -a]]) for elongation (a, b).
+
+    With (a, b) = e (cos 2w, sin 2w) the axes have the ratio exp(2 e), the longer at angle w from y to x. Means and
+    jitter of (a, b) make sense, unlike those of an angle: round is (0, 0), and nothing wraps (log-Euclidean, Arsigny 2006).
+    """
+    a, b = elongation
+    e = max(1e-12, float(np.hypot(a, b)))
+    matrix: Floats = np.cosh(e) * np.eye(2) + np.sinh(e) / e * np.array([[a, b], [b, -a]])
+    return matrix
+
+
+def largest(mask: Bits) -> Bits:
+    """The largest connected part, its holes filled; an empty mask stays empty."""
     labels, n = ndimage.label(mask)
-    part: NDArray[np.bool_] = labels == 1 + np.argmax(ndimage.sum_labels(mask, labels, range(1, n + 1))) if n > 1 else mask
-    return part
+    part = labels == 1 + np.argmax(ndimage.sum_labels(mask, labels, range(1, n + 1))) if n > 1 else mask
+    filled: Bits = ndimage.binary_fill_holes(part)
+    return filled
 
 
 def statistics(masks: Sequence[Pixels]) -> pd.DataFrame:
-    """One row a non-empty mask `[H,W]`: share of the frame, compactness 4 pi A / P**2 (1 for a disc), centre y and x (shares)."""
+    """One row a non-empty mask `[H,W]`: share of the frame, compactness 4 pi A / P**2 (1 for a disc), minor by major axis,
+    centre y and x (shares)."""
     rows = []
     for mask in masks:
         region = measure.regionprops(largest(mask > 0).astype(np.uint8))[0]
         perimeter = max(1.0, float(measure.perimeter_crofton(region.image)))
         rows.append({"area": float(mask.mean()), "compactness": 4 * np.pi * region.area / perimeter**2,
+                     "axis_ratio": region.axis_minor_length / max(1.0, region.axis_major_length),
                      "centre_y": region.centroid[0] / mask.shape[0], "centre_x": region.centroid[1] / mask.shape[1]})
     return pd.DataFrame(rows)
 
 
-def novelty(invented: Sequence[Pixels], real: Sequence[Pixels]) -> Floats:
-    """For each invented mask the greatest intersection over union with a real one, both in canonical pose: `[N]` in [0,1]."""
-    ours = np.stack([canonical(largest(mask > 0), 48) > 0 for mask in invented]).reshape(len(invented), -1).astype(np.float64)
-    theirs = np.stack([canonical(largest(mask > 0), 48) > 0 for mask in real]).reshape(len(real), -1).astype(np.float64)
-    common = ours @ theirs.T
-    best: Floats = (common / (ours.sum(axis=1)[:, None] + theirs.sum(axis=1)[None] - common)).max(axis=1)
-    return best
+def likeness(some: Sequence[Pixels], others: Sequence[Pixels]) -> Floats:
+    """Greatest intersection over union of each pair over 16 turns, and mirrored, in canonical pose: `[S,O]` in [0,1].
+
+    Lesions without size, place and elongation are all roundish: judge a value against those of real lesions among themselves.
+    """
+    ours = np.stack([canonical(mask > 0, NOVELTY_GRID) > 0 for mask in some]).reshape(len(some), -1).astype(np.float32)
+    table = np.zeros((len(some), len(others)))
+    for column, mask in enumerate(others):
+        sdf = canonical(mask > 0, NOVELTY_GRID)
+        turned = [ndimage.rotate(m, 360 * turn / TURNS, reshape=False, order=1, mode="nearest") > 0
+                  for m in (sdf, sdf[:, ::-1]) for turn in range(TURNS)]
+        theirs = np.stack(turned).reshape(2 * TURNS, -1).astype(np.float32)
+        common = ours @ theirs.T
+        table[:, column] = (common / (ours.sum(axis=1)[:, None] + theirs.sum(axis=1)[None] - common)).max(axis=1)
+    return table
+
+
+def _elongation(lesion: Bits) -> Floats:
+    """(a, b) of `stretch`, from the second moments of the lesion's pixels as squares."""
+    points = np.argwhere(lesion)
+    centred = points - points.mean(axis=0)
+    values, vectors = np.linalg.eigh(centred.T @ centred / len(points) + np.eye(2) / 12)
+    e, (y, x) = np.log(values[1] / values[0]) / 4, vectors[:, 1]
+    return np.array([e * (y * y - x * x), e * 2 * x * y])

@@ -1,36 +1,116 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from meddiff.shapes import canonical, elastic, novelty, statistics
+from meddiff import shapes
+from meddiff.shapes import FINE, SIDE, Shape
+
+GRID = 32
 
 
-def test_canonical_pose_ignores_place_and_size() -> None:
-    y, x = np.mgrid[:96, :96]
-    small = (((y - 30) / 9) ** 2 + ((x - 40) / 6) ** 2) < 1
-    large = (((y - 60) / 27) ** 2 + ((x - 50) / 18) ** 2) < 1
-    a, b = canonical(small, 32), canonical(large, 32)
-    assert ((a > 0) != (b > 0)).mean() < 0.02
-    assert (a > 0).mean() == pytest.approx(0.16, abs=0.02)
-    assert a.min() == -1
-    assert a.max() <= 1
+def ellipse(size: int, cy: float, cx: float, major: float, minor: float, angle: float) -> NDArray[np.bool_]:
+    """The longer axis at `angle` from y to x."""
+    y, x = np.mgrid[:size, :size] + 0.5
+    u = (y - cy) * np.cos(angle) + (x - cx) * np.sin(angle)
+    v = (x - cx) * np.cos(angle) - (y - cy) * np.sin(angle)
+    return (u / major) ** 2 + (v / minor) ** 2 < 1
+
+
+def iou(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
+    return float(np.logical_and(a, b).sum() / np.logical_or(a, b).sum())
+
+
+def test_pose_measures_size_place_and_elongation() -> None:
+    pose = shapes.pose_of(ellipse(200, 80, 120, 60, 30, 0.5))
+    assert np.exp(pose[0]) == pytest.approx(np.sqrt(np.pi * 60 * 30) / 200, rel=0.01)
+    assert pose[1:3] == pytest.approx([0.4, 0.6], abs=0.003)
+    e = np.log(2) / 2
+    assert pose[3:] == pytest.approx([e * np.cos(1.0), e * np.sin(1.0)], abs=0.01)
+    assert np.linalg.det(shapes.stretch(pose[3:])) == pytest.approx(1)
+
+
+def test_every_ellipse_is_the_disc_in_canonical_pose() -> None:
+    for mask in (ellipse(96, 30, 40, 9, 9, 0), ellipse(96, 60, 50, 40, 16, 0.8), ellipse(96, 60, 50, 30, 12, -1.2)):
+        sdf = shapes.canonical(mask, GRID)
+        assert iou(sdf > 0, shapes.disc(GRID) > 0) > 0.93
+        assert np.abs(sdf - shapes.disc(GRID)).max() < 0.25
+        assert (sdf.min(), (sdf > 0).mean()) == pytest.approx((-1, SIDE**2), abs=0.02)
+
+
+def test_drawing_a_shape_with_its_own_pose_gives_the_lesion_back() -> None:
+    mask = ellipse(128, 60, 70, 40, 18, 0.6) | ellipse(128, 80, 60, 20, 15, 0)
+    mask[60, 70] = False  # a hole, which is filled
+    mask[2, 2] = True  # a second part, which is left out
+    shape = Shape.of(shapes.canonical_fine(mask, GRID))
+    assert iou(shape.draw(shapes.pose_of(mask), 128), shapes.largest(mask)) > 0.95
+    enlarged = shape.draw(shapes.pose_of(mask), 256)
+    assert iou(enlarged[::2, ::2], shapes.largest(mask)) > 0.93
+    assert shape.cut(shapes.pose_of(mask)) == 0
+
+
+def test_cut_is_the_share_outside_the_frame() -> None:
+    shape = Shape.of(shapes.canonical_fine(ellipse(64, 32, 32, 16, 16, 0), GRID))
+    half = np.array([np.log(0.3), 0.0, 0.5, 0, 0])
+    assert shape.cut(half) == pytest.approx(0.5, abs=0.03)
+    assert shape.draw(half, 128).mean() == pytest.approx(0.5 * 0.3**2, rel=0.05)
 
 
 def test_elastic_change_is_repeatable_and_moderate() -> None:
-    y, x = np.mgrid[:32, :32]
-    sdf = np.clip((7 - np.hypot(y - 16, x - 16)) / 4, -1, 1)
-    moved = elastic(sdf, np.random.default_rng(1))
-    assert np.array_equal(moved, elastic(sdf, np.random.default_rng(1)))
-    changed = ((moved > 0) != (sdf > 0)).sum() / (sdf > 0).sum()
-    assert 0 < changed < 0.4
+    flat = shapes.finer(shapes.disc(GRID))
+    moved = shapes.finer(shapes.disc(GRID), shapes.elastic(GRID, np.random.default_rng(1)))
+    assert np.array_equal(moved, shapes.finer(shapes.disc(GRID), shapes.elastic(GRID, np.random.default_rng(1))))
+    assert 0.02 < 1 - iou(moved > 0, flat > 0) < 0.35
 
 
-def test_statistics_and_novelty_of_a_disc() -> None:
-    y, x = np.mgrid[:64, :64]
-    disc = (np.hypot(y - 20, x - 40) < 12).astype(np.uint8)
-    row = statistics([disc]).iloc[0]
+def test_roughness_is_added_up_to_what_is_wanted() -> None:
+    smooth = shapes.finer(shapes.disc(GRID))
+    y, x = np.mgrid[:128, :128] - 64
+    ragged = np.hypot(y, x) < 40 * (1 + 0.06 * np.cos(18 * np.arctan2(y, x)))
+    wanted = shapes.roughness(shapes.canonical_fine(ragged, GRID))
+    assert wanted > 3 * shapes.roughness(smooth)
+    rough = shapes.roughened(smooth, wanted, np.random.default_rng(0))
+    assert shapes.roughness(rough) == pytest.approx(wanted, rel=0.35)
+    assert np.array_equal(shapes.roughened(smooth, 0.0, np.random.default_rng(0)), smooth), "never smoother than it is"
+
+
+def test_coarse_map_is_the_mean_of_the_fine_one() -> None:
+    fine = np.random.default_rng(0).normal(size=(4 * FINE, 4 * FINE))
+    assert shapes.coarse(fine)[1, 2] == pytest.approx(fine[FINE:2 * FINE, 2 * FINE:3 * FINE].mean())
+
+
+def test_largest_part_has_no_holes_and_may_be_nothing() -> None:
+    mask = np.zeros((16, 16), bool)
+    assert not shapes.largest(mask).any()
+    mask[2:9, 2:9] = True
+    mask[5, 5] = mask[13, 13] = False
+    mask[12, 12] = True
+    assert shapes.largest(mask).sum() == 49
+
+
+def test_one_pixel_is_a_lesion() -> None:
+    mask = np.zeros((32, 32), bool)
+    mask[5, 7] = True
+    assert shapes.pose_of(mask) == pytest.approx([np.log(1 / 32), 5.5 / 32, 7.5 / 32, 0, 0])
+    assert np.isfinite(shapes.canonical(mask, 16)).all()
+    assert (shapes.canonical(mask, 16) > 0).any()
+
+
+def test_statistics_of_a_disc() -> None:
+    disc = ellipse(64, 20.5, 40.5, 12, 12, 0).astype(np.uint8)
+    row = shapes.statistics([disc]).iloc[0]
     assert row["compactness"] == pytest.approx(1, abs=0.08)
+    assert row["axis_ratio"] == pytest.approx(1, abs=0.02)
     assert (row["centre_y"], row["centre_x"]) == pytest.approx((20 / 64, 40 / 64), abs=0.01)
-    assert novelty([disc], [disc]) == pytest.approx([1.0])
-    square = np.zeros_like(disc)
-    square[10:50, 10:20] = 1
-    assert novelty([disc], [square])[0] < 0.7
+
+
+def test_likeness_sees_through_place_size_turn_and_mirror() -> None:
+    def blob(scale: float, turn: float, mirror: bool) -> NDArray[np.uint8]:
+        y, x = (np.mgrid[:128, :128] - 64) / scale
+        angle = np.arctan2(-y if mirror else y, x) - turn
+        return (np.hypot(y, x) < 30 * (1 + 0.25 * np.cos(3 * angle) + 0.12 * np.sin(4 * angle))).astype(np.uint8)
+
+    copies = [blob(1.2, 0.0, False), blob(0.8, 2 * np.pi * 5 / 16, False), blob(1, np.pi, True)]
+    table = shapes.likeness([blob(1, 0, False)], [*copies, ellipse(128, 60, 60, 30, 20, 0).astype(np.uint8)])
+    assert table.shape == (1, 4)
+    assert (table[0, :3] > 0.93).all()
+    assert table[0, 3] < 0.85

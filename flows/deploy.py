@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.exceptions import ObjectNotFound
@@ -16,7 +17,7 @@ from meddiff.errors import MeddiffError
 from meddiff.params import load_params
 
 POOL = "meddiff"
-DEPLOYMENTS = ("pipeline/meddiff", "tune/meddiff")
+DEPLOYMENTS = ("pipeline/pipeline", "tune/tune")
 
 
 def register(client: SyncPrefectClient) -> None:
@@ -62,6 +63,10 @@ def main(arguments: Sequence[str]) -> int:
             fill_forms(client, Path.cwd())
     except MeddiffError as e:
         print(f"meddiff: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    except httpx.HTTPError as e:
+        line = " ".join(str(e).split())[:200]
+        print(f"meddiff: Prefect must answer ({line}). Check PREFECT_API_URL and PREFECT_API_AUTH_STRING.", file=sys.stderr)
         return 2
     return 0
 

@@ -70,6 +70,8 @@ def pipeline(
     except BaseException:
         log.error("The work tree stays for a look, and for a retry of this run: %s", tree.root)
         raise
+    if not recorded:
+        log.info("No stage had to run: every output was in the cache, and MLflow has the runs that made them")
     results = keep_results(tree, project / ".work/results" / name)
     shutil.rmtree(tree.root)
     log.info("The report is at %s", results / "evaluation/report.html")

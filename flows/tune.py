@@ -1,16 +1,30 @@
-"""Flow `tune`: the search of `meddiff tune`, with its proposal as an artifact."""
+"""Flow `tune`: the search of `meddiff tune`, each trial as a task, and its proposal as an artifact."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 
-from prefect import flow
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
 
 from meddiff import params as settings
 from meddiff import tune as search
 from meddiff.environment import quiet
 from meddiff.layout import Layout
+from meddiff.trials import Overrides, TrialOutcome, pipeline_trial
 
 NOTHING = settings.TuneParams()
+
+
+@task(name="trial", cache_policy=NO_CACHE, persist_result=False)
+def trial(layout: Layout, overrides: Overrides, env: Mapping[str, str]) -> TrialOutcome:
+    """Run one trial, and say in the log what it gave."""
+    outcome = pipeline_trial(layout, overrides, env)
+    score = f"validation Dice {fmean(outcome.dice):.4f}" if outcome.dice else "no Dice"
+    get_run_logger().info("%s, %d of %d pairs accepted, with %s", score, outcome.accepted, outcome.samples, overrides)
+    return outcome
 
 
 @flow(name="tune", persist_result=False)
@@ -24,7 +38,7 @@ def tune(tune: settings.TuneParams = NOTHING) -> None:
     params = settings.load_params(layout.params)
     own = params.tune.model_dump() | tune.model_dump(exclude_unset=True)
     params = settings.parse_params(params.model_dump() | {"tune": own}, layout.params)
-    result = search.tune(layout, params)
+    result = search.tune(layout, params, run_trial=lambda overrides, env: trial(layout, overrides, env))
     create_markdown_artifact(proposal(result), key="tune", description="Trials, and the best settings as a change of params.yaml")
 
 
@@ -37,7 +51,8 @@ def proposal(result: search.TuneResult) -> str:
     else:
         lines += ["`params.yaml` has the best settings already."]
     lines += ["", f"| trial | validation Dice | cost | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"]
-    for row in sorted(result.rows, key=lambda row: -row.dice):
+    for row in sorted(result.rows, key=lambda row: -row.dice if row.outcome.accepted else math.inf):
         shown = " | ".join(f"{row.settings[name]:g}" for name in names)
-        lines.append(f"| {row.number} | {row.dice:.4f} ± {row.error:.4f} | {row.cost:.1f} | {shown} |")
+        scores = f"{row.dice:.4f} ± {row.error:.4f} | {row.cost:.1f}" if row.outcome.accepted else "nothing accepted | –"
+        lines.append(f"| {row.number} | {scores} | {shown} |")
     return "\n".join(lines)

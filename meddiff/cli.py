@@ -163,7 +163,8 @@ def tune(
     layout, params = _project()
     result = search.tune(layout, params, trials)
     print(f"{'trial':>5} {'dice':>7} {'error':>7} {'cost':>8}  settings (cost: denoising runs for each accepted pair)")
-    for row in sorted(result.rows, key=lambda row: -row.dice):
+    # a pruned trial's Dice is NaN, which equals nothing: last
+    for row in sorted(result.rows, key=lambda row: (row.dice != row.dice, -row.dice)):
         settings = ", ".join(f"{name} {value:g}" for name, value in row.settings.items())
         print(f"{row.number:5d} {row.dice:7.4f} {row.error:7.4f} {row.cost:8.1f}  {settings}")
     print(f"proposed: trial {result.best.number}, validation Dice {result.value:.4f}")

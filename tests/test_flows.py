@@ -1,6 +1,7 @@
 """The flows without a server: their forms, what they hand to DVC, what is tried again, and what they show."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, ClassVar
@@ -107,7 +108,8 @@ def test_the_dice_table_and_the_line_of_a_run() -> None:
     assert "| synthetic | 0.600 (0.580 to 0.620) | – | 4.2 (3.0 to 5.0) | 0.900 (0.800 to 1.000) |" in table
     assert "Gain: +0.100 (+0.050 to +0.150) Dice** over 40 test cases and 3 training seeds." in table
     assert "12 of 20 synthetic pairs accepted" in table
-    assert artifacts.headline(SUMMARY) == "Dice: real 0.500 (0.480 to 0.520), synthetic 0.600 (0.580 to 0.620); gain +0.100 (+0.050 to +0.150)"
+    assert artifacts.headline(SUMMARY) == ("Dice: real 0.500 (0.480 to 0.520), synthetic 0.600 (0.580 to 0.620); "
+                                           "gain +0.100 (+0.050 to +0.150)")
     alone = SUMMARY | {"gain": None}
     assert "No gain" in artifacts.dice_table(alone)
     assert "gain" not in artifacts.headline(alone)
@@ -141,10 +143,11 @@ def test_artifacts_are_made_from_the_files_of_the_stages(tmp_path: Path, monkeyp
 
 
 def test_a_search_proposes_a_change_and_shows_its_trials(tmp_path: Path) -> None:
-    rows = tuple(TrialRow(n, {"filter.agreement": n / 2}, dice, 0.01, 3.0, TrialOutcome((dice,), 10, 5, 10, 1.0))
-                 for n, dice in enumerate((0.5, 0.7)))
+    rows = tuple(TrialRow(n, {"filter.agreement": n / 2}, dice, 0.01, 3.0, TrialOutcome((dice,), 10, accepted, 10, 1.0))
+                 for n, (dice, accepted) in enumerate(((math.nan, 0), (0.7, 5), (0.5, 5))))
     text = proposal(TuneResult("study", rows, rows[1], 0.7, "-a\n+b\n", tmp_path / "best.diff"))
     assert "```diff\n-a\n+b\n```" in text
     assert f"patch -p1 < {tmp_path / 'best.diff'}" in text
-    assert text.splitlines()[-2:] == ["| 1 | 0.7000 ± 0.0100 | 3.0 | 0.5 |", "| 0 | 0.5000 ± 0.0100 | 3.0 | 0 |"]
+    assert text.splitlines()[-3:] == ["| 1 | 0.7000 ± 0.0100 | 3.0 | 0.5 |", "| 2 | 0.5000 ± 0.0100 | 3.0 | 1 |",
+                                      "| 0 | nothing accepted | – | 0 |"]
     assert "has the best settings already" in proposal(TuneResult("study", rows, rows[1], 0.7, "", tmp_path / "best.diff"))

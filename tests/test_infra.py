@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from flows import deploy
 from meddiff.environment import QUIET
 
 ROOT = Path(__file__).parents[1]
@@ -117,10 +118,8 @@ def test_commands_name_programs_and_files_that_exist() -> None:
         program, script, *_ = SERVICES[name]["command"]
         assert program == "python"
         assert (ROOT / script).is_file()
-    pools = {deployment["work_pool"]["name"] for deployment in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
-    assert pools == {"meddiff"}
-    assert "work-pool create meddiff --type process" in SERVICES["deploy"]["command"][-1]
-    assert "--pool meddiff --type process" in " ".join(SERVICES["worker"]["command"])
+    assert SERVICES["deploy"]["command"] == ["python", "-m", "flows.deploy"]
+    assert f"--pool {deploy.POOL} --type process" in " ".join(SERVICES["worker"]["command"])
 
 
 def test_compose_itself_accepts_the_files(tmp_path: Path) -> None:

@@ -59,8 +59,12 @@ def read_mask(path: Path) -> Pixels:
         raise MeddiffError(path, f"a mask must be there and decode ({e})", "Replace the file with an intact copy") from e
     values = np.unique(pixels)
     if not (set(values.tolist()) <= {0, 1} or set(values.tolist()) <= {0, 255}):
-        raise MeddiffError(path, f"a mask holds only 0 and 1 or 0 and 255, this one holds {len(values)} values such as "
-                           f"{int(values[len(values) // 2])}", "Save it without smoothing, as PNG rather than JPEG")
+        raise MeddiffError(
+            path,
+            f"a mask holds only 0 and 1 or 0 and 255, this one holds {len(values)} values such as "
+            f"{int(values[len(values) // 2])}",
+            "Save it without smoothing, as PNG rather than JPEG",
+        )
     flat = pixels if pixels.ndim == 2 else pixels.max(axis=2)
     return (flat > 0).astype(np.uint8)
 
@@ -94,8 +98,15 @@ def read_cases(folder: Path, labelled: bool = True) -> list[Case]:
         raise MeddiffError(table, "the prepared split must be there", "Run `dvc repro prepare`")
     with table.open(newline="") as lines:
         rows = [row for row in csv.DictReader(lines) if not labelled or row["labelled"] == "1"]
-    return [Case(row["id"], read_image(folder / "images" / f"{row['id']}.png"),
-                 read_mask(folder / "masks" / f"{row['id']}.png") if labelled else None, row["group"]) for row in rows]
+    return [
+        Case(
+            row["id"],
+            read_image(folder / "images" / f"{row['id']}.png"),
+            read_mask(folder / "masks" / f"{row['id']}.png") if labelled else None,
+            row["group"],
+        )
+        for row in rows
+    ]
 
 
 def sha256(path: Path) -> str:
@@ -121,5 +132,7 @@ def read_accepted(synthetic: Path, filtered: Path) -> list[Case]:
         raise MeddiffError(table, "the filter's decisions must be there", "Run `dvc repro filter`")
     decisions = pd.read_parquet(table)
     accepted = decisions[decisions["verdict"] == "accepted"].sort_values("id")
-    return [Case(id, read_image(synthetic / batch / "images" / f"{id}.png"), read_mask(filtered / "masks" / f"{id}.png"), group=batch)
-            for id, batch in zip(accepted["id"], accepted["batch"], strict=True)]
+    return [
+        Case(id, read_image(synthetic / batch / "images" / f"{id}.png"), read_mask(filtered / "masks" / f"{id}.png"), group=batch)
+        for id, batch in zip(accepted["id"], accepted["batch"], strict=True)
+    ]

@@ -34,25 +34,42 @@ def load_foundation(source: str, revision: str | None = None) -> StableDiffusion
     local = Path(source).expanduser()
     if local.is_dir():
         if not (local / "model_index.json").is_file():
-            raise MeddiffError(local, "a foundation folder is a saved diffusers pipeline with model_index.json",
-                               "Save it with `pipeline.save_pretrained(folder)`")
+            raise MeddiffError(
+                local,
+                "a foundation folder is a saved diffusers pipeline with model_index.json",
+                "Save it with `pipeline.save_pretrained(folder)`",
+            )
         revision = None
     elif source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise MeddiffError(source, "the model folder must be there", "Correct foundation.source, or set `embedded`")
     elif not revision:
-        raise MeddiffError(source, "a hub model needs foundation.revision (a commit), so that results can be repeated",
-                           "Copy the commit from the model's page")
+        raise MeddiffError(
+            source,
+            "a hub model needs foundation.revision (a commit), so that results can be repeated",
+            "Copy the commit from the model's page",
+        )
     try:
         pipeline: StableDiffusionInpaintPipeline = StableDiffusionInpaintPipeline.from_pretrained(
-            local if local.is_dir() else source, revision=revision, use_safetensors=True, safety_checker=None,
-            requires_safety_checker=False)
+            local if local.is_dir() else source,
+            revision=revision,
+            use_safetensors=True,
+            safety_checker=None,
+            requires_safety_checker=False,
+        )
     except (OSError, ValueError, AttributeError, TypeError) as e:
-        raise MeddiffError(source, f"an inpainting pipeline in safetensors format must load ({' '.join(str(e).split())[:300]})",
-                           "Check the name, the network and the format, or download the folder and set foundation.source to it") from e
+        raise MeddiffError(
+            source,
+            f"an inpainting pipeline in safetensors format must load ({' '.join(str(e).split())[:300]})",
+            "Check the name, the network and the format, or download the folder and set foundation.source to it",
+        ) from e
     unet, channels = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
     if unet <= 2 * channels:
-        raise MeddiffError(source, f"an inpainting UNet takes latents, mask and masked-image latents; this one takes {unet} channels "
-                           f"for latents of {channels}", "Choose an inpainting model rather than a text-to-image one")
+        raise MeddiffError(
+            source,
+            f"an inpainting UNet takes latents, mask and masked-image latents; this one takes {unet} channels "
+            f"for latents of {channels}",
+            "Choose an inpainting model rather than a text-to-image one",
+        )
     return pipeline
 
 
@@ -63,26 +80,62 @@ def build_embedded(params: FoundationParams, images: Tensor) -> StableDiffusionI
         codec = PatchCodec.fitted(images, params.patch)
         latents, levels = codec.config.latent_channels, len(params.channels)
         unet = UNet2DConditionModel(
-            sample_size=images.shape[-1] // params.patch, in_channels=2 * latents + params.patch**2, out_channels=latents,
-            block_out_channels=params.channels, layers_per_block=1, norm_num_groups=16, attention_head_dim=4,
+            sample_size=images.shape[-1] // params.patch,
+            in_channels=2 * latents + params.patch**2,
+            out_channels=latents,
+            block_out_channels=params.channels,
+            layers_per_block=1,
+            norm_num_groups=16,
+            attention_head_dim=4,
             down_block_types=("DownBlock2D",) * (levels - 1) + ("CrossAttnDownBlock2D",),
-            up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1), cross_attention_dim=TEXT_WIDTH)
+            up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
+            cross_attention_dim=TEXT_WIDTH,
+        )
         tokenizer = _byte_tokenizer()
-        text = CLIPTextModel(CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=TEXT_WIDTH, intermediate_size=2 * TEXT_WIDTH, num_hidden_layers=1,
-            num_attention_heads=2, max_position_embeddings=32, bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)).eval()
+        text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=TEXT_WIDTH,
+                intermediate_size=2 * TEXT_WIDTH,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                max_position_embeddings=32,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        ).eval()
     # Predicting the clean latents: in a few hundred steps v-prediction was seen to leave blocks of noise inside the lesion.
-    scheduler = DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False, steps_offset=1,
-                              rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    scheduler = DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="sample",
+        clip_sample=False,
+        steps_offset=1,
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
     torch.nn.init.zeros_(unet.conv_out.weight)
     torch.nn.init.zeros_(unet.conv_out.bias)
-    return StableDiffusionInpaintPipeline(vae=codec, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
-                                          safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    return StableDiffusionInpaintPipeline(
+        vae=codec,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
-def pretrain(pipeline: StableDiffusionInpaintPipeline, images: Sequence[Pixels], params: FoundationParams, device: str,
-             checkpoint: Path | None = None, report: Report = silent) -> list[float]:
+def pretrain(
+    pipeline: StableDiffusionInpaintPipeline,
+    images: Sequence[Pixels],
+    params: FoundationParams,
+    device: str,
+    checkpoint: Path | None = None,
+    report: Report = silent,
+) -> list[float]:
     """Train the pipeline's UNet, in place, to inpaint random shapes in images without annotation.
 
     Args:
@@ -102,9 +155,13 @@ def pretrain(pipeline: StableDiffusionInpaintPipeline, images: Sequence[Pixels],
         chosen = torch.randint(len(pixels), (params.batch_size,), generator=generator)
         masks = random_shapes(params.batch_size, pixels.shape[-1], generator).to(device)
         condition = model_input(pipeline, pixels[chosen], masks)
-        return diffusion_loss(pipeline, latents[chosen], condition, prompt.expand(params.batch_size, -1, -1), masks, 1.0, 0.1, generator)
+        return diffusion_loss(
+            pipeline, latents[chosen], condition, prompt.expand(params.batch_size, -1, -1), masks, 1.0, 0.1, generator
+        )
 
-    schedule = Schedule(params.steps, params.learning_rate, params.seed, ema_decay=0.99, warmup=min(30, params.steps), cosine=True)
+    schedule = Schedule(
+        params.steps, params.learning_rate, params.seed, ema_decay=0.99, warmup=min(30, params.steps), cosine=True
+    )
     losses = train(pipeline.unet.parameters(), loss, schedule, checkpoint, report)
     pipeline.unet.eval()
     return losses
@@ -121,8 +178,9 @@ def _blob(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
     cy, cx = rng.uniform(0.15, 0.85, 2)
     angle = np.arctan2(y - cy, x - cx)
     stretch, turn = rng.uniform(0.5, 1.0), rng.uniform(0, np.pi)
-    radius = np.sqrt(rng.uniform(0.02, 0.35) / np.pi) * (1 + sum(
-        rng.normal(0, 0.25 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in range(2, 6)))
+    radius = np.sqrt(rng.uniform(0.02, 0.35) / np.pi) * (
+        1 + sum(rng.normal(0, 0.25 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in range(2, 6))
+    )
     u = np.cos(turn) * (x - cx) + np.sin(turn) * (y - cy)
     v = np.cos(turn) * (y - cy) - np.sin(turn) * (x - cx)
     inside: NDArray[np.float32] = (np.hypot(u, v / stretch) < radius).astype(np.float32)

@@ -33,14 +33,17 @@ def encode(vae: torch.nn.Module, images: Tensor) -> Tensor:
 def decode(vae: torch.nn.Module, latents: Tensor) -> Tensor:
     """Images `[B,3,H,W]` in [-1,1] of scaled latents."""
     with torch.no_grad():
-        image: Tensor = vae.decode(latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)).sample
+        image: Tensor = vae.decode(
+            latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
+        ).sample
         return image.clamp(-1, 1)
 
 
 def embed_prompts(pipeline: StableDiffusionInpaintPipeline, prompts: Sequence[str]) -> Tensor:
     """Text embeddings `[len(prompts), tokens, width]` of the frozen text encoder."""
-    tokens = pipeline.tokenizer(list(prompts), padding="max_length", max_length=pipeline.tokenizer.model_max_length, truncation=True,
-                                return_tensors="pt")
+    tokens = pipeline.tokenizer(
+        list(prompts), padding="max_length", max_length=pipeline.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    )
     with torch.no_grad():
         embeddings: Tensor = pipeline.text_encoder(tokens.input_ids.to(pipeline.text_encoder.device))[0]
     return embeddings
@@ -65,8 +68,16 @@ def model_input(pipeline: StableDiffusionInpaintPipeline, images: Tensor, masks:
     return torch.cat([small, masked], dim=1)
 
 
-def diffusion_loss(pipeline: StableDiffusionInpaintPipeline, latents: Tensor, condition: Tensor, prompts: Tensor, masks: Tensor,
-                   inside: float, outside: float, generator: torch.Generator) -> Tensor:
+def diffusion_loss(
+    pipeline: StableDiffusionInpaintPipeline,
+    latents: Tensor,
+    condition: Tensor,
+    prompts: Tensor,
+    masks: Tensor,
+    inside: float,
+    outside: float,
+    generator: torch.Generator,
+) -> Tensor:
     """Denoising loss at random times, weighted inside against outside the mask (the paper's figure: the lesion alone).
 
     Args:
@@ -80,8 +91,11 @@ def diffusion_loss(pipeline: StableDiffusionInpaintPipeline, latents: Tensor, co
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     times = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
     noisy = scheduler.add_noise(latents, noise, times)
-    target = {"epsilon": lambda: noise, "sample": lambda: latents,
-              "v_prediction": lambda: scheduler.get_velocity(latents, noise, times)}[scheduler.config.prediction_type]()
+    target = {
+        "epsilon": lambda: noise,
+        "sample": lambda: latents,
+        "v_prediction": lambda: scheduler.get_velocity(latents, noise, times),
+    }[scheduler.config.prediction_type]()
     prediction = pipeline.unet(torch.cat([noisy, condition], dim=1), times, prompts).sample
     covered = F.adaptive_avg_pool2d(masks, latents.shape[-2:])
     weights = inside * covered + outside * (1 - covered)
@@ -109,7 +123,9 @@ class Painter:
         return cls(pipeline, embed_prompts(pipeline, ["", prompt]))
 
     @torch.no_grad()
-    def paint(self, backgrounds: Sequence[Pixels], masks: Sequence[Pixels], seeds: Sequence[int], params: GenerateParams) -> list[Pixels]:
+    def paint(
+        self, backgrounds: Sequence[Pixels], masks: Sequence[Pixels], seeds: Sequence[int], params: GenerateParams
+    ) -> list[Pixels]:
         """Paint one lesion into each background under its mask.
 
         At each step t the model's latents inside the guiding mask are joined with the background's, noised to the same
@@ -129,17 +145,21 @@ class Painter:
         exact = torch.from_numpy(np.stack(masks)).float()[:, None]
         distances = torch.from_numpy(np.stack([ndimage.distance_transform_edt(m == 0) for m in masks])).float()[:, None]
         clean, condition = encode(pipeline.vae, images), model_input(pipeline, images, exact.to(device))
-        noise = torch.stack([torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(clean)
+        noise = torch.stack([torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(
+            clean
+        )
         scheduler = SCHEDULERS[params.scheduler].from_config(pipeline.scheduler.config)
         scheduler.set_timesteps(params.steps, device=device)
-        times = scheduler.timesteps[min(params.steps - 1, round(params.steps * (1 - params.strength))):]
+        times = scheduler.timesteps[min(params.steps - 1, round(params.steps * (1 - params.strength))) :]
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(params.steps - len(times))
         z = noise * scheduler.init_noise_sigma if params.strength == 1 else scheduler.add_noise(clean, noise, times[:1])
         for i, t in enumerate(times):
-            z = scheduler.step(self._predict(scheduler.scale_model_input(z, t), t, condition, params.guidance_scale), t, z).prev_sample
+            z = scheduler.step(
+                self._predict(scheduler.scale_model_input(z, t), t, condition, params.guidance_scale), t, z
+            ).prev_sample
             guide = _guiding_mask(exact, distances, params.mask_widening, 1 - (i + 1) / len(times), z.shape[-2:]).to(z)
-            around = scheduler.add_noise(clean, noise, times[i + 1:i + 2]) if i + 1 < len(times) else clean
+            around = scheduler.add_noise(clean, noise, times[i + 1 : i + 2]) if i + 1 < len(times) else clean
             z = guide * z + (1 - guide) * around
         painted = ((decode(pipeline.vae, z) + 1) * 127.5).cpu()
         alpha = torch.where(distances > params.rim, 0.0, 1 - distances / (params.rim + 1))

@@ -29,7 +29,9 @@ class PrepareParams(Section):
     n_labelled: Positive = Field(40, description="annotated training cases that the chain may see")
     val_fraction: Fraction = Field(0.15, description="share of cases for validation where the dataset has no split")
     test_fraction: Fraction = Field(0.25, description="share of cases for the test where the dataset has no split")
-    duplicate_bits: Annotated[int, Field(ge=0, le=32)] = Field(4, description="64-bit perceptual hashes that differ in at most this many bits are near-duplicates")
+    duplicate_bits: Annotated[int, Field(ge=0, le=32)] = Field(
+        4, description="64-bit perceptual hashes that differ in at most this many bits are near-duplicates"
+    )
     demo_cases: Positive = Field(140, description="phantoms with a lesion")
     demo_normal: Positive = Field(60, description="lesion-free phantoms")
     demo_modality: Literal["ultrasound", "dermoscopy", "mixed"] = "mixed"
@@ -88,9 +90,15 @@ class GenerateParams(Section):
     steps: Positive = Field(20, description="denoising steps")
     scheduler: Literal["ddim", "dpmsolver++", "unipc"] = "ddim"
     guidance_scale: Annotated[float, Field(ge=1, le=20)] = 1.5
-    strength: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="share of the noise schedule that is run; 1 starts from pure noise")
-    mask_widening: Annotated[float, Field(ge=0, le=1)] = Field(0.25, description="first widening of the guiding mask, as a share of the lesion's radius")
-    rim: Annotated[int, Field(ge=0, le=16)] = Field(1, description="soft rim outside the mask in which the pixels may change [pixels]")
+    strength: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="share of the noise schedule that is run; 1 starts from pure noise"
+    )
+    mask_widening: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.25, description="first widening of the guiding mask, as a share of the lesion's radius"
+    )
+    rim: Annotated[int, Field(ge=0, le=16)] = Field(
+        1, description="soft rim outside the mask in which the pixels may change [pixels]"
+    )
     mask_noise: bool = Field(True, description="randomness level 1: sampler noise of the mask model")
     mask_shape: bool = Field(True, description="randomness level 2: elastic change of the contour")
     mask_pose: bool = Field(True, description="randomness level 3: place, size and angle")
@@ -100,12 +108,18 @@ class GenerateParams(Section):
 class FilterParams(Section):
     """What is accepted, and how far masks are tightened."""
 
-    similarity_low: Fraction = Field(0.02, description="least similarity to the real lesions, as a quantile of the real lesions' own leave-one-out similarity")
+    similarity_low: Fraction = Field(
+        0.02, description="least similarity to the real lesions, as a quantile of the real lesions' own leave-one-out similarity"
+    )
     similarity_high: Fraction = Field(0.995, description="greatest similarity, as the same quantile: above is a copy")
     agreement: Fraction = Field(0.5, description="least Dice between the mask and an independent segmenter's prediction")
-    corrosion_radius: Annotated[float, Field(ge=0, le=16)] = Field(1.0, description="erosion of accepted masks [pixels at 128 px, scaled with size]")
+    corrosion_radius: Annotated[float, Field(ge=0, le=16)] = Field(
+        1.0, description="erosion of accepted masks [pixels at 128 px, scaled with size]"
+    )
     segmenter_steps: Positive = 200
-    min_contrast: Annotated[float, Field(ge=0)] = Field(2.0, description="least difference of mean gray level across the mask's border [0 to 255]")
+    min_contrast: Annotated[float, Field(ge=0)] = Field(
+        2.0, description="least difference of mean gray level across the mask's border [0 to 255]"
+    )
     min_acceptance: Fraction = Field(0.05, description="a batch with a smaller share of accepted samples is quarantined")
     seed: Seed = 0
 
@@ -209,7 +223,9 @@ def parse_params(values: dict[str, Any], where: object) -> Params:
         if first["type"] == "extra_forbidden":
             section = getattr(Params(), str(first["loc"][0])) if len(first["loc"]) > 1 else Params()
             known = ", ".join(type(section).model_fields)
-            raise MeddiffError(where, f"there is no setting `{name}`", f"Correct the name or remove it; the settings there are {known}") from e
+            raise MeddiffError(
+                where, f"there is no setting `{name}`", f"Correct the name or remove it; the settings there are {known}"
+            ) from e
         raise MeddiffError(where, f"`{name}` = {first['input']!r}: {first['msg']}", "Set a value in the allowed range") from e
 
 
@@ -220,7 +236,9 @@ def load_params(path: Path) -> Params:
         MeddiffError: the file is missing, isn't YAML, or breaks a rule of `parse_params`.
     """
     if not path.is_file():
-        raise MeddiffError(path, "the settings file must be there", "Work in a meddiff project folder, or copy its params.yaml here")
+        raise MeddiffError(
+            path, "the settings file must be there", "Work in a meddiff project folder, or copy its params.yaml here"
+        )
     try:
         values = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as e:

@@ -41,12 +41,21 @@ class Generator:
         scales = scales.fillna(self.params.guidance_scale)
         made: dict[object, Sample] = {}
         for scale, part in rows.groupby(scales):
-            asked = [Request(int(row["seed"]), _mask(row.get("mask")), _image(row.get("background"))) for _, row in part.iterrows()]
+            asked = [
+                Request(int(row["seed"]), _mask(row.get("mask")), _image(row.get("background"))) for _, row in part.iterrows()
+            ]
             settings = GenerateParams.model_validate(self.params.model_dump() | {"guidance_scale": float(scale)})
             made |= dict(zip(part.index, self.synthesizer.sample(asked, settings), strict=True))
         samples = [made[i] for i in rows.index]
-        return pd.DataFrame({"id": [s.id for s in samples], "seed": [s.seed for s in samples], "background": [s.background for s in samples],
-                             "image": [_png(s.image) for s in samples], "mask": [_png(s.mask * np.uint8(255)) for s in samples]})
+        return pd.DataFrame(
+            {
+                "id": [s.id for s in samples],
+                "seed": [s.seed for s in samples],
+                "background": [s.background for s in samples],
+                "image": [_png(s.image) for s in samples],
+                "mask": [_png(s.mask * np.uint8(255)) for s in samples],
+            }
+        )
 
 
 def _load_pyfunc(data_path: str) -> Generator:

@@ -65,8 +65,11 @@ class Synthesizer:
         """
         images = {path.stem: read_image(path) for path in sorted((backgrounds / "images").glob("*.png"))}
         if not images:
-            raise MeddiffError(backgrounds, "there must be at least one lesion-free image",
-                               "Add a `normal` folder to the dataset, or more annotated cases whose lesion can be removed")
+            raise MeddiffError(
+                backgrounds,
+                "there must be at least one lesion-free image",
+                "Add a `normal` folder to the dataset, or more annotated cases whose lesion can be removed",
+            )
         return cls(load_painter(generator, device), MaskModel.load(mask_model), images)
 
     def sample(self, requests: Sequence[Request], params: GenerateParams) -> list[Sample]:
@@ -82,17 +85,25 @@ class Synthesizer:
         masks = iter(self.masks.sample(invented, size, levels)) if invented else iter(())
         samples = []
         for start in range(0, len(requests), params.batch_size):
-            part = requests[start:start + params.batch_size]
+            part = requests[start : start + params.batch_size]
             chosen = [names[np.random.default_rng([request.seed, 1]).integers(len(names))] for request in part]
-            grounds = [self.backgrounds[name] if r.background is None else r.background for name, r in zip(chosen, part, strict=True)]
+            grounds = [
+                self.backgrounds[name] if r.background is None else r.background for name, r in zip(chosen, part, strict=True)
+            ]
             drawn = [next(masks) if request.mask is None else request.mask for request in part]
             for request, ground, mask in zip(part, grounds, drawn, strict=True):
                 if ground.shape != (size, size, 3) or mask.shape != (size, size):
-                    raise MeddiffError(f"request with seed {request.seed}", f"masks and backgrounds are {size}×{size} pixels for this model, "
-                                       f"not {mask.shape[1]}×{mask.shape[0]} and {ground.shape[1]}×{ground.shape[0]}", "Resize them")
+                    raise MeddiffError(
+                        f"request with seed {request.seed}",
+                        f"masks and backgrounds are {size}×{size} pixels for this model, "
+                        f"not {mask.shape[1]}×{mask.shape[0]} and {ground.shape[1]}×{ground.shape[0]}",
+                        "Resize them",
+                    )
             images = self.painter.paint(grounds, drawn, [request.seed for request in part], params)
-            samples += [Sample(f"s{r.seed:010d}", r.seed, image, mask, name if r.background is None else "given")
-                        for r, image, mask, name in zip(part, images, drawn, chosen, strict=True)]
+            samples += [
+                Sample(f"s{r.seed:010d}", r.seed, image, mask, name if r.background is None else "given")
+                for r, image, mask, name in zip(part, images, drawn, chosen, strict=True)
+            ]
         return samples
 
 

@@ -65,7 +65,11 @@ def train(
     """
     weights = [p for p in parameters if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, schedule.learning_rate, weight_decay=schedule.weight_decay)
-    ema = EMAModel(weights, decay=schedule.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75) if schedule.ema_decay else None
+    ema = (
+        EMAModel(weights, decay=schedule.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+        if schedule.ema_decay
+        else None
+    )
     losses = _resume(checkpoint, weights, optimizer, ema) if checkpoint and checkpoint.is_file() else []
     saved = time.monotonic()
     for step in range(len(losses), schedule.steps):
@@ -100,7 +104,9 @@ def _rate(step: int, schedule: Schedule) -> float:
     return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
 
 
-def _save(path: Path, weights: list[nn.Parameter], optimizer: torch.optim.Optimizer, ema: EMAModel | None, losses: list[float]) -> None:
+def _save(
+    path: Path, weights: list[nn.Parameter], optimizer: torch.optim.Optimizer, ema: EMAModel | None, losses: list[float]
+) -> None:
     tensors = {"losses": torch.tensor(losses, dtype=torch.float64)}
     for i, weight in enumerate(weights):
         tensors[f"weight.{i}"] = weight.detach().contiguous()
@@ -119,8 +125,10 @@ def _resume(path: Path, weights: list[nn.Parameter], optimizer: torch.optim.Opti
     with torch.no_grad():
         for i, weight in enumerate(weights):
             weight.copy_(tensors[f"weight.{i}"])
-            optimizer.state[weight] = {name: tensors[f"{name}.{i}"].to(weight.device if name != "step" else "cpu")
-                                       for name in ("step", "exp_avg", "exp_avg_sq")}
+            optimizer.state[weight] = {
+                name: tensors[f"{name}.{i}"].to(weight.device if name != "step" else "cpu")
+                for name in ("step", "exp_avg", "exp_avg_sq")
+            }
             if ema:
                 ema.shadow_params[i].copy_(tensors[f"ema.{i}"])
     if ema:

@@ -26,7 +26,11 @@ def make_cases(n: int, size: int = 32, seed: int = 0, lesion: bool = True) -> li
         ry, rx = rng.uniform(0.12, 0.25, 2) * size
         mask = (((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1) & lesion
         gray = np.clip(150 - 80 * mask + rng.normal(0, 12, (size, size)), 0, 255).astype(np.uint8)
-        cases.append(Case(f"case_{seed}_{i:03d}", np.repeat(gray[:, :, None], 3, axis=2), mask.astype(np.uint8), f"patient_{seed}_{i // 2}"))
+        cases.append(
+            Case(
+                f"case_{seed}_{i:03d}", np.repeat(gray[:, :, None], 3, axis=2), mask.astype(np.uint8), f"patient_{seed}_{i // 2}"
+            )
+        )
     return cases
 
 
@@ -38,14 +42,22 @@ def cases() -> Callable[..., list[Case]]:
 @pytest.fixture
 def tiny() -> Params:
     """Settings under which every stage ends in seconds."""
-    return Params.model_validate({
-        "prepare": {"size": 32, "n_labelled": 8, "demo_cases": 24, "demo_normal": 8},
-        "foundation": {"steps": 4, "channels": [32, 32], "batch_size": 4, "patch": 4},
-        "mask_model": {"steps": 4, "grid": 16, "batch_size": 4},
-        "finetune": {"steps": 4, "batch_size": 4},
-        "generate": {"n": 8, "samples_per_batch": 4, "batch_size": 4, "steps": 3},
-        "filter": {"segmenter_steps": 4, "agreement": 0.0, "similarity_low": 0.0, "similarity_high": 1.0, "min_contrast": 0.0},
-        "segment": {"steps": 4, "batch_size": 4, "seeds": [0, 1]},
-        "evaluate": {"resamples": 50, "pictures": 2},
-        "compute": {"threads": 1, "device": "cpu"},
-    })
+    return Params.model_validate(
+        {
+            "prepare": {"size": 32, "n_labelled": 8, "demo_cases": 24, "demo_normal": 8},
+            "foundation": {"steps": 4, "channels": [32, 32], "batch_size": 4, "patch": 4},
+            "mask_model": {"steps": 4, "grid": 16, "batch_size": 4},
+            "finetune": {"steps": 4, "batch_size": 4},
+            "generate": {"n": 8, "samples_per_batch": 4, "batch_size": 4, "steps": 3},
+            "filter": {
+                "segmenter_steps": 4,
+                "agreement": 0.0,
+                "similarity_low": 0.0,
+                "similarity_high": 1.0,
+                "min_contrast": 0.0,
+            },
+            "segment": {"steps": 4, "batch_size": 4, "seeds": [0, 1]},
+            "evaluate": {"resamples": 50, "pictures": 2},
+            "compute": {"threads": 1, "device": "cpu"},
+        }
+    )

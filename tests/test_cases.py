@@ -58,15 +58,19 @@ def test_only_labelled_cases_are_given_masks(tmp_path: Path, cases: Callable[...
     assert all(case.mask is None for case in everything)
 
 
+def _write(target: Path, name: str, text: str, fail: bool = False) -> None:
+    with replacing(target) as fresh:
+        (fresh / name).write_text(text)
+        if fail:
+            raise KeyboardInterrupt
+
+
 def test_a_failed_write_leaves_the_old_folder(tmp_path: Path) -> None:
     target = tmp_path / "out"
-    with replacing(target) as fresh:
-        (fresh / "a").write_text("old")
-    with pytest.raises(KeyboardInterrupt), replacing(target) as fresh:
-        (fresh / "a").write_text("new")
-        raise KeyboardInterrupt
+    _write(target, "a", "old")
+    with pytest.raises(KeyboardInterrupt):
+        _write(target, "a", "new", fail=True)
     assert (target / "a").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    with replacing(target) as fresh:
-        (fresh / "b").write_text("new")
+    _write(target, "b", "new")
     assert [path.name for path in target.iterdir()] == ["b"]

@@ -13,14 +13,21 @@ from tests.pipelines import embedded, stable_diffusion
 
 @pytest.fixture(params=["embedded", "stable diffusion"])
 def pipeline(request: pytest.FixtureRequest, cases: Callable[..., list[Case]]) -> StableDiffusionInpaintPipeline:
-    return embedded(torch.stack([to_tensor(case.image) for case in cases(6)])) if request.param == "embedded" else stable_diffusion()
+    return (
+        embedded(torch.stack([to_tensor(case.image) for case in cases(6)])) if request.param == "embedded" else stable_diffusion()
+    )
 
 
 @pytest.mark.parametrize("mode", ["full", "lora"])
-def test_only_the_unet_changes_and_its_layers_stay_the_same(pipeline: StableDiffusionInpaintPipeline, cases: Callable[..., list[Case]],
-                                                            mode: str, tmp_path) -> None:
-    before = {name: {k: v.clone() for k, v in getattr(pipeline, name).state_dict().items()} for name in ("unet", "vae", "text_encoder")}
-    losses = finetune(pipeline, cases(6), FinetuneParams(mode=mode, steps=3, batch_size=2, accumulation=2, learning_rate=1e-2), "cpu")
+def test_only_the_unet_changes_and_its_layers_stay_the_same(
+    pipeline: StableDiffusionInpaintPipeline, cases: Callable[..., list[Case]], mode: str, tmp_path
+) -> None:
+    before = {
+        name: {k: v.clone() for k, v in getattr(pipeline, name).state_dict().items()} for name in ("unet", "vae", "text_encoder")
+    }
+    losses = finetune(
+        pipeline, cases(6), FinetuneParams(mode=mode, steps=3, batch_size=2, accumulation=2, learning_rate=1e-2), "cpu"
+    )
     assert len(losses) == 3
     after = {name: getattr(pipeline, name).state_dict() for name in before}
     for name in ("vae", "text_encoder"):

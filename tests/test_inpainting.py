@@ -36,7 +36,9 @@ def test_pixels_outside_mask_and_rim_are_the_backgrounds(painter: Painter, cases
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpmsolver++", "unipc"])
 @pytest.mark.parametrize("strength", [1.0, 0.5])
-def test_every_scheduler_and_strength_paints(painter: Painter, cases: Callable[..., list[Case]], scheduler: str, strength: float) -> None:
+def test_every_scheduler_and_strength_paints(
+    painter: Painter, cases: Callable[..., list[Case]], scheduler: str, strength: float
+) -> None:
     *_, images = _paint(painter, [0, 1], cases, scheduler=scheduler, strength=strength)
     assert all(image.shape == (32, 32, 3) and image.dtype == np.uint8 for image in images)
 
@@ -60,7 +62,9 @@ def test_seeds_and_guidance_change_the_image(painter: Painter, cases: Callable[.
     assert not np.array_equal(first, guided)
 
 
-def test_latents_outside_the_guiding_mask_are_the_noised_backgrounds(cases: Callable[..., list[Case]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latents_outside_the_guiding_mask_are_the_noised_backgrounds(
+    cases: Callable[..., list[Case]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The blend is exact at every step: what the UNet is given outside the mask never depends on what it predicted."""
     images = torch.stack([to_tensor(case.image) for case in cases(8)])
     inputs: list[list[torch.Tensor]] = []
@@ -69,11 +73,15 @@ def test_latents_outside_the_guiding_mask_are_the_noised_backgrounds(cases: Call
         painter = Painter.of(embedded(images), "x")
         seen: list[torch.Tensor] = []
         predict = Painter._predict
-        monkeypatch.setattr(Painter, "_predict", lambda self, z, *a, s=shift, seen=seen, p=predict: seen.append(z.clone()) or p(self, z, *a) + s)
+        monkeypatch.setattr(
+            Painter, "_predict", lambda self, z, *a, s=shift, seen=seen, p=predict: seen.append(z.clone()) or p(self, z, *a) + s
+        )
         painter.paint([cases(1, lesion=False)[0].image], [mask], [7], GenerateParams(steps=4, mask_widening=0.0))
         monkeypatch.setattr(Painter, "_predict", predict)
         inputs.append(seen)
-    latent_mask = torch.nn.functional.adaptive_max_pool2d(torch.from_numpy(mask).float()[None, None], (8, 8)).bool().expand(1, 48, 8, 8)
+    latent_mask = (
+        torch.nn.functional.adaptive_max_pool2d(torch.from_numpy(mask).float()[None, None], (8, 8)).bool().expand(1, 48, 8, 8)
+    )
     for one, other in zip(inputs[0][1:], inputs[1][1:], strict=True):
         assert torch.equal(one[~latent_mask], other[~latent_mask])
         assert not torch.equal(one[latent_mask], other[latent_mask])
@@ -107,6 +115,12 @@ def test_loss_weights_choose_inside_or_outside(cases: Callable[..., list[Case]])
     losses = []
     for inside, outside in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
         with torch.no_grad():
-            losses.append(float(diffusion_loss(pipeline, latents, condition, prompts, masks, inside, outside, torch.Generator().manual_seed(0))))
+            losses.append(
+                float(
+                    diffusion_loss(
+                        pipeline, latents, condition, prompts, masks, inside, outside, torch.Generator().manual_seed(0)
+                    )
+                )
+            )
     assert losses[2] == pytest.approx((losses[0] + losses[1]) / 2, rel=1e-4)
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)

@@ -17,7 +17,7 @@ from meddiff.mask_model import fit_mask_model
 from meddiff.params import GenerateParams, MaskModelParams, Params
 from meddiff.served import _load_pyfunc
 from meddiff.stages import generate
-from meddiff.synthesis import Request, bundle, load_bundle
+from meddiff.synthesis import Request, Synthesizer, bundle, load_bundle
 from meddiff.tracking import Unrecorded
 from tests.pipelines import embedded
 
@@ -74,7 +74,9 @@ def test_served_model_answers_a_table_of_requests(folder: Path, cases: Callable[
     stream = io.BytesIO()
     mask = cases(1, seed=3)[0].mask
     Image.fromarray(mask * np.uint8(255)).save(stream, format="PNG")
-    table = model.predict(pd.DataFrame({"seed": [5, 6, 7], "guidance_scale": [1.0, np.nan, 3.0], "mask": [None, stream.getvalue(), None]}))
+    table = model.predict(
+        pd.DataFrame({"seed": [5, 6, 7], "guidance_scale": [1.0, np.nan, 3.0], "mask": [None, stream.getvalue(), None]})
+    )
     assert list(table["seed"]) == [5, 6, 7]
     assert np.array_equal(np.array(Image.open(io.BytesIO(table["mask"][1]))), mask * 255)
     synthesizer, params = load_bundle(folder, "cpu")
@@ -103,7 +105,9 @@ def test_stage_writes_batches_and_resumes_them(layout: Layout, tiny: Params, mon
     monkeypatch.setattr(generate, "_write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate.run(layout, tiny, Unrecorded())
-    assert {path.name for path in layout.synthetic.rglob("images/*.png")} == set(before), "an interrupted run leaves the old output"
+    assert {path.name for path in layout.synthetic.rglob("images/*.png")} == set(before), (
+        "an interrupted run leaves the old output"
+    )
     generate.run(layout, tiny, Unrecorded())
     assert len(calls) == 3, "the finished batch is not made again"
     after = {path.name: path.read_bytes() for path in layout.synthetic.rglob("images/*.png")}
@@ -114,6 +118,4 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
     with pytest.raises(MeddiffError, match="generator bundle"):
         load_bundle(tmp_path, "cpu")
     with pytest.raises(MeddiffError, match="lesion-free"):
-        from meddiff.synthesis import Synthesizer
-
         Synthesizer.load(tmp_path, tmp_path, tmp_path, "cpu")

@@ -23,7 +23,9 @@ def _problem() -> tuple[nn.Linear, "training.Callable[[torch.Generator], torch.T
 def test_loss_falls_and_each_step_is_reported() -> None:
     model, loss = _problem()
     seen = []
-    losses = train(model.parameters(), loss, Schedule(60, 0.05, seed=1), report=lambda done, total, values: seen.append((done, total)))
+    losses = train(
+        model.parameters(), loss, Schedule(60, 0.05, seed=1), report=lambda done, total, values: seen.append((done, total))
+    )
     assert losses[-1] < losses[0] / 10
     assert seen == [(i, 60) for i in range(1, 61)]
 

@@ -42,7 +42,9 @@ def use_machine(compute: ComputeParams) -> str:
 
     torch.set_num_threads(compute.threads)
     if compute.device == "cuda" and not torch.cuda.is_available():
-        raise MeddiffError("compute.device", "`cuda` needs a GPU that torch can use", "Install with `make install CUDA=1`, or set `auto`")
+        raise MeddiffError(
+            "compute.device", "`cuda` needs a GPU that torch can use", "Install with `make install CUDA=1`, or set `auto`"
+        )
     return "cuda" if compute.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 

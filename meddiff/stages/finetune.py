@@ -19,7 +19,9 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     device = use_machine(params.compute)
     cases = read_cases(layout.cases("train"))
     pipeline = load_foundation(str(layout.foundation.resolve()))
-    checkpoint = checkpoint_file(layout, "finetune", params.finetune, layout.foundation, *(layout.cases("train") / name for name in ("cases.csv", "masks")))
+    checkpoint = checkpoint_file(
+        layout, "finetune", params.finetune, layout.foundation, *(layout.cases("train") / name for name in ("cases.csv", "masks"))
+    )
     with bar("fine-tune generator") as report:
         losses = finetune(pipeline, cases, params.finetune, device, checkpoint, report)
     with replacing(layout.generator) as folder:

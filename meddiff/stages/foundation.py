@@ -33,4 +33,6 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     if losses:
         tracker.metrics({"loss": sum(losses[-50:]) / len(losses[-50:])})
         tracker.file(layout.foundation / "loss.csv")
-    tracker.metrics({"parameters": float(sum(p.numel() for p in pipeline.unet.parameters())), "seconds_total": time.monotonic() - begun})
+    tracker.metrics(
+        {"parameters": float(sum(p.numel() for p in pipeline.unet.parameters())), "seconds_total": time.monotonic() - begun}
+    )

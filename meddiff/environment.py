@@ -12,6 +12,7 @@ QUIET = {
     # Passive waiting: with spinning OpenMP threads one busy neighbour slows a training step 30 times or more.
     "OMP_WAIT_POLICY": "PASSIVE",
     "MPLBACKEND": "Agg",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

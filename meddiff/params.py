@@ -45,7 +45,7 @@ class FoundationParams(Section):
     revision: str | None = Field(None, description="commit of the hub id; required for a hub id")
     patch: Literal[2, 4, 8, 16] = Field(4, description="embedded: side of a patch that becomes one latent position [pixels]")
     channels: tuple[int, ...] = Field((64, 128), description="embedded: width of each UNet level")
-    steps: Positive = Field(250, description="embedded: pretraining steps")
+    steps: Positive = Field(180, description="embedded: pretraining steps")
     batch_size: Positive = 16
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     seed: Seed = 0
@@ -65,7 +65,7 @@ class FinetuneParams(Section):
     """Fine-tuning of the foundation on the few annotated cases."""
 
     mode: Literal["full", "lora"] = "full"
-    steps: Positive = 250
+    steps: Positive = 200
     batch_size: Positive = 16
     accumulation: Positive = 1
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
@@ -84,8 +84,8 @@ class FinetuneParams(Section):
 class GenerateParams(Section):
     """Painting invented lesions into lesion-free images."""
 
-    n: Positive = Field(120, description="samples to make")
-    samples_per_batch: Positive = Field(40, description="samples of one folder, the unit of resume and of quality control")
+    n: Positive = Field(100, description="samples to make")
+    samples_per_batch: Positive = Field(25, description="samples of one folder, the unit of resume and of quality control")
     batch_size: Positive = Field(16, description="samples computed together")
     steps: Positive = Field(20, description="denoising steps")
     scheduler: Literal["ddim", "dpmsolver++", "unipc"] = "ddim"
@@ -116,7 +116,7 @@ class FilterParams(Section):
     corrosion_radius: Annotated[float, Field(ge=0, le=16)] = Field(
         1.0, description="erosion of accepted masks [pixels at 128 px, scaled with size]"
     )
-    segmenter_steps: Positive = 200
+    segmenter_steps: Positive = 150
     min_contrast: Annotated[float, Field(ge=0)] = Field(
         2.0, description="least difference of mean gray level across the mask's border [0 to 255]"
     )
@@ -130,7 +130,7 @@ class SegmentParams(Section):
     network: Literal["unet", "segresnet"] = "unet"
     arms: tuple[Literal["real", "synthetic"], ...] = ("real", "synthetic")
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    steps: Positive = 250
+    steps: Positive = 200
     batch_size: Positive = 8
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     ratio: Annotated[float, Field(gt=0)] = Field(3.0, description="synthetic pairs used for each real pair, at most")

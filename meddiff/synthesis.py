@@ -10,8 +10,8 @@ import numpy as np
 
 from meddiff.cases import Pixels, read_image
 from meddiff.errors import MeddiffError
-from meddiff.inpainting import Painter, load_painter
 from meddiff.mask_model import MaskLevels, MaskModel
+from meddiff.painting import Painter, load_painter
 from meddiff.params import GenerateParams
 
 

@@ -4,7 +4,7 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionInpaintPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from meddiff.foundation import _byte_tokenizer, build_embedded
+from meddiff.embedded import _byte_tokenizer, build_embedded
 from meddiff.params import FoundationParams
 
 

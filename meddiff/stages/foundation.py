@@ -6,7 +6,8 @@ import pandas as pd
 import torch
 
 from meddiff.cases import read_cases
-from meddiff.foundation import build_embedded, load_foundation, pretrain
+from meddiff.embedded import build_embedded, pretrain
+from meddiff.foundation import load_foundation
 from meddiff.inpainting import to_tensor
 from meddiff.layout import Layout, replacing
 from meddiff.params import Params

@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from meddiff import tracking
 from meddiff.layout import Layout
-from meddiff.params import load_params
+from meddiff.params_file import load_params
 
 METRICS = {"dice": ("Dice", 3), "iou": ("IoU", 3), "hd95": ("HD95 [px]", 1), "nsd": ("NSD", 3)}
 

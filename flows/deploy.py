@@ -14,10 +14,10 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.exceptions import ObjectNotFound
 
 from meddiff.errors import MeddiffError
-from meddiff.params import load_params
+from meddiff.params_file import load_params
 
 POOL = "meddiff"
-DEPLOYMENTS = ("pipeline/pipeline", "tune/tune")
+DEPLOYMENTS = ("pipeline/pipeline", "tune/tune", "ablate/ablate")
 
 
 def register(client: SyncPrefectClient) -> None:

@@ -38,6 +38,7 @@ def reproduce(tree: Path, stage: str, env: dict[str, str]) -> bool:
 def pipeline(
     prepare: params.PrepareParams = NOTHING.prepare,
     foundation: params.FoundationParams = NOTHING.foundation,
+    backgrounds: params.BackgroundsParams = NOTHING.backgrounds,
     mask_model: params.MaskModelParams = NOTHING.mask_model,
     finetune: params.FinetuneParams = NOTHING.finetune,
     generate: params.GenerateParams = NOTHING.generate,
@@ -52,8 +53,9 @@ def pipeline(
     """
     quiet()
     project, log = Path.cwd(), get_run_logger()
-    sections = {"prepare": prepare, "foundation": foundation, "mask_model": mask_model, "finetune": finetune,
-                "generate": generate, "filter": filter, "segment": segment, "evaluate": evaluate, "compute": compute}
+    sections = {"prepare": prepare, "foundation": foundation, "backgrounds": backgrounds, "mask_model": mask_model,
+                "finetune": finetune, "generate": generate, "filter": filter, "segment": segment, "evaluate": evaluate,
+                "compute": compute}
     name, execution = run_name(), str(flow_run.id)
     tree = Layout(versioning.work_tree(project, project / ".work/runs" / name, overrides(sections, project)))
     commit = os.environ.get("MEDDIFF_GIT_COMMIT") or versioning.git_commit(project)  # an image has no git

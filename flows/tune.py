@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from meddiff import params as settings
+from meddiff import params_file
 from meddiff import tune as search
 from meddiff.environment import quiet
 from meddiff.layout import Layout
@@ -35,9 +36,9 @@ def tune(tune: settings.TuneParams = NOTHING) -> None:
     """
     quiet()
     layout = Layout(Path.cwd())
-    params = settings.load_params(layout.params)
+    params = params_file.load_params(layout.params)
     own = params.tune.model_dump() | tune.model_dump(exclude_unset=True)
-    params = settings.parse_params(params.model_dump() | {"tune": own}, layout.params)
+    params = params_file.parse_params(params.model_dump() | {"tune": own}, layout.params)
     result = search.tune(layout, params, run_trial=lambda overrides, env: trial(layout, overrides, env))
     create_markdown_artifact(proposal(result), key="tune", description="Trials, and the best settings as a change of params.yaml")
 
@@ -52,7 +53,7 @@ def proposal(result: search.TuneResult) -> str:
         lines += ["`params.yaml` has the best settings already."]
     lines += ["", f"| trial | validation Dice | cost | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"]
     for row in sorted(result.rows, key=lambda row: -row.dice if row.outcome.accepted else math.inf):
-        shown = " | ".join(f"{row.settings[name]:g}" for name in names)
+        shown = " | ".join(row.shown(name) for name in names)
         scores = f"{row.dice:.4f} ± {row.error:.4f} | {row.cost:.1f}" if row.outcome.accepted else "nothing accepted | –"
         lines.append(f"| {row.number} | {scores} | {shown} |")
     return "\n".join(lines)

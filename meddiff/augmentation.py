@@ -10,7 +10,7 @@ def augment(images: Tensor, masks: Tensor, generator: torch.Generator, vertical_
 
     Args:
         images: `[B, 3, H, W]` float32 in [-1, 1].
-        masks: `[B, 1, H, W]` float32 of 0 and 1.
+        masks: `[B, 1, H, W]` float32 of 0 to K; indices stay whole.
         generator: CPU generator of every random number.
         vertical_flips: also flip upside down; wrong for ultrasound, where depth runs downwards.
 

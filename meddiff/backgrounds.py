@@ -1,201 +1,124 @@
-"""Removal of lesions: a lesion-free background from an image with a lesion, by the image's own texture.
+"""Lesion-free backgrounds from images with lesions: lesions are filled in, and the inspector must find none there any more.
 
-Ours. The lesion and its margin are covered by pieces of the same image, shifted, or mirrored and shifted. The pieces are as
-large as the lesion-free surroundings allow, and match what is around them; Poisson blending (Pérez et al. 2003, eq. 8) closes
-the seams.
+Ours throughout; the paper has a lesion-free image generator and says nothing that could be read about it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.fft import irfft2, rfft2
-from scipy.ndimage import binary_dilation, label
-from scipy.sparse import coo_array
-from scipy.sparse.linalg import splu
+from scipy.ndimage import binary_dilation
 
-from meddiff.cases import Pixels
+from meddiff.cases import Case, Pixels
+from meddiff.fill import Flags, fill_with_texture, join
+from meddiff.inspector import near_lesions, probability
+from meddiff.painting import Painter
+from meddiff.params import BackgroundsParams, GenerateParams
+from meddiff.progress import Report, silent
+from meddiff.segmentation import Segmenter
 
-Flags = NDArray[np.bool_]
-Array = NDArray[np.float64]
-
-WIDENING = 21    # the hole reaches 1/21 of the side beyond the lesion, over its halo
-LARGEST = 0.35   # of the frame: beyond, what is filled in would rest on too little of the image
-PLAINNESS = 0.5  # weight of the piece against that of its ring
-MISFIT = 500.0   # mean squared difference, summed over the channels, that is no reason to halve a piece of even surroundings
-SMALLEST = 8     # pieces smaller than this are not halved [pixels of the search]
-SEARCH_SIDE = 128  # pieces are searched for on at most this many pixels a side; shifts of whole pixels there serve at any size
+BATCH = 16  # images that are filled and judged together
+JOIN = 2    # the foundation fills this much more than the hole [pixels]
+REASONS = ("too large", "no source", "lesion found")
 
 
-@dataclass(frozen=True)
-class _Sources:
-    """For each pixel the place `[S, S]` (row, column) its content is taken from, and the column step +1 or −1 (mirrored)."""
+@dataclass(frozen=True, eq=False)
+class Removal:
+    """One attempt at removing the lesions of a case.
 
-    row: NDArray[np.intp]
-    column: NDArray[np.intp]
-    step: NDArray[np.intp]
+    Attributes:
+        case: its id.
+        method: `texture` or `foundation`; empty where none was tried.
+        before, after: area that the inspector takes for lesion within the hole, in the case and in the filled image, as shares
+            of the lesions' annotated area; NaN where nothing was filled.
+        reason: why the image isn't used, one of `REASONS`; empty where it is.
+        image: `[S, S, 3]` uint8, equal to the case's outside the hole; None where nothing was filled.
+    """
+
+    case: str
+    method: str
+    before: float
+    after: float
+    reason: str
+    image: Pixels | None
 
 
-def remove_lesion(image: Pixels, mask: Pixels, frame: Flags | None = None) -> Pixels | None:
-    """Fill the lesion with texture from elsewhere in the image.
+def remove_lesions(
+    cases: Sequence[Case],
+    settings: BackgroundsParams,
+    inspector: Segmenter,
+    painter: Callable[[], Painter],
+    report: Report = silent,
+) -> list[Removal]:
+    """Remove the lesions of each case by the first method of `settings.fill` whose result passes the inspector.
 
     Args:
-        image: `[S, S, 3]` uint8, S a multiple of 16.
-        mask: `[S, S]` uint8 of 0 and 1, the lesion.
-        frame: `[S, S]` bool, true where the image shows something (false on the bars of `pad`); None: everywhere.
+        cases: annotated, each with a lesion, all of one size (a multiple of 16). Lesions of all classes go together.
+        inspector: see `inspector.train_inspector`.
+        painter: gives the foundation; called for each batch of cases that is left to it, and not before.
+        report: called with the number of cases that are settled.
 
     Returns:
-        `[S, S, 3]` uint8, equal to `image` outside the widened lesion; None where the widened lesion covers more than 35 % of the
-        frame, or no lesion-free place fits.
+        The attempts; the last one of each case tells what became of it.
     """
-    size = len(image)
-    frame = np.ones((size, size), dtype=bool) if frame is None else frame
-    hole = _widened(mask > 0, max(2, round(size / WIDENING))) & frame
-    if not hole.any():
-        return image.copy()
-    if hole.sum() > LARGEST * frame.sum():
-        return None
-    factor = 1
-    while size // factor > SEARCH_SIDE:
-        factor *= 2
-    coarse = image.reshape(size // factor, factor, size // factor, factor, 3).mean(axis=(1, 3))
-    search = _Search(coarse, _any_block(hole, factor), ~_any_block(~frame, factor))
-    if not all(search.cover(piece) for piece in _components(search.hole)):
-        return None
-    return _blend(image.astype(np.float64), hole, frame, search.sources(factor))
+    attempts, left = [], []
+    for case in cases:
+        if hole(case).sum() > settings.largest * _frame(case).sum():
+            attempts.append(Removal(case.id, "", np.nan, np.nan, "too large", None))
+        else:
+            left.append(case)
+    for method in settings.fill:
+        failed = []
+        for start in range(0, len(left), BATCH):
+            part = left[start:start + BATCH]
+            if method == "texture":
+                images = [fill_with_texture(case.image, hole(case), _frame(case)) for case in part]
+            else:
+                images = _with_foundation(part, settings, painter())
+            judged = _judge(part, method, images, inspector, settings.residue)
+            attempts += judged
+            failed += [case for case, attempt in zip(part, judged, strict=True) if attempt.reason]
+            waiting = 0 if method == settings.fill[-1] else len(failed)
+            report(len(cases) - len(left) + start + len(part) - waiting, len(cases), {})
+        left = failed
+    return attempts
 
 
-def _widened(flags: Flags, radius: int) -> Flags:
-    y, x = np.mgrid[-radius:radius + 1, -radius:radius + 1]
-    return np.asarray(binary_dilation(flags, y**2 + x**2 <= radius**2))
+def hole(case: Case) -> Flags:
+    """What is filled in, `[S, S]` bool: the lesions of an annotated case with their halo, within its frame."""
+    assert case.mask is not None
+    return near_lesions(case.mask) & _frame(case)
 
 
-def _any_block(flags: Flags, factor: int) -> Flags:
-    side = len(flags) // factor
-    return np.asarray(flags.reshape(side, factor, side, factor).any(axis=(1, 3)))
+def _frame(case: Case) -> Flags:
+    size = len(case.image)
+    return np.ones((size, size), dtype=bool) if case.frame is None else case.frame.mask(size)
 
 
-def _components(flags: Flags) -> Iterator[Flags]:
-    labels, count = label(flags)
-    for number in range(1, count + 1):
-        yield labels == number
+def _with_foundation(cases: Sequence[Case], settings: BackgroundsParams, painter: Painter) -> list[Pixels | None]:
+    """The foundation fills a little more than the hole, of which the hole's part is joined with the image.
 
-
-class _Search:
-    """The shifts that cover the hole, found piece by piece on the coarse image."""
-
-    def __init__(self, image: Array, hole: Flags, frame: Flags) -> None:
-        self.image, self.hole, self.frame = image, hole, frame
-        self.side = len(image)
-        self.filled = np.where(hole[:, :, None], 0.0, image)
-        self.known = frame & ~hole
-        self.shift = np.zeros((3, self.side, self.side), dtype=np.intp)   # rows, columns, mirrored
-        usable = frame & ~hole
-        self.mirrors = [(mirrored, pixels, self._spectra(pixels, flags)) for mirrored, pixels, flags in
-                        ((0, image, usable), (1, image[:, ::-1], usable[:, ::-1]))]
-
-    def cover(self, piece: Flags) -> bool:
-        """Cover `piece` by one shift, or by halves of it where none fits well; false where none fits at all."""
-        rows, columns = np.nonzero(piece)
-        spans = np.ptp(rows) + 1, np.ptp(columns) + 1
-        if self._cover_whole(piece, small := bool(max(spans) < SMALLEST)):
-            return True
-        if small:
-            return False
-        axis, places = (0, rows) if spans[0] >= spans[1] else (1, columns)
-        first = piece & (np.arange(self.side) < np.median(places)).reshape((-1, 1) if axis == 0 else (1, -1))
-        return all(self.cover(half) for half in (first, piece & ~first) if half.any())
-
-    def sources(self, factor: int) -> _Sources:
-        """The places to take from, at full size."""
-        rows, columns, mirrored = (np.kron(plane, np.ones((factor, factor), dtype=np.intp)) for plane in self.shift)
-        size = self.side * factor
-        y, x = np.mgrid[:size, :size]
-        source = x + columns * factor
-        return _Sources(y + rows * factor, np.where(mirrored == 1, size - 1 - source, source), 1 - 2 * mirrored)
-
-    def _cover_whole(self, piece: Flags, at_any_cost: bool) -> bool:
-        ring = _widened(piece, 3) & ~piece & self.known
-        spread = self.filled[ring].var(axis=0).sum() if ring.any() else 0.0
-        best, cost = None, np.inf if at_any_cost else MISFIT + 2 * spread
-        for mirrored, pixels, spectra in self.mirrors:
-            costs = self._costs(piece, ring, spectra)
-            place = np.unravel_index(int(np.argmin(costs)), costs.shape)
-            if costs[place] < cost:
-                best, cost = (int(place[0]), int(place[1]), mirrored, pixels), float(costs[place])
-        if best is None:
-            return False
-        rows, columns, mirrored, pixels = best
-        rows, columns = (s - 2 * self.side if s >= self.side else s for s in (rows, columns))
-        y, x = np.nonzero(piece)
-        self.filled[y, x] = pixels[y + rows, x + columns]
-        self.known = self.known | piece
-        self.shift[:, y, x] = np.array([[rows], [columns], [mirrored]])
-        return True
-
-    def _spectra(self, pixels: Array, usable: Flags) -> tuple[NDArray[np.complex128], ...]:
-        planes = [~usable, *np.moveaxis(pixels, 2, 0), (pixels**2).sum(axis=2)]
-        # Beyond the image nothing is usable: the padding of the first plane is 1.
-        blocked = np.pad(planes[0].astype(np.float64), (0, self.side), constant_values=1.0)
-        return (rfft2(blocked), *(rfft2(plane, (2 * self.side, 2 * self.side)) for plane in planes[1:]))
-
-    def _costs(self, piece: Flags, ring: Flags, spectra: tuple[NDArray[np.complex128], ...]) -> Array:
-        """`[2S, 2S]` mean squared difference from what is wanted, for each cyclic shift; infinite where a source isn't usable."""
-        shape = (2 * self.side, 2 * self.side)
-        blocked, red, green, blue, squares = spectra
-        asked = np.conj(rfft2((piece | ring).astype(np.float64), shape))
-        unusable = irfft2(blocked * asked, shape) > 0.5
-        around = ring.astype(np.float64)
-        # Wanted over the ring are its own colours, over the piece the ring's mean colour with a smaller weight: else a piece with
-        # a colour patch or a ruler in its middle is as good as any.
-        count = max(1.0, around.sum())
-        weight = around / count + PLAINNESS * piece / piece.sum()
-        mean = (self.filled * around[:, :, None]).sum(axis=(0, 1)) / count
-        wanted = np.where(piece[:, :, None], mean, self.filled)
-        cross = sum(channel * np.conj(rfft2(weight * wanted[:, :, i], shape)) for i, channel in enumerate((red, green, blue)))
-        costs = irfft2(squares * np.conj(rfft2(weight, shape)) - 2 * cross, shape) + (weight[:, :, None] * wanted**2).sum()
-        return np.where(unusable, np.inf, costs)
-
-
-def _blend(image: Array, hole: Flags, frame: Flags, sources: _Sources) -> Pixels:
-    """Solve Poisson's equation in the hole for the gradients of the pieces, with the image's values at its border.
-
-    Between two pieces the gradient is the mean of both pieces' gradients. At the end of the frame nothing is asked (Neumann).
+    A case's noise is made from the seed and its id, whatever is filled beside it.
     """
-    size = len(image)
-    number = np.full((size, size), -1)
-    y, x = np.nonzero(hole)
-    number[y, x] = np.arange(len(y))
-    rows, columns, values = [], [], []
-    diagonal, right = np.zeros(len(y)), np.zeros((len(y), 3))
-    for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-        ny, nx = y + dy, x + dx
-        there = (ny >= 0) & (ny < size) & (nx >= 0) & (nx < size)
-        there[there] = frame[ny[there], nx[there]]
-        py, px, qy, qx, me = y[there], x[there], ny[there], nx[there], np.flatnonzero(there)
-        inside = number[qy, qx] >= 0
-        gradient = _step(image, sources, py, px, dy, dx)
-        back = -_step(image, sources, qy[inside], qx[inside], -dy, -dx)
-        gradient[inside] = (gradient[inside] + back) / 2
-        diagonal[me] += 1
-        right[me] -= gradient
-        right[me[~inside]] += image[qy[~inside], qx[~inside]]
-        rows.append(me[inside])
-        columns.append(number[qy[inside], qx[inside]])
-        values.append(np.full(int(inside.sum()), -1.0))
-    everyone = np.arange(len(y))
-    matrix = coo_array((np.concatenate([*values, diagonal]),
-                        (np.concatenate([*rows, everyone]), np.concatenate([*columns, everyone]))), shape=(len(y), len(y)))
-    result = image.copy()
-    result[y, x] = splu(matrix.tocsc()).solve(right)
-    return np.clip(np.rint(result), 0, 255).astype(np.uint8)
+    seeds = [int(np.random.default_rng([settings.seed, *case.id.encode()]).integers(2**31)) for case in cases]
+    wider = [np.asarray(binary_dilation(hole(case), iterations=JOIN) & _frame(case), dtype=np.uint8) for case in cases]
+    painted = painter.erase([case.image for case in cases], wider, seeds, GenerateParams(steps=settings.fill_steps, rim=0))
+    return [join(case.image, content, hole(case), _frame(case)) for case, content in zip(cases, painted, strict=True)]
 
 
-def _step(image: Array, sources: _Sources, y: NDArray[np.intp], x: NDArray[np.intp], dy: int, dx: int) -> Array:
-    """`[N, 3]` change from (y, x) to (y + dy, x + dx) in the piece that covers (y, x)."""
-    size = len(image)
-    row, column = sources.row[y, x], sources.column[y, x]
-    next_row = np.clip(row + dy, 0, size - 1)
-    next_column = np.clip(column + dx * sources.step[y, x], 0, size - 1)
-    return np.asarray(image[next_row, next_column] - image[row, column])
+def _judge(
+    cases: Sequence[Case], method: str, images: Sequence[Pixels | None], inspector: Segmenter, residue: float
+) -> list[Removal]:
+    """What the inspector says of filled images; None stays unfilled for want of a source."""
+    filled = [case.image if image is None else image for case, image in zip(cases, images, strict=True)]
+    found = probability(np.stack([*(case.image for case in cases), *filled]), inspector) > 0.5
+    attempts = []
+    for i, (case, image) in enumerate(zip(cases, images, strict=True)):
+        if image is None:
+            attempts.append(Removal(case.id, method, np.nan, np.nan, "no source", None))
+            continue
+        inside, area = hole(case), int((np.asarray(case.mask) > 0).sum())
+        before, after = (float((flags & inside).sum() / area) for flags in (found[i], found[i + len(cases)]))
+        fails = residue < 1 and after > residue * before
+        attempts.append(Removal(case.id, method, before, after, "lesion found" if fails else "", image))
+    return attempts

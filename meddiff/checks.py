@@ -15,7 +15,7 @@ from meddiff.params import FilterParams
 SUITE = "synthetic batch"
 AREA = (0.001, 0.9)     # smallest and greatest share of the image that a mask may cover
 LEAST_RANGE = 16        # gray levels between an image's darkest and brightest pixel; less is blank
-COMPONENTS = 3          # parts of a mask
+COMPONENTS = 3          # parts of a mask, unless the training masks have more
 ALMOST_ALL, MOST, HALF = 0.95, 0.9, 0.5
 
 
@@ -55,7 +55,8 @@ class BatchVerdict:
     findings: tuple[Finding, ...]
 
 
-def check_batches(tables: Mapping[str, pd.DataFrame], params: FilterParams, size: int, docs: Path) -> tuple[BatchVerdict, ...]:
+def check_batches(tables: Mapping[str, pd.DataFrame], params: FilterParams, size: int, docs: Path,
+                  components: int = COMPONENTS) -> tuple[BatchVerdict, ...]:
     """Validate batches, and write Great Expectations' own pages (Data Docs; their styles come from the network) into `docs`.
 
     Args:
@@ -64,13 +65,14 @@ def check_batches(tables: Mapping[str, pd.DataFrame], params: FilterParams, size
             and accepted (0 or 1).
         params: `min_contrast` and `min_acceptance`.
         size: side that images and masks must have [pixels].
+        components: greatest number of parts that a mask may have; give what the training masks have, if that is more.
 
     Returns:
         A verdict for each batch, in the order given.
     """
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
-    suite = context.suites.add(gx.ExpectationSuite(name=SUITE, expectations=expectations(params, size)))
+    suite = context.suites.add(gx.ExpectationSuite(name=SUITE, expectations=expectations(params, size, components)))
     source = context.data_sources.add_pandas("synthetic")
     verdicts = []
     for batch, table in tables.items():
@@ -87,7 +89,7 @@ def check_batches(tables: Mapping[str, pd.DataFrame], params: FilterParams, size
     return tuple(verdicts)
 
 
-def expectations(params: FilterParams, size: int) -> list[Any]:
+def expectations(params: FilterParams, size: int, components: int = COMPONENTS) -> list[Any]:
     """The expectations on a batch, each with its name and its rule in words.
 
     A fault of all samples (size, mode, scores, repeated pixels) fails at the first one; what a sound generator misses now and
@@ -108,7 +110,7 @@ def expectations(params: FilterParams, size: int) -> list[Any]:
               for column in columns]
     suite += [between("image_range", LEAST_RANGE, 255, "gray range", f"Gray levels span at least {LEAST_RANGE}", ALMOST_ALL),
               between("area", *AREA, "mask area", f"Masks cover {AREA[0]:.1%} to {AREA[1]:.0%} of the image", ALMOST_ALL),
-              between("components", 1, COMPONENTS, "mask components", f"Masks have 1 to {COMPONENTS} parts", MOST),
+              between("components", 1, components, "mask components", f"Masks have 1 to {components} parts", MOST),
               between("contrast", params.min_contrast, 255, "contrast",
                       f"Gray levels differ by {params.min_contrast:g} or more across the mask's border", HALF)]
     for score in ("similarity", "agreement"):

@@ -21,6 +21,7 @@ app.add_typer(release_app, name="release")
 STAGE_HELP = {
     "prepare": "Stage: decode, check, resize and split the raw dataset.",
     "foundation": "Stage: load or pretrain the inpainting model.",
+    "backgrounds": "Stage: make the lesion-free images that lesions are painted into.",
     "mask_model": "Stage: train the diffusion model that invents masks.",
     "finetune": "Stage: teach the foundation the lesions of the annotated cases.",
     "filter": "Stage: score, accept or reject samples, and tighten their masks.",
@@ -29,18 +30,19 @@ STAGE_HELP = {
 }
 
 
-def _project() -> tuple[Layout, "Params"]:
-    """The project at or above the current folder, and its settings."""
-    from meddiff.params import load_params
+def _project(start: Path | None = None) -> tuple[Layout, "Params"]:
+    """The project at or above a folder, the current one if none is given, and its settings."""
+    from meddiff.params_file import load_params
 
-    here = Path.cwd()
+    here = (start or Path.cwd()).resolve()
     root = next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
     return Layout(root), load_params(root / "params.yaml")
 
 
 def _any_project() -> tuple[Layout, "Params"]:
     """The project here, else the checkout that this package runs from, for commands that work from any folder."""
-    from meddiff.params import Params, load_params
+    from meddiff.params import Params
+    from meddiff.params_file import load_params
 
     try:
         return _project()
@@ -63,6 +65,7 @@ def init(
     path: Annotated[Path | None, typer.Option(help="Folder of the dataset, as its authors publish it; none for demo.")] = None,
     n_labelled: Annotated[int | None, typer.Option(help="Annotated training cases that the chain may see.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the square images [pixels].")] = None,
+    classes: Annotated[str | None, typer.Option(help="Names of several classes of lesions, with commas between.")] = None,
 ) -> None:
     """Point the project at a dataset: checks the folder and changes params.yaml, comments and order kept."""
     from meddiff.params import PrepareParams
@@ -72,13 +75,14 @@ def init(
     where = str(path.resolve()) if path else PrepareParams().path
     if path is None and dataset != "demo":
         raise MeddiffError("--path", f"the folder of the `{dataset}` dataset must be given", "Add --path DIR")
-    values = {"dataset": dataset, "path": where, "n_labelled": n_labelled, "size": size}
+    names = [name.strip() for name in classes.split(",")] if classes else list(PrepareParams().classes)
+    values = {"dataset": dataset, "path": where, "n_labelled": n_labelled, "size": size, "classes": names}
     change = {"prepare": {name: value for name, value in values.items() if value is not None}}
     text = edit_params(layout.params.read_text(), change, layout.params)
     if dataset != "demo":
         from meddiff import adapters
 
-        cases = adapters.read(dataset, Path(where))
+        cases = adapters.read(dataset, Path(where), names)
         marked, free = sum(bool(case.masks) for case in cases), sum(case.lesion_free for case in cases)
         parts = {part: sum(case.part == part for case in cases) for part in ("train", "val", "test")}
         print(f"{dataset} at {where}: {len(cases)} images, {marked} with a lesion mask, {free} declared lesion-free, "
@@ -88,6 +92,16 @@ def init(
     layout.params.write_text(text)
     print(f"params.yaml now says {', '.join(f'{name}: {value}' for name, value in change['prepare'].items())}")
     print("next: dvc repro")
+
+
+@app.command()
+def profile(name: Annotated[str, typer.Argument(help="Such as paper: params/paper.yaml.")]) -> None:
+    """Write a ready set of settings into params.yaml, comments and order kept."""
+    from meddiff.params_file import apply_profile
+
+    layout, _ = _project()
+    checkout = Layout(Path(__file__).resolve().parents[1])
+    print("\n".join(apply_profile(layout.params, [layout.profile(name), checkout.profile(name)])))
 
 
 @app.command()
@@ -165,11 +179,41 @@ def tune(
     print(f"{'trial':>5} {'dice':>7} {'error':>7} {'cost':>8}  settings (cost: denoising runs for each accepted pair)")
     # a pruned trial's Dice is NaN, which equals nothing: last
     for row in sorted(result.rows, key=lambda row: (row.dice != row.dice, -row.dice)):
-        settings = ", ".join(f"{name} {value:g}" for name, value in row.settings.items())
+        settings = ", ".join(f"{name} {row.shown(name)}" for name in row.settings)
         print(f"{row.number:5d} {row.dice:7.4f} {row.error:7.4f} {row.cost:8.1f}  {settings}")
     print(f"proposed: trial {result.best.number}, validation Dice {result.value:.4f}")
     apply = f"{result.diff}apply it with: patch -p1 < {result.diff_file}"
     print(apply if result.diff else "params.yaml has the best settings already")
+
+
+@app.command()
+def ablate(
+    parts: Annotated[str | None, typer.Option(help="Names with commas between; else ablate.parts, else all.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the project; the current one if not given.")] = None,
+    names: Annotated[bool, typer.Option("--list", help="Only list the parts and the settings that switch them off.")] = False,
+) -> None:
+    """Run the full method, then each part off in turn; a table by validation Dice, pictures, and exit code 1 if one failed."""
+    from meddiff.parts import PARTS
+
+    if names:
+        for part in PARTS:
+            print(f"{part.name:>20}  {part.shows} ({', '.join(f'{key}: {value}' for key, value in part.off.items())})")
+        return
+    from meddiff import ablation
+    from meddiff.comparison import cells_of
+
+    layout, params = _project(root)
+    result = ablation.ablate(layout, params, [name.strip() for name in parts.split(",")] if parts else [])
+    print(f"{'variant':>20} {'dice':>7} {'difference [points]':>24} {'accepted':>12} {'seconds':>8}")
+    for row in result.rows:
+        name, _, dice, difference, accepted, seconds = cells_of(row)
+        print(f"{name:>20} " + (f"failed: {row.error}" if row.error else
+                                f"{dice:>7} {difference:>24} {accepted:>12} {seconds:>8}"))
+    for note in result.notes:
+        print(note)
+    print(f"table and pictures: {result.page.parent}")
+    if result.failed:
+        raise typer.Exit(1)
 
 
 @catalog_app.command("rebuild")

@@ -39,6 +39,12 @@ class PatchCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
         codec.spread.copy_(raw.std(dim=(0, 2, 3), keepdim=True).clamp_min(1e-2))
         return codec
 
+    @property
+    def importance(self) -> Tensor:
+        """Weight `[1,C,1,1]` of each channel's error, mean 1: its deviation in pictures, between what whitened coefficients
+        ask for (all alike: shading comes out in blocks) and what pixels ask for (the variance: texture is forgotten)."""
+        return self.spread / self.spread.mean()
+
     def encode(self, image: Tensor) -> AutoencoderTinyOutput:
         """`[B,3,H,W]` in [-1,1], H and W multiples of the patch, to latents `[B, 3*patch**2, H/patch, W/patch]`."""
         return AutoencoderTinyOutput(latents=(F.conv2d(image, self.basis, stride=self.config.patch) - self.shift) / self.spread)

@@ -1,6 +1,7 @@
 """The embedded foundation: a small inpainting pipeline built here and pretrained on images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from meddiff.cases import Pixels
 from meddiff.codec import PatchCodec
 from meddiff.inpainting import diffusion_loss, embed_prompts, encode, model_input, to_tensor
-from meddiff.params import FoundationParams
+from meddiff.params import FinetuneParams, FoundationParams
 from meddiff.progress import Report, silent
 from meddiff.training import Schedule, train
 
 TEXT_WIDTH = 32
+NOTHING, LESION, ANYTHING = PROMPTS = ("", FinetuneParams().prompt, "an image")  # what fills the mask: no lesion, one, whatever
+MIN_SNR = 5.0
 
 
 def build_embedded(params: FoundationParams, images: Tensor) -> StableDiffusionInpaintPipeline:
@@ -75,6 +78,45 @@ def build_embedded(params: FoundationParams, images: Tensor) -> StableDiffusionI
     )
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Images to inpaint, of one size.
+
+    Attributes:
+        pixels: `[B,3,H,W]` float32 in [-1,1].
+        masks: `[B,1,H,W]` float32 of 0 and 1.
+        prompts: `[B]` int64, index in `PROMPTS`.
+    """
+
+    pixels: Tensor
+    masks: Tensor
+    prompts: Tensor
+
+
+def inpaint(
+    pipeline: StableDiffusionInpaintPipeline,
+    draw: Callable[[torch.Generator], Drawn],
+    schedule: Schedule,
+    device: str,
+    checkpoint: Path | None = None,
+    report: Report = silent,
+) -> list[float]:
+    """Train the pipeline's UNet, in place, to inpaint what `draw` draws; returns the loss of each step."""
+    pipeline.to(device)
+    pipeline.unet.train()
+    prompts = embed_prompts(pipeline, PROMPTS)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        drawn = draw(generator)
+        pixels, masks = drawn.pixels.to(device), drawn.masks.to(device)
+        return diffusion_loss(pipeline, encode(pipeline.vae, pixels), model_input(pipeline, pixels, masks),
+                              prompts[drawn.prompts.to(device)], masks, 1.0, 0.1, generator, MIN_SNR)
+
+    losses = train(pipeline.unet.parameters(), loss, schedule, checkpoint, report)
+    pipeline.unet.eval()
+    return losses
+
+
 def pretrain(
     pipeline: StableDiffusionInpaintPipeline,
     images: Sequence[Pixels],
@@ -85,6 +127,8 @@ def pretrain(
 ) -> list[float]:
     """Train the pipeline's UNet, in place, to inpaint random shapes in images without annotation.
 
+    The prompt is neither that of a lesion nor the empty one, which means "no lesion": nobody knows what the shapes hide.
+
     Args:
         images: each `[H,W,3]` uint8, all of one size.
 
@@ -92,26 +136,17 @@ def pretrain(
         The loss of each step.
     """
     pixels = torch.stack([to_tensor(image) for image in images])
-    pixels = torch.cat([pixels, pixels.flip(-1)]).to(device)
-    pipeline.to(device)
-    pipeline.unet.train()
-    latents = encode(pipeline.vae, pixels)
-    prompt = embed_prompts(pipeline, [""])
+    pixels = torch.cat([pixels, pixels.flip(-1)])
 
-    def loss(generator: torch.Generator) -> Tensor:
+    def draw(generator: torch.Generator) -> Drawn:
         chosen = torch.randint(len(pixels), (params.batch_size,), generator=generator)
-        masks = random_shapes(params.batch_size, pixels.shape[-1], generator).to(device)
-        condition = model_input(pipeline, pixels[chosen], masks)
-        return diffusion_loss(
-            pipeline, latents[chosen], condition, prompt.expand(params.batch_size, -1, -1), masks, 1.0, 0.1, generator
-        )
+        masks = random_shapes(params.batch_size, pixels.shape[-1], generator)
+        return Drawn(pixels[chosen], masks, torch.full((params.batch_size,), PROMPTS.index(ANYTHING)))
 
     schedule = Schedule(
         params.steps, params.learning_rate, params.seed, ema_decay=0.99, warmup=min(30, params.steps), cosine=True
     )
-    losses = train(pipeline.unet.parameters(), loss, schedule, checkpoint, report)
-    pipeline.unet.eval()
-    return losses
+    return inpaint(pipeline, draw, schedule, device, checkpoint, report)
 
 
 def random_shapes(n: int, size: int, generator: torch.Generator) -> Tensor:

@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from meddiff.bootstrap import Interval
-from meddiff.cases import Case, Pixels
+from meddiff.cases import CLASS_COLOURS, Case, Pixels
 
 TRUTH, PREDICTION = "#35d07f", "#ff4d4d"          # outlines on images: green as in the brief of radiology viewers, red
 BETTER, WORSE, INK, PALE = "#0b7285", "#e8590c", "#1f2933", "#9aa5b1"  # blue-green and orange differ for the colour-blind
+Outline = tuple[NDArray[np.bool_], str, str]    # what is inside, colour, line style
 STYLE = {"real": "#52606d", "synthetic": BETTER}
 
 
@@ -38,33 +39,40 @@ class Shown:
 
     Attributes:
         case: image and reference mask.
-        predictions: arm -> `[H, W]` bool.
-        dice: arm -> Dice of that prediction, NaN where undefined.
+        predictions: arm -> `[H, W]` of 0 to K.
+        dice: arm -> Dice of that prediction (mean over its classes), NaN where undefined.
     """
 
     case: Case
-    predictions: dict[str, NDArray[np.bool_]]
+    predictions: dict[str, NDArray[Any]]
     dice: dict[str, float]
 
 
-def contact_sheet(pairs: Sequence[Pair]) -> Figure:
-    """Background with the intended mask, the painted image, and the same with the mask it is used with; a column a pair."""
+def contact_sheet(pairs: Sequence[Pair], classes: int = 1) -> Figure:
+    """Background with the intended mask, the painted image, and the same with the mask it is used with; a column a pair.
+
+    Outlines have the colours of their classes where there are several.
+    """
     labels = ("lesion-free image\n+ invented mask", "synthetic image", "with the mask\nused in training")
     figure, axes = _tiles(3, len(pairs), labels)
     for column, pair in zip(axes.T, pairs, strict=True):
-        _image(column[0], pair.background, [(pair.intended, TRUTH)])
+        _image(column[0], pair.background, _outlines(pair.intended, TRUTH, classes))
         _image(column[1], pair.case.image, [])
-        _image(column[2], pair.case.image, [(_mask(pair.case), TRUTH)])
+        _image(column[2], pair.case.image, _outlines(_mask(pair.case), TRUTH, classes))
     return figure
 
 
-def case_sheet(cases: Sequence[Shown]) -> Figure:
-    """Reference outline in green and prediction in red, a row an arm and a column a case."""
+def case_sheet(cases: Sequence[Shown], classes: int = 1) -> Figure:
+    """Reference outline in green and prediction in red, a row an arm and a column a case.
+
+    With several classes the outlines have the colours of their classes, and those of the prediction are dashed.
+    """
     arms = list(cases[0].predictions)
     figure, axes = _tiles(len(arms), len(cases), tuple(f"{arm} arm" for arm in arms), title=0.24)
     for column, shown in zip(axes.T, cases, strict=True):
         for panel, arm in zip(column, arms, strict=True):
-            _image(panel, shown.case.image, [(_mask(shown.case), TRUTH), (shown.predictions[arm], PREDICTION)])
+            _image(panel, shown.case.image, [*_outlines(_mask(shown.case), TRUTH, classes),
+                                             *_outlines(shown.predictions[arm], PREDICTION, classes, "dashed")])
             title = f"Dice {shown.dice[arm]:.2f}" if np.isfinite(shown.dice[arm]) else "no lesion"
             panel.set_title(title, fontsize=10, color=INK, pad=3)
     return figure
@@ -138,11 +146,18 @@ def _tiles(rows: int, columns: int, labels: Sequence[str], title: float = 0.0) -
     return figure, axes
 
 
-def _image(axes: Axes, image: Pixels, outlines: Sequence[tuple[NDArray[Any], str]]) -> None:
+def _outlines(mask: NDArray[Any], color: str, classes: int, style: str = "solid") -> list[Outline]:
+    """One outline in `color`, or with several classes one of each class in the class's colour and in `style`."""
+    if classes == 1:
+        return [(mask > 0, color, "solid")]
+    return [(mask == label, "#{:02x}{:02x}{:02x}".format(*CLASS_COLOURS[label - 1]), style) for label in range(1, classes + 1)]
+
+
+def _image(axes: Axes, image: Pixels, outlines: Sequence[Outline]) -> None:
     axes.imshow(image, interpolation="bicubic")
-    for mask, color in outlines:
-        if mask.any() and not mask.all():
-            axes.contour(mask.astype(np.float64), [0.5], colors=[color], linewidths=1.3)
+    for inside, color, style in outlines:
+        if inside.any() and not inside.all():
+            axes.contour(inside.astype(np.float64), [0.5], colors=[color], linewidths=1.3, linestyles=style)
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from diffusers import StableDiffusionInpaintPipeline
+from diffusers import DDPMScheduler, StableDiffusionInpaintPipeline
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,13 +33,24 @@ def decode(vae: torch.nn.Module, latents: Tensor) -> Tensor:
 
 
 def embed_prompts(pipeline: StableDiffusionInpaintPipeline, prompts: Sequence[str]) -> Tensor:
-    """Text embeddings `[len(prompts), tokens, width]` of the frozen text encoder."""
-    tokens = pipeline.tokenizer(
-        list(prompts), padding="max_length", max_length=pipeline.tokenizer.model_max_length, truncation=True, return_tensors="pt"
-    )
+    """Text embeddings `[len(prompts), tokens, width]` float32 of the frozen text encoder, as `predict` takes them."""
     with torch.no_grad():
-        embeddings: Tensor = pipeline.text_encoder(tokens.input_ids.to(pipeline.text_encoder.device))[0]
-    return embeddings
+        return text_embeddings(pipeline, prompts)
+
+
+def text_embeddings(pipeline: StableDiffusionInpaintPipeline, prompts: Sequence[str]) -> Tensor:
+    """The same with its graph, for training the text side.
+
+    SDXL's pooled embedding stands in one more row, padded with zeros, so that embeddings are one tensor whatever the pipeline.
+    """
+    found = pipeline.encode_prompt(
+        prompt=list(prompts), device=pipeline.text_encoder.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    texts: Tensor = found[0]
+    if len(found) == 2:
+        return texts
+    pooled = found[2]
+    return torch.cat([texts, F.pad(pooled, (0, texts.shape[-1] - pooled.shape[-1]))[:, None]], dim=1)
 
 
 def model_input(pipeline: StableDiffusionInpaintPipeline, images: Tensor, masks: Tensor) -> Tensor:
@@ -61,6 +72,24 @@ def model_input(pipeline: StableDiffusionInpaintPipeline, images: Tensor, masks:
     return torch.cat([small, masked], dim=1)
 
 
+def predict(pipeline: StableDiffusionInpaintPipeline, inputs: Tensor, times: Tensor, prompts: Tensor) -> Tensor:
+    """The UNet's output `[B,C,h,w]`, whatever text conditions the pipeline has.
+
+    Args:
+        inputs: noisy latents and the channels of `model_input`, `[B, UNet channels, h, w]`.
+        times: `[B]` or one for all.
+        prompts: `[B, tokens, width]` of `embed_prompts`.
+    """
+    added = None
+    if pipeline.unet.config.addition_embed_type == "text_time":  # SDXL: pooled text, and original size, crop, target size
+        size = [side * pipeline.vae_scale_factor for side in inputs.shape[-2:]]
+        pooled = prompts[:, -1, : pipeline.text_encoder_2.config.projection_dim]
+        added = {"text_embeds": pooled, "time_ids": inputs.new_tensor([*size, 0, 0, *size]).expand(len(inputs), -1)}
+        prompts = prompts[:, :-1]
+    output: Tensor = pipeline.unet(inputs, times, prompts, added_cond_kwargs=added).sample
+    return output
+
+
 def diffusion_loss(
     pipeline: StableDiffusionInpaintPipeline,
     latents: Tensor,
@@ -70,8 +99,11 @@ def diffusion_loss(
     inside: float,
     outside: float,
     generator: torch.Generator,
+    min_snr: float | None = None,
 ) -> Tensor:
     """Denoising loss at random times, weighted inside against outside the mask (the paper's figure: the lesion alone).
+
+    Where the autoencoder says how much of a picture each channel makes (`PatchCodec.importance`), errors weigh by it (ours).
 
     Args:
         latents: `[B,C,h,w]` clean.
@@ -79,8 +111,9 @@ def diffusion_loss(
         prompts: `[B, tokens, width]`.
         masks: `[B,1,H,W]` of 0 and 1.
         inside, outside: weights, normalised so that a mask's size doesn't change the mean weight.
+        min_snr: gamma of `_time_weights`; None weighs all times alike.
     """
-    scheduler = pipeline.scheduler
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)  # Euler's and others' add_noise is no VP process
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     times = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
     noisy = scheduler.add_noise(latents, noise, times)
@@ -89,8 +122,26 @@ def diffusion_loss(
         "sample": lambda: latents,
         "v_prediction": lambda: scheduler.get_velocity(latents, noise, times),
     }[scheduler.config.prediction_type]()
-    prediction = pipeline.unet(torch.cat([noisy, condition], dim=1), times, prompts).sample
+    prediction = predict(pipeline, torch.cat([noisy, condition], dim=1), times, prompts)
     covered = F.adaptive_avg_pool2d(masks, latents.shape[-2:])
     weights = inside * covered + outside * (1 - covered)
     weights = weights / weights.mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
+    weights = weights * getattr(pipeline.vae, "importance", 1.0)
+    if min_snr is not None:
+        weights = weights * _time_weights(scheduler, times, min_snr)[:, None, None, None]
     return (weights * (prediction.float() - target).square()).mean()
+
+
+def _time_weights(scheduler: DDPMScheduler, times: Tensor, gamma: float) -> Tensor:
+    """Weights `[B]` of the squared error at `times`: min-SNR (Hang et al. 2023, eq. 8), so that no time outweighs the others.
+
+    The error of the clean latents weighs min(SNR, gamma), but at least 1 where they are what is predicted (ours): with a
+    zero terminal SNR the first step of the sampler would never be trained.
+    """
+    kept = scheduler.alphas_cumprod.to(times.device)[times]
+    snr = kept / (1 - kept)
+    return {
+        "sample": lambda: snr.clamp(min(1.0, gamma), gamma),
+        "epsilon": lambda: (gamma / snr.clamp_min(1e-6)).clamp(max=1.0),
+        "v_prediction": lambda: snr.clamp(max=gamma) / (snr + 1),
+    }[scheduler.config.prediction_type]()

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-STAGES = ("prepare", "foundation", "mask_model", "finetune", "generate", "filter", "segment", "evaluate")
+STAGES = ("prepare", "foundation", "backgrounds", "mask_model", "finetune", "generate", "filter", "segment", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,10 @@ class Layout:
     def params(self) -> Path:
         return self.root / "params.yaml"
 
+    def profile(self, name: str) -> Path:
+        """A ready set of settings for `meddiff profile`."""
+        return self.root / "params" / f"{name}.yaml"
+
     @property
     def split(self) -> Path:
         """`{"train": [id…], "val": […], "test": […]}`, made once by patient group."""
@@ -33,9 +37,19 @@ class Layout:
         return self.root / "data" / split
 
     @property
-    def backgrounds(self) -> Path:
-        """Lesion-free images `images/ID.png` with `backgrounds.csv` (id, source, group, sha256)."""
+    def normal(self) -> Path:
+        """The dataset's own lesion-free images `images/ID.png` with `backgrounds.csv` (id, source, group, sha256)."""
         return self.root / "data/backgrounds"
+
+    @property
+    def backgrounds(self) -> Path:
+        """What lesions are painted into: `images/ID.png`, with `backgrounds.csv` (id, source, group, method, sha256)."""
+        return self.root / "backgrounds"
+
+    @property
+    def inspector(self) -> Path:
+        """The independent segmenter, trained on the annotated training cases alone."""
+        return self.root / "models/inspector"
 
     @property
     def foundation(self) -> Path:
@@ -75,6 +89,11 @@ class Layout:
     def report(self) -> Path:
         """`summary.json`, `per_case.csv`, `report.html`, `pictures/`."""
         return self.root / "reports/evaluation"
+
+    @property
+    def ablation(self) -> Path:
+        """`table.csv`, `table.md` and `sheet.png` of `meddiff ablate`."""
+        return self.root / "reports/ablation"
 
     @property
     def work(self) -> Path:

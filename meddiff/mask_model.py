@@ -1,47 +1,71 @@
 """The lightweight diffusion model that invents masks: signed distance maps in a canonical pose, then shape and pose."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
+from meddiff.mask_statistics import likeness, outline
 from meddiff.params import MaskModelParams
+from meddiff.placement import ALL_LEVELS, NOISE, SHAPE, SIZES, Lesions, MaskLevels, learn_lesions, place
 from meddiff.progress import Report, silent
-from meddiff.shapes import Floats, Shape, canonical_fine, coarse, disc, elastic, finer, pose_of, roughened, roughness
+from meddiff.shapes import (
+    Bits,
+    Floats,
+    Shape,
+    canonical_fine,
+    coarse,
+    cut_off,
+    disc,
+    elastic,
+    finer,
+    roughened,
+    roughness,
+)
 from meddiff.training import Schedule, train
 
 PATCH = 4  # the network sees patches of 4x4 values as channels: maps are smooth, and this is five times faster than single values
 DEVIATION = 0.2  # the network learns (map - disc) / this: taught whole maps it drew nothing but discs after 300 steps (measured)
 STEPS = 20
-TRIES = 50
-CUT, CUT_AT_WORST = 0.03, 0.125  # share of a lesion that the frame may cut off: wanted, and where no draw does better
-LEAST_PIXELS = 8
-MARGIN = np.array([0.07, 0.03, 0.03, 0.05, 0.05])  # how far a pose may leave the training range; 0.07 is 15 percent of the area
+COPY = 0.97  # least likeness to a training lesion that is called a copy: outlines 1.5 percent of the radius apart
+TRIES = 4  # maps drawn for one lesion until it is no copy
+TOGETHER = 64  # maps computed at once
 
 
 @dataclass(frozen=True)
-class MaskLevels:
-    """The hierarchy of randomness; each level has its own switch and its own stream of random numbers.
+class Invented:
+    """Invented masks and what their novelty took.
 
     Attributes:
-        noise: the sampler's noise; off: always the same noise, hence the same canonical shape.
-        shape: a smooth elastic change, and fine roughness like a training lesion's.
-        pose: size, place, elongation and angle from the smoothed joint distribution of the training lesions; off: those of one of
-            them.
+        masks: `[N,S,S]` uint8 of 0 to K.
+        alike: `[L]` greatest likeness of each invented lesion to a training lesion, see `mask_statistics.likeness`.
+        redrawn: lesions drawn again because they were copies.
+        copies: lesions that were copies still at the last try.
     """
 
-    noise: bool = True
-    shape: bool = True
-    pose: bool = True
+    masks: Pixels
+    alike: Floats
+    redrawn: int
+    copies: int
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """One lesion to invent: of which sample, the how-manieth there, and which training lesion lends class, size and place."""
+
+    seed: int
+    number: int
+    lesion: int
 
 
 @dataclass(frozen=True)
@@ -49,88 +73,107 @@ class MaskModel:
     """A trained mask generator.
 
     Attributes:
-        unet: predicts the clean map, less the disc, in patches: `[B,16,G/4,G/4]`.
-        poses: `[N,5]` of the training lesions, see `shapes.pose_of`.
-        roughness: `[N]` of the training lesions, see `shapes.roughness`.
+        unet: predicts the clean map, less the disc, in patches `[B,16,G/4,G/4]`, for a condition (see `Lesions.condition`).
+        lesions: the training lesions.
+        roughness: `[L]` of the training lesions, see `shapes.roughness`.
+        outlines: `[L,R,A]` of the training lesions, see `mask_statistics.outline`.
     """
 
     unet: UNet2DModel
-    poses: Floats
+    lesions: Lesions
     roughness: Floats
+    outlines: Bits
 
-    def sample(self, seeds: Sequence[int], size: int, levels: MaskLevels = MaskLevels()) -> Pixels:
+    @cached_property
+    def alike(self) -> Floats:
+        """`[L]`: likeness of each training lesion to the most alike other one."""
+        among = likeness(self.outlines, self.outlines)
+        np.fill_diagonal(among, 0)
+        greatest: Floats = among.max(axis=1)
+        return greatest
+
+    def sample(self, seeds: Sequence[int], size: int, levels: MaskLevels = ALL_LEVELS, fields: Sequence[Bits] | None = None
+               ) -> Pixels:
+        """Invent one mask a seed: `[len(seeds), size, size]` uint8 of 0 to K; see `invent`."""
+        return self.invent(seeds, size, levels, fields).masks
+
+    def invent(self, seeds: Sequence[int], size: int, levels: MaskLevels = ALL_LEVELS, fields: Sequence[Bits] | None = None
+               ) -> Invented:
         """Invent one mask a seed.
 
+        A lesion more alike to a training lesion than `COPY`, and than any two training lesions are, is drawn again from the next
+        stream of noise and shape, up to three times; then the least alike of the four is kept.
+
         Args:
-            seeds: a mask depends on its own seed alone.
+            seeds: a mask depends on its own seed and field alone.
             size: side of the masks [pixels].
+            levels: which levels of randomness are on.
+            fields: `[size,size]` bool for each seed, where lesions may be, see `fields.imaged_field`; None: the whole frame.
 
         Returns:
-            `[len(seeds), size, size]` uint8 of 0 and 1: one connected lesion each without holes, of a size within the training
-            lesions' range and 15 percent around it. The frame cuts off 3 percent of its area at most, or 12.5 percent where
-            none of 50 poses does better.
+            The masks. A lesion is connected, without holes, and of a size within the training range and 15 percent around it,
+            unless the field holds only a smaller one; see `placement.place`.
 
         Raises:
-            MeddiffError: none of 50 poses does even that and leaves 8 pixels.
+            MeddiffError: a field leaves no room for a lesion.
         """
-        maps = [m for start in range(0, len(seeds), 64) for m in self._maps(seeds[start:start + 64], levels.noise)]
-        masks = np.zeros((len(seeds), size, size), np.uint8)
-        for i, (seed, sdf) in enumerate(zip(seeds, maps, strict=True)):
-            masks[i] = self._place(self._shape(sdf, seed, levels.shape), seed, size, levels.pose)
-        return masks
+        lent = [self.lesions.lent(seed, levels.condition) for seed in seeds]
+        wanted = [_Wanted(seed, number, lesion) for seed, some in zip(seeds, lent, strict=True)
+                  for number, lesion in enumerate(some)]
+        shapes, alike, tries, copies = self._novel(wanted, levels)
+        masks, rest = np.zeros((len(seeds), size, size), np.uint8), iter(shapes)
+        for i, (seed, some) in enumerate(zip(seeds, lent, strict=True)):
+            field = np.ones((size, size), bool) if fields is None else fields[i]
+            masks[i] = place([next(rest) for _ in some], some, self.lesions, levels, field, seed)
+        return Invented(masks, alike, tries, copies)
+
+    def _novel(self, wanted: list[_Wanted], levels: MaskLevels) -> tuple[list[Shape], Floats, int, int]:
+        """Shapes that are no copies where possible; their likeness; how many were drawn again, and how many are copies still."""
+        bound = max(COPY, float(self.alike.max()))
+        shapes, alike = self._shapes(wanted, levels, 0)
+        redrawn = 0
+        for attempt in range(1, TRIES if levels.noise or levels.shape else 1):
+            copies = np.flatnonzero(alike > bound)
+            redrawn += len(copies) if attempt == 1 else 0
+            fresh, their = self._shapes([wanted[i] for i in copies], levels, attempt)
+            for i, shape, value in zip(copies, fresh, their, strict=True):
+                if value < alike[i]:
+                    shapes[i], alike[i] = shape, value
+        return shapes, alike, redrawn, int((alike > bound).sum())
+
+    def _shapes(self, wanted: list[_Wanted], levels: MaskLevels, attempt: int) -> tuple[list[Shape], Floats]:
+        if not wanted:
+            return [], np.zeros(0)
+        maps = [m for start in range(0, len(wanted), TOGETHER)
+                for m in self._maps(wanted[start:start + TOGETHER], levels.noise, attempt)]
+        shapes = [self._shape(sdf, each, levels.shape, attempt) for sdf, each in zip(maps, wanted, strict=True)]
+        return shapes, likeness(np.stack([outline(shape) for shape in shapes]), self.outlines).max(axis=1)
 
     @torch.no_grad()
-    def _maps(self, seeds: Sequence[int], random: bool) -> list[Floats]:
+    def _maps(self, wanted: list[_Wanted], random: bool, attempt: int) -> list[Floats]:
         side, device = self.unet.config.sample_size, self.unet.device
-        noise = [torch.randn((PATCH**2, side, side), generator=_generator(seed if random else 0)) for seed in seeds]
-        z = torch.stack(noise).to(device)
+        keys = [[each.seed, NOISE, each.number, attempt] if random else [0, NOISE] for each in wanted]
+        z = torch.stack([torch.randn((PATCH**2, side, side), generator=_generator(key)) for key in keys]).to(device)
+        condition = torch.from_numpy(self.lesions.condition[[each.lesion for each in wanted]]).to(device)
         scheduler = _scheduler()
         scheduler.set_timesteps(STEPS, device=device)
         for t in scheduler.timesteps:
-            z = scheduler.step(self.unet(z, t).sample, t, z).prev_sample
+            z = scheduler.step(self.unet(z, t, condition).sample, t, z).prev_sample
         return list(disc(side * PATCH) + DEVIATION * F.pixel_shuffle(z, PATCH)[:, 0].double().cpu().numpy())
 
-    def _shape(self, sdf: Floats, seed: int, random: bool) -> Shape:
+    def _shape(self, sdf: Floats, each: _Wanted, random: bool, attempt: int) -> Shape:
         if not random:
             return Shape.of(finer(sdf))
-        rng = np.random.default_rng([seed, 2])
-        return Shape.of(roughened(finer(sdf, elastic(len(sdf), rng)), float(rng.choice(self.roughness)), rng))
-
-    def _place(self, shape: Shape, seed: int, size: int, random: bool) -> Pixels:
-        """Draw poses until one keeps the lesion within the frame; if none of `TRIES` does, take the one that cuts least."""
-        best, least = None, CUT_AT_WORST
-        for attempt in range(TRIES):
-            pose = self._pose(np.random.default_rng([seed, 3, attempt]), random)
-            if (cut := shape.cut(pose)) <= least and (mask := shape.draw(pose, size)).sum() >= LEAST_PIXELS:
-                best, least = mask, cut
-                if cut <= CUT:
-                    break
-        if best is None:
-            rule = f"one of {TRIES} drawn poses must keep {LEAST_PIXELS} pixels and lose at most {CUT_AT_WORST:.1%} to the frame"
-            raise MeddiffError(f"mask of seed {seed}", rule, "Train on lesions that are neither tiny nor fill the frame")
-        return best
-
-    def _pose(self, rng: np.random.Generator, random: bool) -> Floats:
-        """A training pose, or a smoothed bootstrap that keeps mean and covariance (Silverman and Young, Biometrika 1987).
-
-        Half of Scott's bandwidth, so that clusters stay too, and reflection at the margin of the training range are ours.
-        """
-        pose: Floats = self.poses[rng.integers(len(self.poses))]
-        if not random:
-            return pose
-        n, d = self.poses.shape
-        width, mean = 0.5 * n ** (-1 / (d + 4)), self.poses.mean(axis=0)
-        covariance = np.cov(self.poses.T) + np.diag(MARGIN**2) / n  # lesions that are all alike shall still vary
-        moved = mean + (pose - mean + width * np.linalg.cholesky(covariance) @ rng.normal(size=d)) / np.sqrt(1 + width**2)
-        low = self.poses.min(axis=0) - MARGIN
-        span = self.poses.max(axis=0) + MARGIN - low
-        reflected: Floats = low + span - np.abs((moved - low) % (2 * span) - span)
-        return reflected
+        rng = np.random.default_rng([each.seed, SHAPE, each.number, attempt])
+        peers = self.roughness[self.lesions.condition == self.lesions.condition[each.lesion]]
+        return Shape.of(roughened(finer(sdf, elastic(len(sdf), rng)), float(rng.choice(peers)), rng))
 
     def save(self, folder: Path) -> None:
-        """Write the network (safetensors, JSON) and `poses.json`."""
+        """Write the network (safetensors, JSON) and `lesions.safetensors`."""
         self.unet.save_pretrained(folder, safe_serialization=True)
-        (folder / "poses.json").write_text(json.dumps({"poses": self.poses.tolist(), "roughness": self.roughness.tolist()}))
+        lesions = {"image": self.lesions.image, "label": self.lesions.label, "poses": self.lesions.poses,
+                   "roughness": self.roughness, "outlines": self.outlines}
+        save_file({name: np.ascontiguousarray(values) for name, values in lesions.items()}, folder / "lesions.safetensors")
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "MaskModel":
@@ -140,22 +183,23 @@ class MaskModel:
             MeddiffError: the folder is missing, incomplete or damaged.
         """
         try:
-            lesions = json.loads((folder / "poses.json").read_text())
-            poses, rough = np.array(lesions["poses"]), np.array(lesions["roughness"])
+            saved = load_file(folder / "lesions.safetensors")
+            lesions = Lesions(saved["image"], saved["label"], saved["poses"])
             unet = UNet2DModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+            return cls(unet.to(device).eval(), lesions, saved["roughness"], saved["outlines"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
             reason = " ".join(str(e).split())[:120]
             raise MeddiffError(folder, f"an intact mask model must be there ({reason})", "Run `dvc repro mask_model`") from e
-        return cls(unet.to(device).eval(), poses, rough)
 
 
 def fit_mask_model(masks: Sequence[Pixels], params: MaskModelParams, device: str, checkpoint: Path | None = None,
-                   report: Report = silent) -> tuple[MaskModel, list[float]]:
+                   report: Report = silent, fields: Sequence[Bits] | None = None) -> tuple[MaskModel, list[float]]:
     """Train a mask model.
 
     Args:
-        masks: each `[H,W]` of 0 and 1, all of one square size; an empty one is left out; of several lesions in one mask the
-            largest is learnt, without its holes.
+        masks: each `[H,W]` of 0 to K, all of one square size; an empty one is left out. Each lesion of a mask (see
+            `shapes.parts`) is an example. Where most lesions are whole, those that the frame cuts off teach no shape.
+        fields: `[H,W]` imaged field of each mask's image; None: the whole frame.
 
     Returns:
         The model, and the loss of each step.
@@ -163,32 +207,40 @@ def fit_mask_model(masks: Sequence[Pixels], params: MaskModelParams, device: str
     Raises:
         MeddiffError: fewer than two masks hold a lesion.
     """
-    lesions = [mask > 0 for mask in masks if mask.any()]
-    if len(lesions) < 2:
-        raise MeddiffError("training masks", f"at least two must hold a lesion, {len(lesions)} do",
+    held = sum(bool(mask.any()) for mask in masks)
+    if held < 2:
+        raise MeddiffError("training masks", f"at least two must hold a lesion, {held} do",
                            "Raise prepare.n_labelled or check the masks")
-    fine = [canonical_fine(lesion, params.grid) for lesion in lesions]
-    maps = torch.from_numpy((np.stack([coarse(m) for m in fine]) - disc(params.grid)) / DEVIATION).float()[:, None].to(device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(params.seed)
-        unet = UNet2DModel(sample_size=params.grid // PATCH, in_channels=PATCH**2, out_channels=PATCH**2, layers_per_block=1,
-                           block_out_channels=(64, 64), norm_num_groups=8, attention_head_dim=32,
-                           down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-                           up_block_types=("AttnUpBlock2D", "UpBlock2D")).to(device)
-    scheduler = _scheduler()
+    lesions, wheres = learn_lesions(masks, fields or [np.ones(mask.shape, bool) for mask in masks])
+    fine = [canonical_fine(where, params.grid) for where in wheres]
+    rough, outlines = np.array([roughness(m) for m in fine]), np.stack([outline(Shape.of(m)) for m in fine])
+    whole = np.array([not cut_off(where) for where in wheres])
+    taught = np.flatnonzero(whole if whole.mean() >= 0.5 else np.ones(len(whole), bool))
+    conditions = torch.from_numpy(lesions.condition[taught]).to(device)
+    deviations = (np.stack([coarse(fine[i]) for i in taught]) - disc(params.grid)) / DEVIATION
+    maps = torch.from_numpy(deviations).float()[:, None].to(device)
+    unet, scheduler = _network(params, int(lesions.label.max())).to(device), _scheduler()
 
     def loss(generator: torch.Generator) -> Tensor:
-        drawn = maps[torch.randint(len(maps), (params.batch_size,), generator=generator).to(device)]
-        clean = F.pixel_unshuffle(_augmented(drawn, generator), PATCH)
+        drawn = torch.randint(len(maps), (params.batch_size,), generator=generator).to(device)
+        clean = F.pixel_unshuffle(_augmented(maps[drawn], generator), PATCH)
         noise = torch.randn(clean.shape, generator=generator).to(device)
         times = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), generator=generator).to(device)
-        return F.mse_loss(unet(scheduler.add_noise(clean, noise, times), times).sample, clean)
+        return F.mse_loss(unet(scheduler.add_noise(clean, noise, times), times, conditions[drawn]).sample, clean)
 
     unet.train()
     schedule = Schedule(params.steps, params.learning_rate, params.seed, ema_decay=0.99, warmup=30, cosine=True)
     losses = train(unet.parameters(), loss, schedule, checkpoint, report)
-    poses, rough = np.array([pose_of(lesion) for lesion in lesions]), np.array([roughness(m) for m in fine])
-    return MaskModel(unet.eval(), poses, rough), losses
+    return MaskModel(unet.eval(), lesions, rough, outlines), losses
+
+
+def _network(params: MaskModelParams, classes: int) -> UNet2DModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(params.seed)
+        return UNet2DModel(sample_size=params.grid // PATCH, in_channels=PATCH**2, out_channels=PATCH**2, layers_per_block=1,
+                           block_out_channels=(64, 64), norm_num_groups=8, attention_head_dim=32,
+                           num_class_embeds=classes * SIZES, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+                           up_block_types=("AttnUpBlock2D", "UpBlock2D"))
 
 
 def _augmented(maps: Tensor, generator: torch.Generator) -> Tensor:
@@ -202,9 +254,9 @@ def _augmented(maps: Tensor, generator: torch.Generator) -> Tensor:
     return F.grid_sample(maps, places, padding_mode="border", align_corners=False)
 
 
-def _generator(seed: int) -> torch.Generator:
+def _generator(key: list[int]) -> torch.Generator:
     """A stream of its own: the painter draws the noise of the image from `manual_seed(seed)` itself."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, 4]).generate_state(1)[0]))
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
 def _scheduler() -> DDIMScheduler:

@@ -1,4 +1,4 @@
-"""Scores of one predicted mask against its reference, with the empty masks settled."""
+"""Scores of one predicted mask against its reference, class by class, with the empty masks settled."""
 
 import math
 import warnings
@@ -33,6 +33,15 @@ def dice(prediction: NDArray[Any], reference: NDArray[Any]) -> float:
     predicted, wanted = np.asarray(prediction) > 0, np.asarray(reference) > 0
     total = int(predicted.sum()) + int(wanted.sum())
     return 2 * int((predicted & wanted).sum()) / total if total else math.nan
+
+
+def class_dice(prediction: NDArray[Any], reference: NDArray[Any], classes: int) -> float:
+    """Mean Dice over the classes of two `[H, W]` masks of 0 to K; a class that both lack is left out, NaN when all are."""
+    if classes == 1:
+        return dice(prediction, reference)
+    scores = [dice(np.asarray(prediction) == label, np.asarray(reference) == label) for label in range(1, classes + 1)]
+    defined = [score for score in scores if not math.isnan(score)]
+    return float(np.mean(defined)) if defined else math.nan
 
 
 def case_scores(prediction: NDArray[Any] | None, reference: NDArray[Any], tolerance: float, case: str = "case") -> CaseScores:

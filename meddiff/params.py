@@ -1,16 +1,13 @@
 """Every setting of `params.yaml`, read into frozen sections. A function gets its section, never the whole."""
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from meddiff.errors import MeddiffError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+ClassName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]{0,39}$")]
 
 
 class Section(BaseModel):
@@ -35,19 +32,53 @@ class PrepareParams(Section):
     demo_cases: Positive = Field(140, description="phantoms with a lesion")
     demo_normal: Positive = Field(60, description="lesion-free phantoms")
     demo_modality: Literal["ultrasound", "dermoscopy", "mixed"] = "mixed"
+    demo_lesions: Annotated[int, Field(ge=1, le=5)] = Field(1, description="greatest number of lesions in one phantom")
+    classes: Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=8)] = Field(
+        ("lesion",), description="names of the classes of lesions; several need masks that hold class indices"
+    )
     seed: Seed = 0
+
+    @field_validator("classes")
+    @classmethod
+    def _names_differ(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("class names must differ")
+        return names
 
 
 class FoundationParams(Section):
     """The inpainting model that fine-tuning starts from."""
 
-    source: str = Field("embedded", description="`embedded`, a hub id, or a local folder of a diffusers inpainting pipeline")
+    source: str = Field(
+        "embedded", description="`embedded` (comes with meddiff), `scratch` (the same untrained), a hub id, or a local folder"
+    )
     revision: str | None = Field(None, description="commit of the hub id; required for a hub id")
-    patch: Literal[2, 4, 8, 16] = Field(4, description="embedded: side of a patch that becomes one latent position [pixels]")
-    channels: tuple[int, ...] = Field((64, 128), description="embedded: width of each UNet level")
-    steps: Positive = Field(180, description="embedded: pretraining steps")
+    patch: Literal[2, 4, 8, 16] = Field(4, description="scratch: side of a patch that becomes one latent position [pixels]")
+    channels: tuple[int, ...] = Field((64, 128), description="scratch: width of each UNet level")
+    steps: Annotated[int, Field(ge=0)] = Field(
+        100, description="embedded, scratch: training steps on the training images without their masks"
+    )
     batch_size: Positive = 16
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    seed: Seed = 0
+
+
+class BackgroundsParams(Section):
+    """Lesion-free images to paint into, and the inspector: a segmenter that judges them and, later, the synthetic samples."""
+
+    sources: Literal["auto", "normal", "removed", "both"] = Field(
+        "auto", description="the dataset's lesion-free images, labelled training images with the lesion removed, or both; "
+        "`auto`: removed ones where the dataset has fewer than 8"
+    )
+    fill: Annotated[tuple[Literal["texture", "foundation"], ...], Field(min_length=1, max_length=2)] = Field(
+        ("texture", "foundation"), description="how lesions are removed: the first of these whose result passes the inspector"
+    )
+    fill_steps: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="denoising steps of the foundation's fill")
+    largest: Fraction = Field(0.35, description="largest share of the image that is filled in; larger lesions are left out")
+    residue: Fraction = Field(
+        0.1, description="greatest area where the inspector still finds a lesion, as a share of what it found before; 1: no check"
+    )
+    inspector_steps: Positive = Field(300, description="training steps of the inspector")
     seed: Seed = 0
 
 
@@ -64,7 +95,7 @@ class MaskModelParams(Section):
 class FinetuneParams(Section):
     """Fine-tuning of the foundation on the few annotated cases."""
 
-    mode: Literal["full", "lora"] = "full"
+    mode: Literal["full", "lora", "token"] = Field("full", description="what learns: the UNet, a LoRA (merged), or a `token`")
     steps: Positive = 200
     batch_size: Positive = 16
     accumulation: Positive = 1
@@ -74,10 +105,14 @@ class FinetuneParams(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     inside_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="weight of the loss inside the lesion mask")
     outside_weight: Annotated[float, Field(ge=0)] = Field(0.1, description="weight of the loss outside the lesion mask")
-    prompt: str = "a photo of hta"
-    prompt_dropout: Fraction = Field(0.1, description="share of examples trained with the empty prompt, for guidance")
+    min_snr: Annotated[float, Field(ge=0)] = Field(5.0, description="gamma of the min-SNR weights of times; 0: all times alike")
+    prompt: str = Field("a photo of hta", description="holds a rare word; of several classes each adds its name")
+    token: str = Field("", description="word of the prompt that gets a learned embedding; empty: none, in mode `token` the last")
+    token_learning_rate: Annotated[float, Field(gt=0)] = Field(0.001, description="of the token's embedding")
+    prompt_dropout: Fraction = Field(0.1, description="share of examples that teach the empty prompt to paint no lesion; 0: none")
     lora_rank: Positive = 8
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the UNet's activations; bfloat16 on GPUs")
+    gradient_checkpointing: bool = Field(False, description="compute activations twice, not keep them: less memory, slower")
     seed: Seed = 0
 
 
@@ -87,21 +122,30 @@ class GenerateParams(Section):
     n: Positive = Field(100, description="samples to make")
     samples_per_batch: Positive = Field(25, description="samples of one folder, the unit of resume and of quality control")
     batch_size: Positive = Field(16, description="samples computed together")
-    steps: Positive = Field(20, description="denoising steps")
+    steps: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="denoising steps")
     scheduler: Literal["ddim", "dpmsolver++", "unipc"] = "ddim"
     guidance_scale: Annotated[float, Field(ge=1, le=20)] = 1.5
     strength: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="share of the noise schedule that is run; 1 starts from pure noise"
     )
     mask_widening: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.25, description="first widening of the guiding mask, as a share of the lesion's radius"
+        0.25, description="first widening of the guiding mask, as a share of the lesion's radius; 0 keeps it exact throughout"
     )
+    adaptive: bool = Field(True, description="widen the guiding mask only where the predicted image leaves the background")
     rim: Annotated[int, Field(ge=0, le=16)] = Field(
         1, description="soft rim outside the mask in which the pixels may change [pixels]"
     )
+    feather: bool = Field(True, description="soften a border that is sharper than a real lesion's, inside the mask")
+    texture: Fraction = Field(
+        0.5, description="share of the fine texture lacking in a lesion that the background's own fills in; 0 adds none"
+    )
     mask_noise: bool = Field(True, description="randomness level 1: sampler noise of the mask model")
-    mask_shape: bool = Field(True, description="randomness level 2: elastic change of the contour")
-    mask_pose: bool = Field(True, description="randomness level 3: place, size and angle")
+    mask_condition: bool = Field(
+        True, description="randomness level 2: number, class and size of the lesions; off: a median mask's"
+    )
+    mask_shape: bool = Field(True, description="randomness level 3: elastic change of the contour")
+    mask_pose: bool = Field(True, description="randomness level 4: size, elongation and angle around a training lesion's")
+    mask_placement: bool = Field(True, description="randomness level 5: centre around a training lesion's")
     seed: Seed = 0
 
 
@@ -112,11 +156,14 @@ class FilterParams(Section):
         0.02, description="least similarity to the real lesions, as a quantile of the real lesions' own leave-one-out similarity"
     )
     similarity_high: Fraction = Field(0.995, description="greatest similarity, as the same quantile: above is a copy")
-    agreement: Fraction = Field(0.5, description="least Dice between the mask and an independent segmenter's prediction")
-    corrosion_radius: Annotated[float, Field(ge=0, le=16)] = Field(
-        1.0, description="erosion of accepted masks [pixels at 128 px, scaled with size]"
+    extractor: Annotated[str, Field(min_length=1)] = Field(
+        "lesion", description="features: `lesion`, or beside them `inspector`, a hub id, a folder of transformers, or NAME:FILE"
     )
-    segmenter_steps: Positive = 150
+    extractor_revision: str | None = Field(None, description="commit of the hub id; required for a hub id")
+    agreement: Fraction = Field(0.5, description="least Dice between the mask and an independent segmenter's prediction")
+    corrosion_radius: Annotated[float, Field(ge=0, le=16)] | Literal["auto"] = Field(
+        "auto", description="erosion of accepted masks [pixels at 128 px, scaled with size], 0: none; `auto`: by border profiles"
+    )
     min_contrast: Annotated[float, Field(ge=0)] = Field(
         2.0, description="least difference of mean gray level across the mask's border [0 to 255]"
     )
@@ -128,7 +175,10 @@ class SegmentParams(Section):
     """The segmenters whose Dice is compared: the same steps, order and augmentation in every arm."""
 
     network: Literal["unet", "segresnet"] = "unet"
-    arms: tuple[Literal["real", "synthetic"], ...] = ("real", "synthetic")
+    arms: Annotated[tuple[Literal["real", "synthetic", "uncorroded", "unfiltered"], ...], Field(min_length=1)] = Field(
+        ("real", "synthetic"), description="what is compared: `synthetic` adds the accepted pairs, `uncorroded` the same with the "
+        "masks as painted, `unfiltered` as many pairs drawn by chance from all samples"
+    )
     seeds: tuple[Seed, ...] = (0, 1, 2)
     steps: Positive = 200
     batch_size: Positive = 8
@@ -177,6 +227,14 @@ class TuneParams(Section):
     seed: Seed = 0
 
 
+class AblateParams(Section):
+    """The ablation: the full method, then each part off in turn, on validation Dice."""
+
+    parts: tuple[str, ...] = Field((), description="names of the parts that are switched off in turn; empty: all")
+    seeds: tuple[Seed, ...] = Field((), description="training seeds of the segmenters; empty: those of `segment`")
+    shown: Annotated[int, Field(ge=1, le=32)] = Field(6, description="samples of each variant on the contact sheet")
+
+
 class CatalogParams(Section):
     """The database of samples and decisions. MEDDIFF_CATALOG_URL in the environment wins."""
 
@@ -196,6 +254,7 @@ class Params(Section):
 
     prepare: PrepareParams = PrepareParams()
     foundation: FoundationParams = FoundationParams()
+    backgrounds: BackgroundsParams = BackgroundsParams()
     mask_model: MaskModelParams = MaskModelParams()
     finetune: FinetuneParams = FinetuneParams()
     generate: GenerateParams = GenerateParams()
@@ -205,44 +264,6 @@ class Params(Section):
     tracking: TrackingParams = TrackingParams()
     promote: PromoteParams = PromoteParams()
     tune: TuneParams = TuneParams()
+    ablate: AblateParams = AblateParams()
     catalog: CatalogParams = CatalogParams()
     compute: ComputeParams = ComputeParams()
-
-
-def parse_params(values: dict[str, Any], where: object) -> Params:
-    """Check a nested mapping of settings.
-
-    Raises:
-        MeddiffError: an unknown name, or a value out of range; names `where` and the setting.
-    """
-    try:
-        return Params.model_validate(values)
-    except ValidationError as e:
-        first = e.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            section = getattr(Params(), str(first["loc"][0])) if len(first["loc"]) > 1 else Params()
-            known = ", ".join(type(section).model_fields)
-            raise MeddiffError(
-                where, f"there is no setting `{name}`", f"Correct the name or remove it; the settings there are {known}"
-            ) from e
-        raise MeddiffError(where, f"`{name}` = {first['input']!r}: {first['msg']}", "Set a value in the allowed range") from e
-
-
-def load_params(path: Path) -> Params:
-    """Read `params.yaml`.
-
-    Raises:
-        MeddiffError: the file is missing, isn't YAML, or breaks a rule of `parse_params`.
-    """
-    if not path.is_file():
-        raise MeddiffError(
-            path, "the settings file must be there", "Work in a meddiff project folder, or copy its params.yaml here"
-        )
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as e:
-        raise MeddiffError(path, f"settings must be YAML ({' '.join(str(e).split())})", "Mend the line named") from e
-    if not isinstance(values, dict):
-        raise MeddiffError(path, "settings must be named sections", "Start from the params.yaml of the repository")
-    return parse_params(values, path)

@@ -1,13 +1,15 @@
-"""Changes to `params.yaml` that keep its comments, order and formats, which no YAML writer does."""
+"""The file `params.yaml`: read and checked, and changed with its comments, order and formats kept, which no YAML writer does."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from meddiff.errors import MeddiffError
-from meddiff.params import parse_params
+from meddiff.params import Params
 
 NONE = object()
 REMEDY = "Lay the file out like the params.yaml of the repository"
@@ -24,7 +26,7 @@ def edit_params(text: str, changes: Mapping[str, Mapping[str, Any]], where: obje
         where: the file, for messages.
 
     Raises:
-        MeddiffError: a name or value breaks a rule of `params.parse_params`, or the file isn't laid out in sections.
+        MeddiffError: a name or value breaks a rule of `parse_params`, or the file isn't laid out in sections.
     """
     try:
         current = parse_params(yaml.safe_load(text) or {}, where).model_dump(mode="json")
@@ -40,6 +42,29 @@ def edit_params(text: str, changes: Mapping[str, Mapping[str, Any]], where: obje
         raise MeddiffError(where, f"`{missed[0]}` must stand on a line of its own", REMEDY)
     parse_params(read, where)
     return text
+
+
+def apply_profile(params: Path, places: Sequence[Path]) -> list[str]:
+    """Write the settings of a profile, a file that holds some of the settings of `params.yaml`, into `params.yaml`.
+
+    Args:
+        params: the `params.yaml` to change.
+        places: where the profile may be; the first that is there counts.
+
+    Returns:
+        Each of its settings as `section.name: value`.
+
+    Raises:
+        MeddiffError: there is no such profile, or it breaks a rule of `edit_params`.
+    """
+    profile = next((place for place in places if place.is_file()), None)
+    if profile is None:
+        known = sorted({file.stem for place in places for file in place.parent.glob("*.yaml")})
+        raise MeddiffError(places[0], "the profile must be there", f"Choose one of: {', '.join(known)}")
+    values = yaml.safe_load(profile.read_text())
+    parse_params(values, profile)
+    params.write_text(edit_params(params.read_text(), values, params))
+    return [f"{section}.{name}: {_flow(value)}" for section, settings in values.items() for name, value in settings.items()]
 
 
 def _set(text: str, section: str, name: str, value: str) -> str:
@@ -67,3 +92,42 @@ def _child(node: yaml.Node | None, name: str) -> tuple[yaml.Node, yaml.Node] | t
 def _flow(value: Any) -> str:
     plain = list(value) if isinstance(value, tuple) else value
     return yaml.safe_dump(plain, default_flow_style=True, width=10**6, allow_unicode=True).removesuffix("...\n").strip()
+
+
+def parse_params(values: dict[str, Any], where: object) -> Params:
+    """Check a nested mapping of settings.
+
+    Raises:
+        MeddiffError: an unknown name, or a value out of range; names `where` and the setting.
+    """
+    try:
+        return Params.model_validate(values)
+    except ValidationError as e:
+        first = e.errors()[0]
+        name = ".".join(str(part) for part in first["loc"][:2])
+        if first["type"] == "extra_forbidden":
+            section = getattr(Params(), str(first["loc"][0])) if len(first["loc"]) > 1 else Params()
+            known = ", ".join(type(section).model_fields)
+            raise MeddiffError(
+                where, f"there is no setting `{name}`", f"Correct the name or remove it; the settings there are {known}"
+            ) from e
+        raise MeddiffError(where, f"`{name}` = {first['input']!r}: {first['msg']}", "Set a value in the allowed range") from e
+
+
+def load_params(path: Path) -> Params:
+    """Read `params.yaml`.
+
+    Raises:
+        MeddiffError: the file is missing, isn't YAML, or breaks a rule of `parse_params`.
+    """
+    if not path.is_file():
+        raise MeddiffError(
+            path, "the settings file must be there", "Work in a meddiff project folder, or copy its params.yaml here"
+        )
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as e:
+        raise MeddiffError(path, f"settings must be YAML ({' '.join(str(e).split())})", "Mend the line named") from e
+    if not isinstance(values, dict):
+        raise MeddiffError(path, "settings must be named sections", "Start from the params.yaml of the repository")
+    return parse_params(values, path)

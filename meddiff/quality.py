@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from meddiff.cases import Case, Pixels
+from meddiff.cases import CLASS_COLOURS, Case, Pixels
 from meddiff.params import FilterParams
 
 SHOWN = 12
 TILE = 192  # least side of a shown picture [pixels]
+Colour = tuple[int, int, int]
 MASK, CORRODED = (255, 196, 0), (64, 224, 255)
 COLOURS = {"accepted": "#0b7285", "implausible": "#b45309", "copy": "#be123c", "agreement": "#7c3aed", "contrast": "#64748b",
            "duplicate": "#a16207", "quarantined": "#111827"}
@@ -77,7 +78,7 @@ class Tile:
     Attributes:
         id: sample's row in the decisions.
         image: `[H, W, 3]` uint8 RGB.
-        mask: `[H, W]` uint8 of 0 and 1, as generated.
+        mask: `[H, W]` uint8 of 0 to K, as generated.
         corroded: the same after corrosion; None unless accepted.
         nearest: the annotated case that it copies; None unless rejected as a copy.
     """
@@ -98,7 +99,8 @@ def choose(decisions: pd.DataFrame) -> list[str]:
     return [*accepted[spread], *others.assign(turn=turn).sort_values(["turn", "reason", "id"])["id"].head(SHOWN).sort_values()]
 
 
-def render(verdicts: Sequence[Verdict], decisions: pd.DataFrame, params: FilterParams, tiles: Sequence[Tile], docs: str) -> str:
+def render(verdicts: Sequence[Verdict], decisions: pd.DataFrame, params: FilterParams, tiles: Sequence[Tile], docs: str,
+           classes: Sequence[str] = ("lesion",)) -> str:
     """Compose the page.
 
     Args:
@@ -107,6 +109,7 @@ def render(verdicts: Sequence[Verdict], decisions: pd.DataFrame, params: FilterP
         params: the bounds that were applied.
         tiles: the samples that are shown.
         docs: relative link to Great Expectations' own pages.
+        classes: names of the classes of lesions; with several, outlines have the colours of their classes.
 
     Returns:
         A complete HTML document that loads nothing from elsewhere.
@@ -118,10 +121,13 @@ def render(verdicts: Sequence[Verdict], decisions: pd.DataFrame, params: FilterP
             "(their styles need a network).</p>")
     sections = [_section("Decisions", _shares(decisions)), _section("Scores", _charts(decisions, params)),
                 _section(f"Batches: {passed} of {len(verdicts)} passed", "".join(_batch(v, decisions) for v in verdicts) + link)]
-    legend = _key("rgb" + str(MASK), "outline of the mask that guided the painting")
-    corroded = _key("rgb" + str(CORRODED), "after corrosion, as it is used")
+    legend = "".join(_key(f"rgb{_shade(MASK, label, len(classes))}", f"outline of the mask that guided the painting{name}")
+                     for label, name in enumerate(_names(classes), start=1))
+    corroded = "".join(_key(f"rgb{_shade(CORRODED, label, len(classes))}", f"after corrosion, as it is used{name}")
+                       for label, name in enumerate(_names(classes), start=1))
     for title, wanted in (("Accepted samples", True), ("Rejected and quarantined samples", False)):
-        shown = "".join(_figure(tile, rows[tile.id]) for tile in tiles if (rows[tile.id]["verdict"] == "accepted") == wanted)
+        shown = "".join(_figure(tile, rows[tile.id], len(classes)) for tile in tiles
+                        if (rows[tile.id]["verdict"] == "accepted") == wanted)
         keys = f'<p class="soft">{legend}{corroded if wanted else ""}</p>'
         sections.append(_section(title, f'{keys}<div class="tiles">{shown}</div>' if shown else "<p>None.</p>"))
     return ('<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
@@ -202,35 +208,50 @@ def _state(good: bool, text: str) -> str:
     return f'<span class="{"good" if good else "bad"}">{html.escape(text)}</span>'
 
 
-def _figure(tile: Tile, row: Mapping[str, Any]) -> str:
+def _figure(tile: Tile, row: Mapping[str, Any], classes: int) -> str:
     kind, wide = _kind(row), tile.nearest is not None
     lines = [f"nearest: {row['nearest']}" + (" (right)" if wide else ""), f"similarity {row['similarity']:.3f}",
              f"agreement {row['agreement']:.2f}", f"contrast {row['contrast']:.1f}"]
     if kind == "quarantined":
         lines.insert(0, str(row["reason"]))
+    picture = base64.b64encode(_picture(tile, classes)).decode()
     return (f'<figure class="{"wide" if wide else "one"}"><img alt="{html.escape(tile.id)}" '
-            f'src="data:image/png;base64,{base64.b64encode(_picture(tile)).decode()}"><figcaption><b>{html.escape(tile.id)}</b>'
+            f'src="data:image/png;base64,{picture}"><figcaption><b>{html.escape(tile.id)}</b>'
             f'<span class="tag" style="background:{COLOURS[kind]}">{kind}</span><br>{"<br>".join(map(html.escape, lines))}'
             "</figcaption></figure>")
 
 
-def _picture(tile: Tile) -> bytes:
+def _picture(tile: Tile, classes: int) -> bytes:
     """PNG of the image with the outlines of its masks, and of the real case beside it."""
-    picture = _outlined(tile.image, ((tile.mask, MASK), (tile.corroded, CORRODED)))
+    picture = _outlined(tile.image, ((tile.mask, MASK), (tile.corroded, CORRODED)), classes)
     if tile.nearest is not None:
         gap = np.full_like(picture[:, :4], 255)
-        picture = np.concatenate([picture, gap, _outlined(tile.nearest.image, ((tile.nearest.mask, MASK),))], axis=1)
+        picture = np.concatenate([picture, gap, _outlined(tile.nearest.image, ((tile.nearest.mask, MASK),), classes)], axis=1)
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, "PNG")
     return stream.getvalue()
 
 
-def _outlined(image: Pixels, masks: Sequence[tuple[Pixels | None, tuple[int, int, int]]]) -> Pixels:
+def _names(classes: Sequence[str]) -> list[str]:
+    return [f": {html.escape(name)}" if len(classes) > 1 else "" for name in classes]
+
+
+def _shade(colour: Colour, label: int, classes: int) -> Colour:
+    """The colour of an outline: with several classes that of the class, and lighter after corrosion."""
+    if classes == 1:
+        return colour
+    red, green, blue = CLASS_COLOURS[label - 1]
+    return (red, green, blue) if colour == MASK else ((red + 255) // 2, (green + 255) // 2, (blue + 255) // 2)
+
+
+def _outlined(image: Pixels, masks: Sequence[tuple[Pixels | None, Colour]], classes: int) -> Pixels:
     scale = -(-TILE // len(image))
     side = (image.shape[1] * scale, image.shape[0] * scale)
     picture = np.array(Image.fromarray(image).resize(side, Image.Resampling.BILINEAR), dtype=np.uint8)
     for mask, colour in masks:
         if mask is not None:
-            large = np.array(Image.fromarray(mask).resize(side, Image.Resampling.NEAREST)) > 0
-            picture[large & ~ndimage.binary_erosion(large)] = colour
+            large = np.array(Image.fromarray(mask).resize(side, Image.Resampling.NEAREST))
+            for label in range(1, classes + 1):
+                inside = large > 0 if classes == 1 else large == label
+                picture[inside & ~ndimage.binary_erosion(inside)] = _shade(colour, label, classes)
     return picture

@@ -3,14 +3,16 @@
 import base64
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from meddiff.bootstrap import Interval
+from meddiff.cases import CLASS_COLOURS
 from meddiff.summary import BASELINE, TREATED, Summary
 
 NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 [px]", "nsd": "NSD"}
-ARMS = {BASELINE: "real images only", TREATED: "real + synthetic images"}
+ARMS = {BASELINE: "real images only", TREATED: "real + synthetic images", "uncorroded": "the same without corrosion",
+        "unfiltered": "real + as many unfiltered synthetic images"}
 # The filter's rules, in words.
 REASONS = {
     "implausible": "unlike the real lesions",
@@ -92,7 +94,7 @@ def render(summary: Summary, pictures: Sequence[Picture], title: str, made: str,
     Returns:
         A complete HTML document without references to other files or hosts.
     """
-    shown = {picture.name: _figure(picture) for picture in pictures}
+    shown = {picture.name: _figure(picture, tuple(summary.by_class)) for picture in pictures}
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{html.escape(title)}: what synthetic images gained</title><style>{STYLE}</style></head><body><main>
@@ -100,6 +102,7 @@ def render(summary: Summary, pictures: Sequence[Picture], title: str, made: str,
 <p class="kicker">{html.escape(title)} · {html.escape(made)}</p>
 {_verdict(summary)}
 {_section("Scores on the test cases", _arms(summary, tolerance) + shown.get("dice", "") + shown.get("gain", ""))}
+{_section("By class", _classes(summary))}
 {_section("By lesion size", _sizes(summary))}
 {_section("Test cases, from best to worst", shown.get("cases", ""))}
 {_section("Synthetic pairs that were accepted", shown.get("pairs", ""))}
@@ -127,11 +130,13 @@ def caveats(summary: Summary) -> list[str]:
         text = ", ".join(f"{n} in the {arm} arm" for arm, n in missed.items())
         found.append(f"HD95 leaves out predictions without a surface to measure ({text}); Dice counts them as 0.")
     empty = max((counts["dice"] for counts in summary.excluded.values()), default=0)
-    if empty:
+    if empty and summary.by_class:
+        found.append(f"{empty} times an arm rightly found none of a class that an image lacks: left out of the case's mean.")
+    elif empty:
         found.append(f"{empty} predictions of an arm were rightly empty on images without lesion: they have no Dice.")
     return [*found, "One dataset and one split: other scanners, hospitals and kinds of lesion aren't covered.",
             "The interval covers the choice of test cases and training seeds, not that of the annotated cases or the generator.",
-            "In the synthetic arm each batch holds fewer real images; both arms had the same number of steps."]
+            "With synthetic images each batch holds fewer real ones; all arms had the same number of steps."]
 
 
 def _points(value: float) -> str:
@@ -157,16 +162,30 @@ def _arms(summary: Summary, tolerance: float) -> str:
     note = (f"Means over {first.cases} test cases and {first.seeds} training seeds, with their {first.confidence:.0%} intervals. "
             "Dice, IoU: overlap, 1 is perfect. HD95: distance within which 95% of both outlines lie of each other, 0 is perfect. "
             f"NSD: share of the outlines within {tolerance:g} pixels of each other, 1 is perfect.")
+    for arm, effect in summary.effects.items():
+        note += (f" Synthetic arm against “{html.escape(ARMS.get(arm, arm))}”: {_points(effect.mean)} Dice points "
+                 f"({_points(effect.lower)} to {_points(effect.upper)}).")
     return _table(["trained on", *NAMES.values()], rows) + f'<p class="note">{note}</p>'
 
 
 def _sizes(summary: Summary) -> str:
+    table = _dice_table(summary, "lesion", summary.by_size)
+    return table + '<p class="note">A third of the test lesions each, by area.</p>' if table else ""
+
+
+def _classes(summary: Summary) -> str:
+    table = _dice_table(summary, "class", summary.by_class)
+    note = ("Cases that hold the class, or in which an arm falsely found it, which counts as 0. All other numbers of this page "
+            "take the mean over the classes of each case.")
+    return f'{table}<p class="note">{note}</p>' if table else ""
+
+
+def _dice_table(summary: Summary, what: str, parts: Mapping[str, Mapping[str, Interval]]) -> str:
     arms = [*summary.arms, *(["gain"] if summary.gain else [])]
-    rows = [[f"{size} <small>{next(iter(scores.values())).cases} cases</small>",
-             *(_cell(scores[arm], "points" if arm == "gain" else "dice") for arm in arms)]
-            for size, scores in summary.by_size.items()]
+    rows = [[f"{html.escape(part)} <small>{next(iter(scores.values())).cases} cases</small>",
+             *(_cell(scores[arm], "points" if arm == "gain" else "dice") for arm in arms)] for part, scores in parts.items()]
     heads = [*(f"Dice, {ARMS.get(arm, arm)}" for arm in summary.arms), *(["gain [points]"] if summary.gain else [])]
-    return _table(["lesion", *heads], rows) + '<p class="note">A third of the test lesions each, by area.</p>' if rows else ""
+    return _table([what, *heads], rows) if rows else ""
 
 
 def _cell(interval: Interval, name: str) -> str:
@@ -206,9 +225,13 @@ def _list(lines: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def _figure(picture: Picture) -> str:
+def _figure(picture: Picture, classes: Sequence[str]) -> str:
     data, caption = base64.b64encode(picture.png).decode(), html.escape(picture.caption)
     key = '<i class="truth"></i>reference<i class="prediction"></i>prediction' if picture.name == "cases" else ""
+    if classes and picture.name in ("cases", "pairs"):
+        key = " reference solid, prediction dashed;" if picture.name == "cases" else ""
+        key += "".join(f'<i class="truth" style="border-color:rgb{colour}"></i>{html.escape(name)}'
+                       for name, colour in zip(classes, CLASS_COLOURS, strict=False))
     return f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}{key}</figcaption></figure>'
 
 

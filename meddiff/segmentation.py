@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from meddiff.augmentation import augment
 from meddiff.cases import Case, Pixels
 from meddiff.errors import MeddiffError
-from meddiff.metrics import dice
+from meddiff.metrics import class_dice
 from meddiff.params import SegmentParams
 from meddiff.progress import Report, silent
 from meddiff.training import Schedule, train
@@ -33,16 +33,19 @@ class Architecture:
         network: `unet` (MONAI BasicUNet, which learned faster from 40 images than MONAI's UNet with residual units: after
             300 steps 0.82 against 0.74 Dice on ISIC 2017 and 0.55 against 0.46 on BUSI at 64 px) or `segresnet`.
         width: channels of the finest level; deeper levels have 1, 2, 4 and 8 times as many.
+        classes: K. With one the network has one logit (sigmoid), with several one for the background and each class (softmax).
     """
 
     network: str
     width: int
+    classes: int = 1
 
     def build(self) -> nn.Module:
-        """A network `[B, 3, H, W]` -> `[B, 1, H, W]` logits, with weights from torch's global generator."""
+        """A network `[B, 3, H, W]` -> `[B, C, H, W]` logits, with weights from torch's global generator."""
+        logits = 1 if self.classes == 1 else self.classes + 1
         if self.network == "segresnet":
-            return SegResNet(spatial_dims=2, init_filters=self.width, in_channels=3, out_channels=1)
-        return BasicUNet(2, 3, 1, tuple(self.width * factor for factor in (1, 1, 2, 4, 8, 1)))
+            return SegResNet(spatial_dims=2, init_filters=self.width, in_channels=3, out_channels=logits)
+        return BasicUNet(2, 3, logits, tuple(self.width * factor for factor in (1, 1, 2, 4, 8, 1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +53,9 @@ class Segmenter:
     """A trained segmenter.
 
     Attributes:
-        network: logits of the lesion, in eval mode.
+        network: logits of the lesion, or of background and classes, in eval mode.
         architecture: see `Architecture`.
-        validation_dice: mean Dice on the validation cases, NaN without any.
+        validation_dice: mean over the validation cases of each one's mean Dice over its classes, NaN without any.
         losses: training loss of each step; empty when loaded from files.
     """
 
@@ -62,7 +65,7 @@ class Segmenter:
     losses: tuple[float, ...] = ()
 
     def predict(self, images: Pixels, batch_size: int = 32) -> NDArray[np.float32]:
-        """Probability of the lesion.
+        """Probability of a lesion, of whatever class.
 
         Args:
             images: `[N, H, W, 3]` uint8 RGB.
@@ -71,7 +74,22 @@ class Segmenter:
             `[N, H, W]` float32 in [0, 1].
         """
         logits = self._batched(images, batch_size, self.network)
-        return np.asarray(torch.sigmoid(logits[:, 0]).numpy(), np.float32)
+        lesion = torch.sigmoid(logits[:, 0]) if self.architecture.classes == 1 else 1 - logits.softmax(1)[:, 0]
+        return np.asarray(lesion.numpy(), np.float32)
+
+    def segment(self, images: Pixels, batch_size: int = 32) -> Pixels:
+        """The predicted mask.
+
+        Args:
+            images: `[N, H, W, 3]` uint8 RGB.
+
+        Returns:
+            `[N, H, W]` uint8 of 0 to K: with one class where the lesion is more probable than not, with several the most probable
+            of background and classes.
+        """
+        if self.architecture.classes == 1:
+            return (self.predict(images, batch_size) > 0.5).astype(np.uint8)
+        return np.asarray(self._batched(images, batch_size, self.network).argmax(1).numpy(), np.uint8)
 
     def features(self, images: Pixels, batch_size: int = 32) -> Tensor:
         """Deep features of the encoder.
@@ -100,7 +118,7 @@ class Segmenter:
         """
         try:
             config = json.loads((folder / "config.json").read_text())
-            architecture = Architecture(config["network"], config["width"])
+            architecture = Architecture(config["network"], config["width"], config.get("classes", 1))
             network = architecture.build()
             network.load_state_dict(load_file(folder / "model.safetensors"))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
@@ -125,6 +143,7 @@ def train_segmenter(
     device: str = "cpu",
     checkpoint: Path | None = None,
     report: Report = silent,
+    classes: int = 1,
 ) -> Segmenter:
     """Train one segmenter; for equal seeds, arms differ in nothing but the cases that fill `share` of each batch.
 
@@ -140,20 +159,23 @@ def train_segmenter(
             any, the last weights are kept.
         checkpoint: safetensors file to resume from; a file `.best` beside it holds the best weights so far.
         report: called after each step with the loss, and with the best validation Dice once there is one.
+        classes: K; with 1, masks of several classes count as one: lesion or not. The loss is MONAI's Dice + cross-entropy; for
+            several classes its Dice is the mean over classes, each over the whole batch, since most images lack a class.
 
     Raises:
-        MeddiffError: no real case, a case without mask, or images of several or unfit sizes.
+        MeddiffError: no real case, a case without mask, images of several or unfit sizes, or a mask of a class above K.
     """
-    _check([*real, *synthetic, *validation], len(real))
+    _check([*real, *synthetic, *validation], len(real), classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        architecture = Architecture(params.network, 8 if params.network == "segresnet" else 16)
+        architecture = Architecture(params.network, 8 if params.network == "segresnet" else 16, classes)
         network = architecture.build().to(device)
     pool = _pool(synthetic, round(params.ratio * len(real)), seed)
     n_synthetic = max(1, round(params.share * params.batch_size)) if pool and params.share > 0 else 0
-    all_images, all_masks = _tensors(real, device)
-    pool_images, pool_masks = _tensors(pool or real[:1], device)
-    criterion = DiceCELoss(sigmoid=True)
+    all_images, all_masks = _tensors(real, device, classes)
+    pool_images, pool_masks = _tensors(pool or real[:1], device, classes)
+    criterion = DiceCELoss(sigmoid=True) if classes == 1 else DiceCELoss(
+        softmax=True, to_onehot_y=True, include_background=False, batch=True)
 
     def loss(generator: torch.Generator) -> Tensor:
         # Every arm draws a full batch of real cases and the seed of the augmentation first, so that both are equal in all arms.
@@ -198,9 +220,11 @@ class _Best:
 
     def look(self) -> None:
         self.network.eval()
-        predictions = self.segmenter.predict(np.stack([case.image for case in self.cases])) > 0.5
+        predictions = self.segmenter.segment(np.stack([case.image for case in self.cases]))
         self.network.train()
-        scores = [dice(p, case.mask) for p, case in zip(predictions, self.cases, strict=True) if case.mask is not None]
+        classes = self.segmenter.architecture.classes
+        scores = [class_dice(within_frame(p, case), case.mask, classes)
+                  for p, case in zip(predictions, self.cases, strict=True) if case.mask is not None]
         score = float(np.mean([0.0, *scores] if np.isnan(scores).all() else [s for s in scores if not np.isnan(s)]))
         if np.isnan(self.dice) or score > self.dice:
             self.dice = score
@@ -214,7 +238,12 @@ class _Best:
             self.network.load_state_dict(self.weights)
 
 
-def _check(cases: Sequence[Case], n_real: int) -> None:
+def within_frame(prediction: Pixels, case: Case) -> Pixels:
+    """A prediction `[S, S]` without what lies on the bars of `pad`, where there is no image."""
+    return prediction if case.frame is None else prediction * case.frame.mask(len(prediction)).astype(np.uint8)
+
+
+def _check(cases: Sequence[Case], n_real: int, classes: int) -> None:
     if not n_real:
         raise MeddiffError("training cases", "a segmenter needs at least one annotated case", "Raise prepare.n_labelled")
     shape = cases[0].image.shape
@@ -224,6 +253,9 @@ def _check(cases: Sequence[Case], n_real: int) -> None:
     for case in cases:
         if case.mask is None or case.image.shape != shape or case.mask.shape != shape[:2]:
             raise MeddiffError(f"case {case.id}", f"every case needs a mask and the size {shape[0]} x {shape[1]}",
+                               "Run `dvc repro prepare`")
+        if classes > 1 and case.mask.max(initial=0) > classes:
+            raise MeddiffError(f"case {case.id}", f"its mask holds class {case.mask.max()}, there are {classes}",
                                "Run `dvc repro prepare`")
 
 
@@ -236,8 +268,9 @@ def _order(n: int, batch_size: int, generator: torch.Generator) -> Tensor:
     return torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-batch_size // n))])[:batch_size]
 
 
-def _tensors(cases: Sequence[Case], device: str) -> tuple[Tensor, Tensor]:
-    masks = torch.from_numpy(np.stack([case.mask for case in cases if case.mask is not None]))[:, None].float()
+def _tensors(cases: Sequence[Case], device: str, classes: int) -> tuple[Tensor, Tensor]:
+    stacked = np.stack([case.mask for case in cases if case.mask is not None])
+    masks = torch.from_numpy(stacked if classes > 1 else (stacked > 0).astype(np.uint8))[:, None].float()
     return to_input(np.stack([case.image for case in cases])).to(device), masks.to(device)
 
 

@@ -29,7 +29,8 @@ class Generator:
                 `mask` and `background` (bytes of an image file of the model's size).
 
         Returns:
-            Columns `id`, `seed`, `background` (text), `image` and `mask` (bytes of PNG files; mask 0 and 255).
+            Columns `id`, `seed`, `background` (text), `image` and `mask` (bytes of PNG files; mask 0 and 255, of
+            several classes their indices).
 
         Raises:
             MeddiffError: no `seed` column, or a mask or background that doesn't fit.
@@ -42,20 +43,30 @@ class Generator:
         made: dict[object, Sample] = {}
         for scale, part in rows.groupby(scales):
             asked = [
-                Request(int(row["seed"]), _mask(row.get("mask")), _image(row.get("background"))) for _, row in part.iterrows()
+                Request(int(row["seed"]), self._mask(row.get("mask")), _image(row.get("background")))
+                for _, row in part.iterrows()
             ]
             settings = GenerateParams.model_validate(self.params.model_dump() | {"guidance_scale": float(scale)})
             made |= dict(zip(part.index, self.synthesizer.sample(asked, settings), strict=True))
-        samples = [made[i] for i in rows.index]
+        samples, classes = [made[i] for i in rows.index], len(self.synthesizer.painter.prompts) - 1
         return pd.DataFrame(
             {
                 "id": [s.id for s in samples],
                 "seed": [s.seed for s in samples],
                 "background": [s.background for s in samples],
                 "image": [_png(s.image) for s in samples],
-                "mask": [_png(s.mask * np.uint8(255)) for s in samples],
+                "mask": [_png(s.mask * np.uint8(255 if classes == 1 else 1)) for s in samples],
             }
         )
+
+    def _mask(self, data: object) -> Pixels | None:
+        """A mask of 0 and 255, or of class indices where the model has several."""
+        if not isinstance(data, bytes):
+            return None
+        picture = Image.open(io.BytesIO(data))
+        if len(self.synthesizer.painter.prompts) > 2:
+            return np.array(picture if picture.mode == "P" else picture.convert("L"), dtype=np.uint8)
+        return (np.array(picture.convert("L")) > 127).astype(np.uint8)
 
 
 def _load_pyfunc(data_path: str) -> Generator:
@@ -66,10 +77,6 @@ def _load_pyfunc(data_path: str) -> Generator:
 
 def _image(data: object) -> Pixels | None:
     return np.array(Image.open(io.BytesIO(data)).convert("RGB")) if isinstance(data, bytes) else None
-
-
-def _mask(data: object) -> Pixels | None:
-    return (np.array(Image.open(io.BytesIO(data)).convert("L")) > 127).astype(np.uint8) if isinstance(data, bytes) else None
 
 
 def _png(pixels: Pixels) -> bytes:

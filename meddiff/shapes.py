@@ -1,18 +1,15 @@
-"""Geometry and statistics of masks: the canonical pose, random change of a contour, drawing into a frame, comparison.
+"""Geometry of lesions: the canonical pose, random change of a contour, drawing into a frame.
 
 A pose is the affine map of a lesion: size, centre, and elongation with its direction. What remains without it has no
 preferred direction, so that training may turn and mirror it freely, and few lesions teach many shapes (ours).
 Maps are signed distances, positive inside, cut off and scaled to [-1,1]; a fine map has `FINE` values a side for each one.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage import measure
 
 from meddiff.cases import Pixels
 
@@ -20,8 +17,8 @@ SIDE = 0.5  # square root of a canonical lesion's area, as a share of the grid's
 REACH = 0.25  # distances are cut off at this share of the square root of the area
 FINE = 4
 SMOOTH = 2.0  # what this Gaussian takes off a contour is roughness [values of the map, not fine]
-NOVELTY_GRID = 32
-TURNS = 16
+SPECK = 0.05  # a part smaller than this share of the largest one is a slip of the annotator's hand
+NEIGHBOURS = np.ones((3, 3), bool)
 Floats = NDArray[np.float64]
 Bits = NDArray[np.bool_]
 
@@ -53,10 +50,11 @@ class Shape:
         values[~ndimage.binary_dilation(lesion, iterations=2)] = -1
         return cls(values, points, points.mean(axis=0), stretch(_elongation(lesion)))
 
-    def cut(self, pose: Floats) -> float:
-        """Share of the lesion that the frame would cut off."""
-        moved = (self.points - self.centre) @ self._matrix(pose, 1).T + pose[1:3]
-        return float(((moved < 0) | (moved > 1)).any(axis=1).mean())
+    def cut(self, pose: Floats, field: Bits) -> float:
+        """Share of the lesion that would lie outside of `field` `[S,S]`, the frame's own border included."""
+        places = np.floor(((self.points - self.centre) @ self._matrix(pose, 1).T + pose[1:3]) * len(field)).astype(int)
+        inside = ((places >= 0) & (places < len(field))).all(axis=1)
+        return 1 - float(field[tuple(places[inside].T)].sum()) / len(places)
 
     def draw(self, pose: Floats, size: int) -> Pixels:
         """Mask `[size,size]` of 0 and 1: the shape with the size, place and elongation of `pose` (see `pose_of`)."""
@@ -160,41 +158,39 @@ def stretch(elongation: Floats) -> Floats:
 
 
 def largest(mask: Bits) -> Bits:
-    """The largest connected part, its holes filled; an empty mask stays empty."""
-    labels, n = ndimage.label(mask)
+    """The largest part, connected over sides or corners, its holes filled; an empty mask stays empty."""
+    labels, n = ndimage.label(mask, NEIGHBOURS)
     part = labels == 1 + np.argmax(ndimage.sum_labels(mask, labels, range(1, n + 1))) if n > 1 else mask
     filled: Bits = ndimage.binary_fill_holes(part)
     return filled
 
 
-def statistics(masks: Sequence[Pixels]) -> pd.DataFrame:
-    """One row a non-empty mask `[H,W]`: share of the frame, compactness 4 pi A / P**2 (1 for a disc), minor by major axis,
-    centre y and x (shares)."""
-    rows = []
-    for mask in masks:
-        region = measure.regionprops(largest(mask > 0).astype(np.uint8))[0]
-        perimeter = max(1.0, float(measure.perimeter_crofton(region.image)))
-        rows.append({"area": float(mask.mean()), "compactness": 4 * np.pi * region.area / perimeter**2,
-                     "axis_ratio": region.axis_minor_length / max(1.0, region.axis_major_length),
-                     "centre_y": region.centroid[0] / mask.shape[0], "centre_x": region.centroid[1] / mask.shape[1]})
-    return pd.DataFrame(rows)
+@dataclass(frozen=True)
+class Part:
+    """One lesion of a mask: its class (1 to K), and where it is, `[H,W]`, without holes."""
+
+    label: int
+    where: Bits
 
 
-def likeness(some: Sequence[Pixels], others: Sequence[Pixels]) -> Floats:
-    """Greatest intersection over union of each pair over 16 turns, and mirrored, in canonical pose: `[S,O]` in [0,1].
+def parts(mask: Pixels) -> list[Part]:
+    """The lesions of a mask `[H,W]` of 0 to K, largest first.
 
-    Lesions without size, place and elongation are all roundish: judge a value against those of real lesions among themselves.
+    A lesion is a part of one class, connected over sides or corners. One below a twentieth of the mask's largest is a speck, and
+    left out.
     """
-    ours = np.stack([canonical(mask > 0, NOVELTY_GRID) > 0 for mask in some]).reshape(len(some), -1).astype(np.float32)
-    table = np.zeros((len(some), len(others)))
-    for column, mask in enumerate(others):
-        sdf = canonical(mask > 0, NOVELTY_GRID)
-        turned = [ndimage.rotate(m, 360 * turn / TURNS, reshape=False, order=1, mode="nearest") > 0
-                  for m in (sdf, sdf[:, ::-1]) for turn in range(TURNS)]
-        theirs = np.stack(turned).reshape(2 * TURNS, -1).astype(np.float32)
-        common = ours @ theirs.T
-        table[:, column] = (common / (ours.sum(axis=1)[:, None] + theirs.sum(axis=1)[None] - common)).max(axis=1)
-    return table
+    found = []
+    for label in range(1, int(mask.max(initial=0)) + 1):
+        labels, n = ndimage.label(mask == label, NEIGHBOURS)
+        found += [Part(label, ndimage.binary_fill_holes(labels == i)) for i in range(1, n + 1)]
+    found.sort(key=lambda part: -int(part.where.sum()))
+    return [part for part in found if part.where.sum() >= SPECK * found[0].where.sum()]
+
+
+def cut_off(lesion: Bits) -> bool:
+    """Whether the frame cuts a lesion `[H,W]` off: more than a twentieth of its border lies on the frame's."""
+    touching = sum(int(edge.sum()) for edge in (lesion[0], lesion[-1], lesion[:, 0], lesion[:, -1]))
+    return bool(touching > 0.05 * 2 * np.sqrt(np.pi * lesion.sum()))
 
 
 def _elongation(lesion: Bits) -> Floats:

@@ -4,8 +4,8 @@ Everything here is deterministic from the names and pictures alone; no random ge
 """
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,12 +29,14 @@ ALIKE = 0.97
 
 @dataclass(frozen=True)
 class Member:
-    """What a split needs to know of an image: id, group, whether it has a lesion, and its part where the dataset comes split."""
+    """What a split needs to know of an image: id, group, whether it has a lesion, its part where the dataset comes split, and the
+    class of its largest lesion."""
 
     id: str
     group: str
     lesion: bool
     part: str | None = None
+    label: int = 1
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def split(members: Sequence[Member], pairs: NDArray[np.intp], val_fraction: floa
 
     A group's part follows from the SHA-1 of its name alone, so that new cases don't move the old ones. Where the dataset comes
     split, its parts hold; if near-duplicates connect two of them, the case in the earlier part (train before val before test)
-    is left out. A part that would be empty by chance gets the training group that comes nearest.
+    is left out. A part that by chance would have no case, or none of a class, gets the training group that comes nearest.
 
     Args:
         members: all images, lesion-free ones included.
@@ -160,16 +162,26 @@ def split(members: Sequence[Member], pairs: NDArray[np.intp], val_fraction: floa
                  tuple(sorted(dropped_backgrounds)))
 
 
-def choose_labelled(train: Iterable[str], groups: dict[str, str], n: int, seed: int) -> tuple[str, ...]:
+def choose_labelled(train: Iterable[str], groups: dict[str, str], n: int, seed: int,
+                    labels: Mapping[str, int] | None = None) -> tuple[str, ...]:
     """Pick `n` training cases whose annotation the chain may see: whole groups in an order that `seed` sets, the last one cut.
+
+    With several classes the order is set within each, and classes take turns by their shares, each one's first case first.
 
     Args:
         train: ids of the training cases.
         groups: id → group.
         n: how many; all where there are fewer.
         seed: of the order.
+        labels: id → class; None: one class.
     """
-    return tuple(sorted(sorted(train, key=lambda id: (_draw(f"{seed}:{groups[id]}"), id))[:n]))
+    ordered = sorted(train, key=lambda id: (_draw(f"{seed}:{groups[id]}"), id))
+    label = dict.fromkeys(ordered, 1) if labels is None else {id: labels[id] for id in ordered}
+    sizes, ranks, place = Counter(label.values()), Counter[int](), dict[str, float]()
+    for id in ordered:
+        place[id] = ranks[label[id]] / sizes[label[id]]
+        ranks[label[id]] += 1
+    return tuple(sorted(sorted(ordered, key=place.__getitem__)[:n]))
 
 
 def _draw(text: str) -> float:
@@ -187,12 +199,14 @@ def _part(group: str, relatives: list[Member], shares: dict[str, float]) -> str:
 
 
 def _fill_empty_parts(part_of: dict[str, str], by_group: dict[str, list[Member]], shares: dict[str, float]) -> None:
-    with_lesion = [group for group, relatives in by_group.items() if any(member.lesion for member in relatives)]
-    free = sorted((group for group in with_lesion if part_of[group] == "train"
-                   and not any(member.part for member in by_group[group])), key=_draw)
-    for part in ("test", "val"):
-        if shares[part] and len(free) > 1 and not any(part_of[group] == part for group in with_lesion):
-            part_of[free.pop(0)] = part
+    """Class by class, so that no part lacks one where enough groups have it."""
+    for label in sorted({member.label for relatives in by_group.values() for member in relatives if member.lesion}):
+        having = [group for group, relatives in by_group.items() if any(m.lesion and m.label == label for m in relatives)]
+        free = sorted((group for group in having if part_of[group] == "train"
+                       and not any(member.part for member in by_group[group])), key=_draw)
+        for part in ("test", "val"):
+            if shares[part] and len(free) > 1 and not any(part_of[group] == part for group in having):
+                part_of[free.pop(0)] = part
 
 
 def _refuse_parted_groups(members: Sequence[Member]) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -55,11 +55,13 @@ class Summary:
         arms: arm -> metric of `METRICS` -> interval.
         gain: Dice of the synthetic arm less that of the real arm, paired; None unless both were trained.
         by_size: size of `SIZES` -> arm or `gain` -> interval of the Dice.
-        excluded: arm -> metric -> undefined scores (case and seed) left out of the mean.
+        excluded: arm -> metric -> undefined scores (case, class and seed) left out of the mean.
         quality: of the synthetic samples.
         n_real, n_synthetic: training pairs: annotated, and synthetic in the pool of the synthetic arm.
         steps: optimizer steps, equal in every arm.
         seconds: training of all segmenters.
+        by_class: class -> arm or `gain` -> interval of the Dice; empty where there is one class.
+        effects: further arm -> Dice of the synthetic arm less that of this one, paired: what corrosion or the filter gives.
     """
 
     arms: dict[str, dict[str, Interval]]
@@ -71,6 +73,8 @@ class Summary:
     n_synthetic: int
     steps: int
     seconds: float
+    by_class: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    effects: dict[str, Interval] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The content of `summary.json`: plain values, with null in the place of NaN."""
@@ -111,10 +115,10 @@ def size_strata(areas: Sequence[float]) -> list[str]:
 
 
 def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, settings: EvaluateParams) -> Summary:
-    """Intervals of everything in `per_case.csv`.
+    """Intervals of everything in `per_case.csv`. With several classes a case counts by its mean over classes.
 
     Args:
-        table: one row a case, arm and seed: case, group, arm, seed, the `METRICS`, stratum.
+        table: one row a case, class, arm and seed: case, group, class, arm, seed, the `METRICS`, lesion_area, stratum.
         training: `validation.csv`: arm, seed, steps, seconds, n_real, n_synthetic.
         quality: see `assess`.
         settings: resamples, confidence and seed of the bootstrap.
@@ -122,16 +126,27 @@ def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, set
     Raises:
         MeddiffError: an arm lacks a case or a seed.
     """
-    whole = _intervals(table, settings, METRICS)
-    by_size = {size: _intervals(part, settings, ("dice",)) for size in SIZES if len(part := table[table["stratum"] == size])}
+    cases, classes = mean_over_classes(table), list(dict.fromkeys(table["class"]))
+    whole = _intervals(cases, settings, METRICS)
+    by_size = {size: part for size in SIZES if len(part := cases[cases["stratum"] == size])}
+    by_class = {name: table[table["class"] == name] for name in classes if len(classes) > 1}
     return Summary(
         arms={arm: scores for arm, scores in whole.items() if arm != "gain"},
         gain=whole["gain"]["dice"] if "gain" in whole else None,
-        by_size={size: {arm: scores["dice"] for arm, scores in arms.items()} for size, arms in by_size.items()},
+        by_size={size: _dice(part, settings) for size, part in by_size.items()},
         excluded={str(arm): {name: int(part[name].isna().sum()) for name in METRICS}
                   for arm, part in table.groupby("arm", sort=False)},
         quality=quality, n_real=int(training["n_real"].max()), n_synthetic=int(training["n_synthetic"].max()),
-        steps=int(training["steps"].max()), seconds=float(training["seconds"].sum()))
+        steps=int(training["steps"].max()), seconds=float(training["seconds"].sum()),
+        by_class={name: _dice(part, settings) for name, part in by_class.items()}, effects=_effects(cases, settings))
+
+
+def mean_over_classes(table: pd.DataFrame) -> pd.DataFrame:
+    """`per_case.csv` with one row a case, arm and seed: each metric's mean over the classes where it is defined."""
+    if table["class"].nunique() < 2:
+        return table
+    how = dict.fromkeys(METRICS, "mean") | {"group": "first", "stratum": "first", "lesion_area": "sum"}
+    return table.groupby(["case", "arm", "seed"], sort=False, as_index=False).agg(how)
 
 
 def score_matrix(table: pd.DataFrame, arm: str, metric: str) -> NDArray[np.float64]:
@@ -148,17 +163,33 @@ def score_matrix(table: pd.DataFrame, arm: str, metric: str) -> NDArray[np.float
     return part.pivot(index="seed", columns="case", values=metric).loc[seeds, cases].to_numpy(np.float64)  # type: ignore[no-any-return]
 
 
+def _dice(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interval]:
+    return {arm: scores["dice"] for arm, scores in _intervals(table, settings, ("dice",)).items()}
+
+
 def _intervals(table: pd.DataFrame, settings: EvaluateParams, metrics: Sequence[str]) -> dict[str, dict[str, Interval]]:
-    arms = list(dict.fromkeys(table["arm"]))
-    first = table.drop_duplicates("case")
-    # A case without a known patient is a patient of its own.
-    groups = list(first["group"].replace("", np.nan).fillna("case " + first["case"]).astype(str))
-    how = (groups, settings.resamples, settings.confidence, settings.seed)
+    arms, how = list(dict.fromkeys(table["arm"])), _bootstrap(table, settings)
     found = {arm: {name: mean_interval(score_matrix(table, arm, name), *how) for name in metrics} for arm in arms}
     if BASELINE in arms and TREATED in arms:
         real, treated = (score_matrix(table, arm, "dice") for arm in (BASELINE, TREATED))
         found["gain"] = {"dice": gain_interval(real, treated, *how)}
     return found
+
+
+def _effects(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interval]:
+    arms = dict.fromkeys(table["arm"])
+    if TREATED not in arms:
+        return {}
+    treated, how = score_matrix(table, TREATED, "dice"), _bootstrap(table, settings)
+    return {str(arm): gain_interval(score_matrix(table, arm, "dice"), treated, *how)
+            for arm in arms if arm not in (BASELINE, TREATED)}
+
+
+def _bootstrap(table: pd.DataFrame, settings: EvaluateParams) -> tuple[list[str], int, float, int]:
+    """Groups of the cases, resamples, confidence and seed. A case without a known patient is a patient of its own."""
+    first = table.drop_duplicates("case")
+    groups = list(first["group"].replace("", np.nan).fillna("case " + first["case"]).astype(str))
+    return groups, settings.resamples, settings.confidence, settings.seed
 
 
 def _without_nan(value: Any) -> Any:

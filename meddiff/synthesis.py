@@ -10,9 +10,11 @@ import numpy as np
 
 from meddiff.cases import Pixels, read_image
 from meddiff.errors import MeddiffError
-from meddiff.mask_model import MaskLevels, MaskModel
+from meddiff.fields import imaged_field
+from meddiff.mask_model import MaskModel
 from meddiff.painting import Painter, load_painter
 from meddiff.params import GenerateParams
+from meddiff.placement import MaskLevels
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Request:
 
     Attributes:
         seed: of the background's choice, the mask and the noise.
-        mask: `[H,W]` of 0 and 1; None to invent one.
+        mask: `[H,W]` of 0 to K; None to invent one within the imaged field of the background.
         background: `[H,W,3]` uint8; None to choose one of the lesion-free images.
     """
 
@@ -37,7 +39,7 @@ class Sample:
     Attributes:
         id: made from the seed.
         image: `[H,W,3]` uint8.
-        mask: `[H,W]` of 0 and 1.
+        mask: `[H,W]` of 0 to K.
         background: id of the lesion-free image, or `given`.
     """
 
@@ -78,38 +80,45 @@ class Synthesizer:
         Raises:
             MeddiffError: a given mask or background hasn't the model's size.
         """
-        names = list(self.backgrounds)
-        size = self.backgrounds[names[0]].shape[0]
-        levels = MaskLevels(params.mask_noise, params.mask_shape, params.mask_pose)
-        invented = [request.seed for request in requests if request.mask is None]
-        masks = iter(self.masks.sample(invented, size, levels)) if invented else iter(())
-        samples = []
-        for start in range(0, len(requests), params.batch_size):
-            part = requests[start : start + params.batch_size]
-            chosen = [names[np.random.default_rng([request.seed, 1]).integers(len(names))] for request in part]
-            grounds = [
-                self.backgrounds[name] if r.background is None else r.background for name, r in zip(chosen, part, strict=True)
-            ]
-            drawn = [next(masks) if request.mask is None else request.mask for request in part]
-            for request, ground, mask in zip(part, grounds, drawn, strict=True):
-                if ground.shape != (size, size, 3) or mask.shape != (size, size):
+        names, size = list(self.backgrounds), next(iter(self.backgrounds.values())).shape[0]
+        chosen = [names[np.random.default_rng([request.seed, 1]).integers(len(names))] for request in requests]
+        grounds = [
+            self.backgrounds[name] if r.background is None else r.background for name, r in zip(chosen, requests, strict=True)
+        ]
+        for request, ground in zip(requests, grounds, strict=True):
+            for given in (ground, ground[:, :, 0] if request.mask is None else request.mask):
+                if given.shape[:2] != (size, size):
                     raise MeddiffError(
                         f"request with seed {request.seed}",
-                        f"masks and backgrounds are {size}×{size} pixels for this model, "
-                        f"not {mask.shape[1]}×{mask.shape[0]} and {ground.shape[1]}×{ground.shape[0]}",
+                        f"masks and backgrounds are {size}×{size} pixels for this model, not {given.shape[1]}×{given.shape[0]}",
                         "Resize them",
                     )
-            images = self.painter.paint(grounds, drawn, [request.seed for request in part], params)
+        drawn = self._masks(requests, grounds, size, params)
+        samples = []
+        for start in range(0, len(requests), params.batch_size):
+            part = slice(start, start + params.batch_size)
+            images = self.painter.paint(grounds[part], drawn[part], [request.seed for request in requests[part]], params)
             samples += [
                 Sample(f"s{r.seed:010d}", r.seed, image, mask, name if r.background is None else "given")
-                for r, image, mask, name in zip(part, images, drawn, chosen, strict=True)
+                for r, image, mask, name in zip(requests[part], images, drawn[part], chosen[part], strict=True)
             ]
         return samples
+
+    def _masks(self, requests: Sequence[Request], grounds: list[Pixels], size: int, params: GenerateParams) -> list[Pixels]:
+        """The masks given, and invented ones within the imaged field of their backgrounds."""
+        levels = MaskLevels(
+            params.mask_noise, params.mask_condition, params.mask_shape, params.mask_pose, params.mask_placement
+        )
+        bare = [i for i, request in enumerate(requests) if request.mask is None]
+        fields = [imaged_field(grounds[i]) for i in bare]
+        invented = iter(self.masks.sample([requests[i].seed for i in bare], size, levels, fields) if bare else ())
+        return [next(invented) if request.mask is None else request.mask for request in requests]
 
 
 def bundle(target: Path, generator: Path, mask_model: Path, backgrounds: Path, params: GenerateParams) -> None:
     """Copy all that `Synthesizer.load` needs into one folder, with the settings it was used with."""
-    for name, source in {"generator": generator, "mask_model": mask_model, "backgrounds": backgrounds}.items():
+    parts = {"generator": generator, "mask_model": mask_model, "backgrounds/images": backgrounds / "images"}
+    for name, source in parts.items():
         shutil.copytree(source, target / name, dirs_exist_ok=True)
     (target / "generate.json").write_text(json.dumps(params.model_dump(), indent=1))
 

@@ -56,8 +56,8 @@ def train(
         parameters: the trainable weights; at the end they hold their moving average if `ema_decay` > 0.
         loss: draws its examples and noise from the generator it is given and returns a scalar.
         schedule: see `Schedule`.
-        checkpoint: file to save the state to every 20 s and to resume from; removed by nobody here. Its name must
-            change with whatever the weights depend on (data, settings): see `stages.work_key`.
+        checkpoint: file to save the state to every 20 s, less often where saving takes long, and to resume from; removed by
+            nobody here. Its name must change with whatever the weights depend on (data, settings): see `stages.work_key`.
         report: called after each step with the loss.
 
     Returns:
@@ -71,7 +71,7 @@ def train(
         else None
     )
     losses = _resume(checkpoint, weights, optimizer, ema) if checkpoint and checkpoint.is_file() else []
-    saved = time.monotonic()
+    saved, cost = time.monotonic(), 0.0
     for step in range(len(losses), schedule.steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * _rate(step, schedule)
@@ -87,9 +87,11 @@ def train(
             ema.step(weights)
         losses.append(total)
         report(step + 1, schedule.steps, {"loss": total})
-        if checkpoint and (time.monotonic() - saved > CHECKPOINT_SECONDS):
+        if checkpoint and (time.monotonic() - saved > max(CHECKPOINT_SECONDS, 10 * cost)):
+            begun = time.monotonic()
             _save(checkpoint, weights, optimizer, ema, losses)
             saved = time.monotonic()
+            cost = saved - begun  # gigabytes for a large UNet: saving takes at most a tenth of the time
     if ema:
         ema.copy_to(weights)
     return losses

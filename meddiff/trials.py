@@ -1,4 +1,4 @@
-"""One trial of a search: the pipeline in a work tree of its own, what it gave and cost, and which trial to propose."""
+"""Trials of settings: the pipeline in a work tree of its own, what it gave and cost, and which one a search proposes."""
 
 import csv
 import hashlib
@@ -7,8 +7,9 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +46,36 @@ class TrialRow:
     """One finished trial.
 
     Attributes:
-        settings: `section.name` -> value.
+        settings: `section.name` -> value, a word only where the project's own setting is one, such as `auto`.
         dice: mean over seeds, NaN if nothing was accepted; `error` is its standard error, 0 with one seed.
         cost: runs of the denoising network for each accepted pair, which depends neither on the machine nor on the cache.
     """
 
     number: int
-    settings: dict[str, float]
+    settings: dict[str, float | str]
     dice: float
     error: float
     cost: float
     outcome: TrialOutcome
+
+    def shown(self, name: str) -> str:
+        """A setting's value as text."""
+        value = self.settings[name]
+        return value if isinstance(value, str) else f"{value:g}"
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What a run of the pipeline up to `segment` did.
+
+    Attributes:
+        ran: stages whose command ran; the others came from DVC's cache.
+        samples, accepted: generated samples and those that passed the filter.
+    """
+
+    ran: tuple[str, ...]
+    samples: int
+    accepted: int
 
 
 def pipeline_trial(layout: Layout, overrides: Overrides, env: Mapping[str, str]) -> TrialOutcome:
@@ -66,34 +86,37 @@ def pipeline_trial(layout: Layout, overrides: Overrides, env: Mapping[str, str])
     """
     begun = time.monotonic()
     name = hashlib.sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()[:12]
-    tree = Layout(versioning.work_tree(layout.root, trees(layout) / name, overrides))
-    _share_segmenter(layout, tree)
+    with own_tree(layout, trees(layout) / name, overrides) as tree:
+        done = run_chain(tree, env)
+        scores = validation_dice(tree.segmenters / "validation.csv") if done.accepted else ()
+    return TrialOutcome(scores, done.samples, done.accepted, done.samples if "generate" in done.ran else 0,
+                        time.monotonic() - begun)
+
+
+@contextmanager
+def own_tree(layout: Layout, dest: Path, overrides: Overrides) -> Iterator[Layout]:
+    """A work tree at `dest` with changed settings; it goes when the block ends or fails, and stays when interrupted."""
+    tree = Layout(versioning.work_tree(layout.root, dest, overrides))
     try:
-        outcome = _reproduce(tree, env)
+        yield tree
     except MeddiffError:
         shutil.rmtree(tree.root)
         raise
     shutil.rmtree(tree.root)
-    return replace(outcome, seconds=time.monotonic() - begun)
 
 
-def _share_segmenter(layout: Layout, tree: Layout) -> None:
-    """Let `filter` find the independent segmenter that it keeps in `.work/`: no setting that is searched trains it anew."""
-    shared, link = layout.work.resolve() / "filter", tree.work / "filter"
-    shared.mkdir(parents=True, exist_ok=True)
-    link.parent.mkdir(exist_ok=True)
-    if not link.exists():
-        link.symlink_to(shared, target_is_directory=True)
+def run_chain(tree: Layout, env: Mapping[str, str]) -> Chain:
+    """Reproduce `filter`, and `segment` if pairs were accepted.
 
-
-def _reproduce(tree: Layout, env: Mapping[str, str]) -> TrialOutcome:
+    Raises:
+        MeddiffError: a stage failed.
+    """
     ran = versioning.reproduce(tree.root, "filter", env, False, lambda line: None).ran
     verdicts = read_records(tree.synthetic, tree.filtered).decisions["verdict"]
-    samples, accepted = len(verdicts), int((verdicts == "accepted").sum())
+    accepted = int((verdicts == "accepted").sum())
     if accepted:
-        versioning.reproduce(tree.root, "segment", env, False, lambda line: None)
-    scores = validation_dice(tree.segmenters / "validation.csv") if accepted else ()
-    return TrialOutcome(scores, samples, accepted, samples if "generate" in ran else 0, 0.0)
+        ran += versioning.reproduce(tree.root, "segment", env, False, lambda line: None).ran
+    return Chain(ran, len(verdicts), accepted)
 
 
 def validation_dice(table: Path) -> tuple[float, ...]:
@@ -102,17 +125,29 @@ def validation_dice(table: Path) -> tuple[float, ...]:
     Raises:
         MeddiffError: the table is missing, or the arm isn't in it.
     """
-    try:
-        with table.open(newline="") as lines:
-            scores = {int(row["seed"]): float(row["dice"]) for row in csv.DictReader(lines) if row["arm"] == ARM}
-    except (OSError, KeyError, ValueError) as e:
-        raise MeddiffError(table, f"a table of arm, seed and dice must be there ({e!r})", "Run `dvc repro segment`") from e
+    scores = arm_dice(table).get(ARM)
     if not scores:
         raise MeddiffError(table, f"the arm `{ARM}` must be in the table", "Run `dvc repro segment`")
     return tuple(scores[seed] for seed in sorted(scores))
 
 
-def trial_row(number: int, settings: dict[str, float], outcome: TrialOutcome, params: GenerateParams) -> TrialRow:
+def arm_dice(table: Path) -> dict[str, dict[int, float]]:
+    """Arm -> seed -> mean validation Dice, from `validation.csv`.
+
+    Raises:
+        MeddiffError: the table is missing, or lacks a column.
+    """
+    scores: dict[str, dict[int, float]] = {}
+    try:
+        with table.open(newline="") as lines:
+            for row in csv.DictReader(lines):
+                scores.setdefault(row["arm"], {})[int(row["seed"])] = float(row["dice"])
+    except (OSError, KeyError, ValueError) as e:
+        raise MeddiffError(table, f"a table of arm, seed and dice must be there ({e!r})", "Run `dvc repro segment`") from e
+    return scores
+
+
+def trial_row(number: int, settings: dict[str, float | str], outcome: TrialOutcome, params: GenerateParams) -> TrialRow:
     """Sum a trial up; the cost counts each sample's denoising steps, twice with guidance, for each accepted pair."""
     passes = 1 if settings["generate.guidance_scale"] == 1 else 2  # guidance runs the network with and without the prompt
     runs = params.steps * params.strength * passes * outcome.samples
@@ -131,7 +166,7 @@ def propose(rows: Sequence[TrialRow]) -> TrialRow:
     return min((row for row in rows if row.dice >= top.dice - top.error), key=lambda row: (row.cost, -row.dice, row.number))
 
 
-def nested(settings: Mapping[str, float]) -> Overrides:
+def nested(settings: Mapping[str, float | str]) -> Overrides:
     """`{"section.name": value}` as `{"section": {"name": value}}`."""
     overrides: Overrides = {}
     for key, value in settings.items():

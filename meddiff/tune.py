@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from meddiff import tracking, versioning
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
-from meddiff.params import Params, parse_params
+from meddiff.params import Params
+from meddiff.params_file import parse_params
 from meddiff.progress import bar
 from meddiff.trials import ARM, Overrides, TrialOutcome, TrialRow, merged, nested, pipeline_trial, propose, trial_row
 
@@ -69,11 +70,14 @@ class Axis:
     def suggest(self, trial: optuna.Trial) -> float:
         return round(float(trial.suggest_float(self.key, self.low, self.high, step=self.step)), 6)
 
-    def current(self, params: Params) -> float:
-        return float(getattr(getattr(params, self.section), self.name))
+    def current(self, params: Params) -> float | str:
+        value: float | str = getattr(getattr(params, self.section), self.name)
+        return value if isinstance(value, str) else float(value)
 
-    def nearest(self, value: float) -> float:
-        """The grid's value next to this one."""
+    def nearest(self, value: float | str) -> float:
+        """The grid's value next to this one; the least for a word such as `auto`, which isn't searched but may be current."""
+        if isinstance(value, str):
+            return self.low
         return min(self.high, max(self.low, self.low + round((value - self.low) / self.step) * self.step))
 
 
@@ -132,7 +136,7 @@ class _Search:
         self.fatal: MeddiffError | None = None
 
     def __call__(self, trial: optuna.Trial) -> float:
-        settings = {axis.key: axis.suggest(trial) for axis in self.axes}
+        settings: dict[str, float | str] = {axis.key: axis.suggest(trial) for axis in self.axes}
         settings = trial.user_attrs.get("settings", settings)  # the first trial's may lie beside the grid
         trial.set_user_attr("settings", settings)
         overrides = nested(settings) | {"segment": {"arms": [ARM]}}
@@ -213,7 +217,8 @@ def _open_study(layout: Layout, params: Params, axes: list[Axis]) -> optuna.Stud
 
 def _study_name(params: Params) -> str:
     """`tune.study` and a hash of all settings that shape a trial and aren't searched."""
-    kept = params.model_dump(mode="json", exclude={"evaluate", "tracking", "promote", "tune", "catalog", "compute"})
+    other = {"evaluate", "tracking", "promote", "tune", "ablate", "catalog", "compute"}
+    kept = params.model_dump(mode="json", exclude=other)
     for axis in AXES:
         del kept[axis.section][axis.name]
     return f"{params.tune.study}-{hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]}"

@@ -45,12 +45,12 @@ def tiny() -> Params:
     return Params.model_validate(
         {
             "prepare": {"size": 32, "n_labelled": 8, "demo_cases": 24, "demo_normal": 8},
-            "foundation": {"steps": 4, "channels": [32, 32], "batch_size": 4, "patch": 4},
+            "foundation": {"source": "scratch", "steps": 4, "channels": [32, 32], "batch_size": 4, "patch": 4},
+            "backgrounds": {"inspector_steps": 4, "fill_steps": 2},
             "mask_model": {"steps": 4, "grid": 16, "batch_size": 4},
             "finetune": {"steps": 4, "batch_size": 4},
             "generate": {"n": 8, "samples_per_batch": 4, "batch_size": 4, "steps": 3},
             "filter": {
-                "segmenter_steps": 4,
                 "agreement": 0.0,
                 "similarity_low": 0.0,
                 "similarity_high": 1.0,

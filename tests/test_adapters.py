@@ -275,3 +275,43 @@ def test_a_case_of_the_right_size_is_unchanged() -> None:
     fitted = fit_square(picture, flat, 32, "pad")
     assert np.array_equal(fitted.image, picture)
     assert np.array_equal(fitted.mask, flat)
+
+
+def test_folder_reads_class_indices_and_names_what_is_no_class(tmp_path: Path) -> None:
+    plain(tmp_path)
+    indices = np.zeros((H, W), np.uint8)
+    indices[2:6, 2:6], indices[10:16, 20:28] = 1, 2
+    for i in range(3):
+        Image.fromarray(indices).save(tmp_path / f"masks/case{i}.png")
+    cases = read("folder", tmp_path, ("benign", "malignant"))
+    assert all(np.array_equal(decode(case).mask, indices) for case in cases if not case.lesion_free)
+    Image.fromarray(indices * 2).save(tmp_path / "masks/case1.png")
+    with pytest.raises(MeddiffError, match=r"case1\.png: a mask of 2 classes holds the indices 0 to 2, this one holds 4"):
+        decode(read("folder", tmp_path, ("benign", "malignant"))[1])
+
+
+def test_busi_folders_are_the_classes(tmp_path: Path) -> None:
+    busi(tmp_path)
+    for classes in (("benign", "malignant"), ("malignant", "benign")):
+        for case in read("busi", tmp_path, classes):
+            values = set(np.unique(decode(case).mask).tolist()) - {0}
+            assert values == (set() if case.lesion_free else {classes.index(case.id.split("_")[0]) + 1})
+    with pytest.raises(MeddiffError, match="BUSI tells the classes benign and malignant, not cyst, solid"):
+        read("busi", tmp_path, ("cyst", "solid"))
+
+
+@pytest.mark.parametrize("name", ["isic2017", "isic2018", "ph2", "ddti"])
+def test_layouts_of_one_class_say_so(name: str, tmp_path: Path) -> None:
+    LAYOUTS[name](tmp_path)
+    with pytest.raises(MeddiffError, match=rf"prepare.classes: the `{name}` layout tells one class .*not 2.*`folder`"):
+        read(name, tmp_path, ("nevus", "melanoma"))
+    assert {int(value) for case in read(name, tmp_path, ("nevus",)) for value in np.unique(decode(case).mask)} <= {0, 1}
+
+
+def test_resizing_invents_no_class() -> None:
+    """Halfway between 0 and 2 lies 1: an interpolated mask would surround class 2 by class 1."""
+    indices = np.zeros((120, 200), np.uint8)
+    indices[30:90, 20:80], indices[40:80, 130:180] = 2, 3
+    fitted = fit_square(np.zeros((120, 200, 3), np.uint8), indices, 64, "pad")
+    assert set(np.unique(fitted.mask).tolist()) == {0, 2, 3}
+    assert not fitted.mask[~fitted.frame.mask(64)].any()

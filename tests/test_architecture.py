@@ -22,7 +22,7 @@ VENDORS = {"mlflow": "tracking", "great_expectations": "checks", "sqlalchemy": "
 # Who is who; every module that isn't named here is domain.
 BASE = {"errors", "params", "params_file", "cases", "progress", "environment", "__init__"}
 SERVICES = {"tracking", "storage", "checks", "catalog", "versioning"}
-ACTIONS = {"tune", "trials", "promote", "sampling", "releases"}
+ACTIONS = {"tune", "trials", "ablation", "parts", "variants", "comparison", "promote", "sampling", "releases"}
 TOP = {"cli", "__main__"}
 LAYERS = {**dict.fromkeys(BASE, "base"), "layout": "layout", **dict.fromkeys(SERVICES, "services"),
           **dict.fromkeys(ACTIONS, "actions"), **dict.fromkeys(TOP, "top"), "flows": "flows"}
@@ -42,7 +42,7 @@ ALSO = {("tracking", "versioning"), ("stages/__init__", "versioning")}
 
 # Modules that change no result: a stage's outputs don't depend on them, so DVC needn't rerun it when they change.
 NEUTRAL = {"errors", "progress", "environment", "tracking", "catalog", "versioning", "stages/__init__", "__init__"}
-NO_STAGE = {"compute", "tracking", "catalog", "promote", "tune"}  # sections that change no result, or belong to no stage
+NO_STAGE = {"compute", "tracking", "catalog", "promote", "tune", "ablate"}  # change no result, or belong to no stage
 
 
 @cache
@@ -205,8 +205,9 @@ def test_stages_run_this_package_in_this_order() -> None:
 def test_outs_are_the_paths_of_the_layout() -> None:
     layout = Layout(Path())
     expected = {
-        "prepare": {layout.split, layout.backgrounds, *map(layout.cases, ("train", "val", "test"))},
+        "prepare": {layout.split, layout.normal, *map(layout.cases, ("train", "val", "test"))},
         "foundation": {layout.foundation},
+        "backgrounds": {layout.backgrounds, layout.inspector},
         "mask_model": {layout.mask_model},
         "finetune": {layout.generator},
         "generate": {layout.synthetic},

@@ -66,3 +66,9 @@ def test_left_and_right_are_both_seen():
     images = torch.linspace(0.8, -0.8, 64).view(1, 1, 1, 64).expand(64, 3, 64, 64).contiguous()
     changed = augment(images, torch.zeros(64, 1, 64, 64), seeded(5))[0]
     assert 0.3 < float((changed[..., :32].mean((1, 2, 3)) > changed[..., 32:].mean((1, 2, 3))).float().mean()) < 0.7
+
+
+def test_class_indices_stay_whole(cases):
+    images, masks = batch(cases, 12)
+    masks[:, :, 32:] *= 3
+    assert set(augment(images, masks, seeded(6))[1].unique().tolist()) == {0.0, 1.0, 3.0}

@@ -1,110 +1,133 @@
-"""The lesion goes, the rest stays, and no seam shows."""
+"""Lesions go by the first method that passes the inspector; what fails is dropped with its reason."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy.ndimage import binary_dilation, gaussian_filter
+import torch
 
-from meddiff.backgrounds import remove_lesion
-from meddiff.phantoms import make_phantoms
-
-
-def texture(size: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    gray = 130 + 60 * gaussian_filter(rng.standard_normal((size, size)), 1.5) + 20 * np.linspace(0, 1, size)[:, None]
-    return np.repeat(np.clip(gray, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
-
-
-def disc(size: int, radius: float, centre: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
-    y, x = np.mgrid[:size, :size] / size
-    return ((y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2).astype(np.uint8)
+from meddiff import backgrounds as module
+from meddiff.backgrounds import Removal, hole, remove_lesions
+from meddiff.cases import Case, Frame, Pixels
+from meddiff.inpainting import to_tensor
+from meddiff.inspector import train_inspector
+from meddiff.painting import Painter
+from meddiff.params import BackgroundsParams
+from meddiff.segmentation import Segmenter
+from tests.conftest import make_cases
+from tests.pipelines import embedded
 
 
-@pytest.mark.parametrize("size", [48, 64, 256])
-@pytest.mark.parametrize("radius", [0.08, 0.25])
-def test_lesion_becomes_texture_and_the_rest_is_untouched(size: int, radius: float) -> None:
-    clean, mask = texture(size), disc(size, radius)
-    image = np.where(mask[:, :, None] > 0, np.uint8(15), clean)
-    result = remove_lesion(image, mask)
-    assert result is not None
-    far = ~binary_dilation(mask, iterations=size // 8)
-    assert np.array_equal(result[far], image[far])
-    inside = mask > 0
-    assert abs(result[inside].mean() - clean[inside].mean()) < 15
-    assert result[inside].std() > 0.6 * clean[inside].std()       # texture, not a blur
+@pytest.fixture(scope="module")
+def inspector() -> Segmenter:
+    return train_inspector(make_cases(16), 60, 0)
 
 
-def test_no_seam_at_the_border() -> None:
-    clean, mask = texture(64), disc(64, 0.2)
-    result = remove_lesion(np.where(mask[:, :, None] > 0, np.uint8(15), clean), mask)
-    assert result is not None
-    steps = np.abs(np.diff(result[:, :, 0].astype(int), axis=1))
-    hole = binary_dilation(mask, iterations=3)
-    edge = np.diff(hole.astype(int), axis=1) != 0
-    assert steps[edge].mean() < 1.6 * steps[:, :12].mean()
+@pytest.fixture(scope="module")
+def painter() -> Painter:
+    return Painter.of(embedded(torch.stack([to_tensor(case.image) for case in make_cases(8)])), [])
 
 
-def test_what_is_taken_has_no_lesion() -> None:
-    for case in make_phantoms(12, True, 64, "dermoscopy", 0):
-        assert case.mask is not None
-        result = remove_lesion(case.image, case.mask)
-        if result is not None:
-            inside = case.mask > 0
-            outside = ~binary_dilation(inside, iterations=8)
-            before = case.image[outside].mean() - case.image[inside].mean()
-            assert case.image[outside].mean() - result[inside].mean() < 0.6 * before + 12
+def no_painter() -> Painter:
+    raise AssertionError("the foundation isn't needed")
 
 
-def test_a_colour_patch_is_not_copied_into_the_skin() -> None:
-    rng = np.random.default_rng(0)
-    image = np.clip(np.array([210, 160, 140]) + rng.normal(0, 4, (64, 64, 3)), 0, 255).astype(np.uint8)
-    image[disc(64, 0.3, (0.5, 1.0)) > 0] = (20, 120, 230)
-    mask = disc(64, 0.13, (0.5, 0.3))
-    image[mask > 0] = (90, 50, 40)
-    result = remove_lesion(image, mask)
-    assert result is not None
-    inside = result[mask > 0].astype(int)
-    assert np.abs(inside - [210, 160, 140]).max() < 45
+def last(removals: Sequence[Removal]) -> dict[str, Removal]:
+    return {removal.case: removal for removal in removals}
 
 
-def test_too_large_a_lesion_gives_none() -> None:
-    assert remove_lesion(texture(64), disc(64, 0.4)) is None
+def outside_is_the_same(case: Case, image: Pixels | None) -> bool:
+    return image is not None and bool(np.array_equal(image[~hole(case)], case.image[~hole(case)]))
 
 
-def test_the_share_is_of_the_frame() -> None:
-    frame = np.zeros((64, 64), dtype=bool)
-    frame[20:44] = True
-    assert remove_lesion(texture(64), disc(64, 0.15)) is not None
-    assert remove_lesion(texture(64), disc(64, 0.3) * frame, frame) is None
+def test_texture_removes_lesions_and_the_inspector_agrees(inspector: Segmenter) -> None:
+    cases = make_cases(10, seed=5)
+    removals = remove_lesions(cases, BackgroundsParams(fill=("texture",)), inspector, no_painter)
+    assert [removal.case for removal in removals] == [case.id for case in cases]
+    kept = [(case, removal) for case, removal in zip(cases, removals, strict=True) if not removal.reason]
+    assert len(kept) >= 6
+    for case, removal in kept:
+        assert removal.method == "texture"
+        assert removal.after <= 0.1 * removal.before
+        assert outside_is_the_same(case, removal.image)
+        assert removal.image is not None
+        assert removal.image[case.mask > 0].mean() > case.image[case.mask > 0].mean() + 40  # type: ignore[operator]
 
 
-def test_bars_of_padding_are_neither_taken_nor_changed() -> None:
-    frame = np.zeros((64, 64), dtype=bool)
-    frame[14:50] = True
-    image = np.where(frame[:, :, None], texture(64), np.uint8(0))
-    mask = disc(64, 0.12, (0.35, 0.5)) * frame
-    image[mask > 0] = 15
-    result = remove_lesion(image, mask, frame)
-    assert result is not None
-    assert not result[~frame].any()
-    assert result[mask > 0].min() > 60
+def test_a_fill_that_still_shows_a_lesion_is_dropped_unless_nothing_is_checked(
+    inspector: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "fill_with_texture", lambda image, hole, frame: image.copy())
+    cases = make_cases(4, seed=5)
+    settings = BackgroundsParams(fill=("texture",))
+    removals = remove_lesions(cases, settings, inspector, no_painter)
+    assert {removal.reason for removal in removals} == {"lesion found"}
+    assert all(removal.after == removal.before > 0.5 for removal in removals)
+    unchecked = remove_lesions(cases, settings.model_copy(update={"residue": 1.0}), inspector, no_painter)
+    assert {removal.reason for removal in unchecked} == {""}
 
 
-def test_lesion_at_the_border_and_several_lesions() -> None:
-    mask = disc(64, 0.1, (0.0, 0.3)) | disc(64, 0.08, (0.7, 0.8))
-    clean = texture(64)
-    result = remove_lesion(np.where(mask[:, :, None] > 0, np.uint8(10), clean), mask)
-    assert result is not None
-    assert result[mask > 0].mean() > 90
+def test_the_foundation_fills_what_texture_cannot(
+    inspector: Segmenter, painter: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases, fill = make_cases(4, seed=5), module.fill_with_texture
+
+    def some(image: Pixels, hole: Any, frame: Any) -> Pixels | None:
+        return None if np.array_equal(image, cases[1].image) else fill(image, hole, frame)
+
+    monkeypatch.setattr(module, "fill_with_texture", some)
+    done: list[int] = []
+    removals = remove_lesions(cases, BackgroundsParams(fill_steps=2, residue=1.0), inspector, lambda: painter,
+                              lambda count, total, values: done.append(count))
+    assert [(r.case, r.method, r.reason) for r in removals if r.case == cases[1].id] == [
+        (cases[1].id, "texture", "no source"), (cases[1].id, "foundation", "")]
+    assert [last(removals)[case.id].method for case in cases] == ["texture", "foundation", "texture", "texture"]
+    assert outside_is_the_same(cases[1], last(removals)[cases[1].id].image)
+    assert done == [3, 4]
 
 
-def test_no_lesion_changes_nothing_and_calls_agree() -> None:
-    clean, mask = texture(64), disc(64, 0.2)
-    assert np.array_equal(remove_lesion(clean, np.zeros_like(mask)), clean)  # type: ignore[arg-type]
-    assert np.array_equal(remove_lesion(clean, mask), remove_lesion(clean, mask))  # type: ignore[arg-type]
+def test_a_foundation_fill_depends_on_its_own_case_and_seed_alone(inspector: Segmenter, painter: Painter) -> None:
+    cases = make_cases(3, seed=5)
+    settings = BackgroundsParams(fill=("foundation",), fill_steps=2, residue=1.0)
+
+    def filled(some: Sequence[Case], seed: int = 0) -> Pixels:
+        image = remove_lesions(some, settings.model_copy(update={"seed": seed}), inspector, lambda: painter)[-1].image
+        assert image is not None
+        return image.astype(np.int16)
+
+    alone = filled(cases[2:])
+    assert np.abs(filled(cases) - alone).max() <= 1
+    assert np.abs(filled(cases[2:], seed=1) - alone).max() > 1
 
 
-def test_nowhere_to_take_from_gives_none() -> None:
-    mask = np.zeros((64, 64), np.uint8)
-    mask[4::16, 4::16] = 1          # the widened spots leave too little room for rings
-    frame = binary_dilation(mask, iterations=4)
-    assert remove_lesion(texture(64), mask, frame) is None
+def test_too_large_a_lesion_is_left_and_the_share_is_of_the_frame(inspector: Segmenter) -> None:
+    (case,) = make_cases(1, seed=5)
+    mask = np.zeros((32, 32), np.uint8)
+    mask[12:20, 8:24] = 1
+    settings = BackgroundsParams(fill=("texture",), residue=1.0)
+    framed = replace(case, mask=mask, frame=Frame(8, 0, 16, 32))
+    (removal,) = remove_lesions([framed], settings, inspector, no_painter)
+    assert (removal.method, removal.reason, removal.image) == ("", "too large", None)
+    assert np.isnan(removal.before)
+    (removal,) = remove_lesions([replace(case, mask=mask)], settings, inspector, no_painter)
+    assert removal.reason != "too large"
+
+
+@pytest.mark.parametrize("method", ["texture", "foundation"])
+def test_bars_stay_and_several_lesions_of_several_classes_go(method: Any, inspector: Segmenter, painter: Painter) -> None:
+    frame = Frame(4, 0, 24, 32)
+    (case,) = make_cases(1, seed=6, lesion=False)
+    mask, image = np.zeros((32, 32), np.uint8), case.image.copy()
+    mask[4:7, 4:9], mask[20:23, 22:26] = 1, 2
+    image[mask > 0] = 40
+    image[~frame.mask(32)] = 0
+    settings = BackgroundsParams(fill=(method,), fill_steps=2, residue=1.0)
+    (removal,) = remove_lesions([replace(case, image=image, mask=mask, frame=frame)], settings, inspector, lambda: painter)
+    assert removal.image is not None
+    assert not removal.image[~frame.mask(32)].any()
+    for label in (1, 2):
+        assert (removal.image[mask == label] != 40).any()
+        if method == "texture":
+            assert removal.image[mask == label].mean() > 120

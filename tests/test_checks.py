@@ -102,3 +102,8 @@ def test_nothing_is_printed_and_analytics_are_off(tmp_path: Path, capfd: pytest.
     check_batches({"b": table()}, PARAMS, SIZE, tmp_path / "docs")
     assert capfd.readouterr() == ("", "")
     assert os.environ["GX_ANALYTICS_ENABLED"] == "false"
+
+
+def test_as_many_parts_pass_as_the_training_masks_have(tmp_path: Any) -> None:
+    batch = {"b": table(components=few(3, 5, 1))}
+    assert [check_batches(batch, PARAMS, SIZE, tmp_path / str(n), n)[0].passed for n in (3, 5)] == [False, True]

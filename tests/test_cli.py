@@ -51,7 +51,8 @@ def test_help_answers_at_once_and_imports_nothing_heavy(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    assert all(f"\n  {name} " in done.stdout for name in (*STAGES, "init", "promote", "tune", "catalog", "release", "ui"))
+    commands = (*STAGES, "init", "promote", "tune", "ablate", "catalog", "release", "ui")
+    assert all(f"\n  {name} " in done.stdout for name in commands)
     seconds = []
     for _ in range(3):
         begun = time.monotonic()
@@ -129,9 +130,20 @@ def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> N
         run("init", "--dataset", "busi", "--path", "nowhere")
     with pytest.raises(MeddiffError, match="--path"):
         run("init", "--dataset", "busi")
+    with pytest.raises(MeddiffError, match="layout tells one class"):
+        run("init", "--dataset", "ph2", "--path", "raw", "--classes", "nevus, melanoma")
     with pytest.raises(MeddiffError, match=r"prepare\.dataset"):
         run("init", "--dataset", "other", "--path", "raw")
     assert (project / "params.yaml").read_text() == after
+
+
+def test_profile_writes_the_papers_settings(project: Path, run: Run) -> None:
+    done = run("profile", "paper")
+    assert done.exit_code == 0
+    assert "finetune.learning_rate: 3.0e-06\n" in done.stdout
+    assert yaml.safe_load((project / "params.yaml").read_text())["prepare"]["size"] == 512
+    with pytest.raises(MeddiffError, match=r"Choose one of: .*paper"):
+        run("profile", "papers")
 
 
 def test_promotion_that_is_refused_ends_with_1(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from meddiff.cases import Case, write_image, write_mask
+from meddiff.cases import Case, read_cases, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.segmentation import Segmenter
-from meddiff.stages import evaluate, segment
+from meddiff.stages import evaluate, prepare, segment
 from meddiff.tracking import Unrecorded
 from tests.conftest import make_cases
+from tests.test_prepare import wide_folder
 
 
 class Recorded(Unrecorded):
@@ -127,6 +128,43 @@ def test_segment_leaves_every_arm_and_seed(layout):
     assert [step for step, values in tracker.points if "loss_real_0" in values] == [1, 2, 3]
 
 
+def test_every_synthetic_arm_has_as_many_pairs_and_its_own_masks(layout, monkeypatch):
+    used, train = {}, segment.train_segmenter
+
+    def spy(real, synthetic, *rest):
+        used[len(used)] = {case.id: (case.mask > 0).sum() for case in synthetic}
+        return train(real, synthetic, *rest)
+
+    path = next((layout.filtered / "masks").iterdir())
+    write_mask(path, np.pad(np.ones((2, 2), np.uint8), ((15, 15), (15, 15))))
+    monkeypatch.setattr(segment, "train_segmenter", spy)
+    arms = ["real", "synthetic", "uncorroded", "unfiltered"]
+    segment.run(layout, settings(segment={"arms": arms, "seeds": [0]}), Unrecorded())
+    assert [len(pairs) for pairs in used.values()] == [0, 3, 3, 3]
+    assert used[1].keys() == used[2].keys() != used[3].keys()
+    assert used[1][path.stem] == 4 < used[2][path.stem]
+    decided = pd.read_parquet(layout.filtered / "decisions.parquet").set_index("id")["verdict"]
+    assert set(decided[list(used[3])]) - {"accepted"}
+    table = pd.read_csv(layout.segmenters / "validation.csv")
+    assert table["arm"].tolist() == arms
+    assert table["n_synthetic"].tolist() == [0, 3, 3, 3]
+    tracker = Recorded()
+    evaluate.run(layout, settings(), tracker)
+    summary = json.loads((layout.report / "summary.json").read_text())
+    assert list(summary["arms"]) == arms
+    assert list(summary["effects"]) == ["uncorroded", "unfiltered"]
+    assert "the same without corrosion" in (layout.report / "report.html").read_text()
+
+
+def test_arms_of_equal_pairs_are_trained_once(layout, monkeypatch):
+    train, calls = segment.train_segmenter, []
+    monkeypatch.setattr(segment, "train_segmenter", lambda *args: calls.append(args) or train(*args))
+    segment.run(layout, settings(segment={"arms": ["synthetic", "uncorroded"]}), Unrecorded())
+    assert len(calls) == 2  # one a seed: the masks of this filter weren't corroded
+    assert pd.read_csv(layout.segmenters / "validation.csv")["arm"].tolist() == ["synthetic"] * 2 + ["uncorroded"] * 2
+    assert weights(layout, "synthetic", 0) == weights(layout, "uncorroded", 0) != weights(layout, "uncorroded", 1)
+
+
 def test_loss_curves_are_throttled(layout):
     tracker = Recorded()
     segment.run(layout, settings(segment={"steps": 51, "seeds": [0], "arms": ["real"], "batch_size": 1}), tracker)
@@ -193,7 +231,9 @@ def test_evaluate_leaves_rows_summary_pictures_and_page(finished, capsys):
     tracker = Recorded()
     evaluate.run(finished, settings(), tracker)
     table = pd.read_csv(finished.report / "per_case.csv")
-    assert list(table.columns) == ["case", "group", "arm", "seed", "dice", "iou", "hd95", "nsd", "lesion_area", "stratum"]
+    assert list(table.columns) == ["case", "group", "class", "arm", "seed", "dice", "iou", "hd95", "nsd", "lesion_area",
+                                   "stratum"]
+    assert set(table["class"]) == {"lesion"}
     assert len(table) == 7 * 4
     assert table[table["lesion_area"] == 0]["stratum"].unique().tolist() == ["empty"]
     summary = json.loads((finished.report / "summary.json").read_text())
@@ -223,7 +263,7 @@ def test_evaluate_repeats_itself_and_survives_a_test_without_lesions(finished):
     put_split(finished, "test", make_cases(2, seed=4, lesion=False))
     blank = np.zeros((2, 32, 32), np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Segmenter, "predict", lambda self, images: blank)
+        patch.setattr(Segmenter, "predict", lambda self, images, batch_size: blank)
         evaluate.run(finished, settings(), Unrecorded())
     summary = json.loads((finished.report / "summary.json").read_text())
     assert summary["gain"]["mean"] is None
@@ -244,3 +284,53 @@ def test_what_is_missing_is_named_and_an_earlier_report_stays(finished, spoil, w
     with pytest.raises(MeddiffError, match=words):
         evaluate.run(finished, settings(), Unrecorded())
     assert (finished.report / "report.html").read_text() == "earlier"
+
+
+TWO_CLASSES = {"dataset": "folder", "path": "raw", "classes": ["benign", "malignant"], "size": 64, "n_labelled": 16}
+
+
+@pytest.fixture(scope="module")
+def two_classes(tmp_path_factory) -> Layout:
+    """Prepared from gray images of 200 × 120 pixels with up to two lesions of two classes, and trained on, all by the stages."""
+    layout = Layout(tmp_path_factory.mktemp("two_classes"))
+    wide_folder(layout.root / "raw", 30)
+    prepare.run(layout, settings(prepare=TWO_CLASSES), Unrecorded())
+    segment.run(layout, settings(prepare=TWO_CLASSES, segment={"arms": ["real"], "steps": 40}), Unrecorded())
+    put_synthetic(layout)
+    return layout
+
+
+def test_two_classes_two_lesions_gray_and_wide_from_files_to_the_report(two_classes):
+    layout = two_classes
+    evaluate.run(layout, settings(prepare=TWO_CLASSES), Unrecorded())
+    table = pd.read_csv(layout.report / "per_case.csv")
+    cases = {case.id: case for case in read_cases(layout.cases("test"))}
+    assert len(table) == len(cases) * 2 * 2
+    for row in table.itertuples():
+        mask = cases[row.case].mask == (1 if row[3] == "benign" else 2)
+        assert row.lesion_area == pytest.approx(mask.mean())
+    assert table["dice"].isna().any()                   # some images lack a class, and none was found
+    assert table["dice"].dropna().mean() > 0.1          # it learned something
+    per_case = table.groupby(["case", "seed"])["dice"].mean()
+    summary = json.loads((layout.report / "summary.json").read_text())
+    assert summary["arms"]["real"]["dice"]["mean"] == pytest.approx(per_case.groupby("case").mean().mean(), abs=0.03)
+    assert set(summary["by_class"]) == {"benign", "malignant"}
+    assert summary["excluded"]["real"]["dice"] == table["dice"].isna().sum()
+    page = (layout.report / "report.html").read_text()
+    for words in ("By class", "padded to squares", "gray in three equal channels"):
+        assert words in page
+
+
+def test_a_lesion_predicted_on_the_bars_changes_nothing(two_classes, monkeypatch):
+    layout = two_classes
+    within = {tuple(case.image.ravel()[::97]): case.frame.mask(64) for case in read_cases(layout.cases("test"))}
+    tables = []
+    for bars in (0, 2):
+        def segmented(self, images, bars=bars):
+            inside = np.stack([within[tuple(image.ravel()[::97])] for image in images])
+            return np.where(inside, np.uint8(1), np.uint8(bars))
+
+        monkeypatch.setattr(Segmenter, "segment", segmented)
+        evaluate.run(layout, settings(prepare=TWO_CLASSES), Unrecorded())
+        tables.append(pd.read_csv(layout.report / "per_case.csv"))
+    pd.testing.assert_frame_equal(*tables)

@@ -4,18 +4,22 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from scipy import ndimage
 
 from meddiff.cases import Case, read_accepted, read_mask, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.records import read_records
+from meddiff.segmentation import Architecture, Segmenter
 from meddiff.tracking import Unrecorded
 from tests.conftest import make_cases
 
@@ -49,8 +53,8 @@ class Recorder(Unrecorded):
         self.table = frame
 
 
-def write_training(layout: Layout, cases: list[Case]) -> None:
-    folder = layout.cases("train")
+def write_cases(layout: Layout, cases: list[Case], split: str = "train") -> None:
+    folder = layout.cases(split)
     rows = []
     for case in cases:
         write_image(folder / f"images/{case.id}.png", case.image)
@@ -73,7 +77,7 @@ def write_batch(layout: Layout, batch: str, cases: list[Case]) -> None:
     pd.DataFrame(rows).to_parquet(folder / "batch.parquet", index=False)
 
 
-def settings(tiny: Params, **changes: float) -> Params:
+def settings(tiny: Params, **changes: float | str) -> Params:
     return tiny.model_copy(update={"filter": tiny.filter.model_copy(update=changes)})
 
 
@@ -81,9 +85,12 @@ def settings(tiny: Params, **changes: float) -> Params:
 def layout(tmp_path: Path) -> Layout:
     """Twelve training cases; batches `b0` of new lesions and `b1` of copies of training lesions."""
     layout, training = Layout(tmp_path), make_cases(12, seed=1)
-    write_training(layout, training)
+    write_cases(layout, training)
+    write_cases(layout, make_cases(10, seed=3), "val")
     write_batch(layout, "b0", make_cases(N, seed=2))
     write_batch(layout, "b1", training[:N])
+    torch.manual_seed(0)
+    Segmenter(Architecture("unet", 8).build(), Architecture("unet", 8)).save(layout.inspector)
     return layout
 
 
@@ -105,6 +112,40 @@ def test_everything_is_written_and_belongs_together(layout: Layout, tiny: Params
     assert recorder.files == [layout.quality / "index.html"]
     assert {"share_agreement", "share_quarantined", "bound_similarity_high", "samples_per_second"} <= set(recorder.values)
     assert recorder.table["id"].tolist() == records.samples["id"].tolist()
+
+
+def test_fidelity_is_measured_before_and_after_the_filter(layout: Layout, tiny: Params) -> None:
+    recorder = Recorder()
+    stage.run(layout, settings(tiny, similarity_high=0.995, min_acceptance=0.5), recorder)
+    found = json.loads((layout.filtered / "fidelity.json").read_text())
+    assert {name: one["n"] for name, one in found["sets"].items()} == {
+        "training": 12, "generated": 2 * N, "accepted": (n := recorder.headlines["acceptance"] * 2 * N), "corroded": n}
+    assert found["n_reference"] == 10
+    assert recorder.values["copy_share_generated"] >= 0.5
+    assert recorder.values["copy_share_generated"] > recorder.values["copy_share_accepted"]
+    assert recorder.values["kid_lesion_generated"] == found["sets"]["generated"]["kid"]["lesion"]["mean"]
+    assert recorder.values["corrosion_share"] == found["corrosion"]["share"]
+    assert recorder.values["seam_generated"] == found["sets"]["generated"]["seam"] > 0.5
+    assert recorder.values["seam_training"] > 0.5
+
+
+def test_auto_erodes_masks_that_are_too_wide(layout: Layout, tiny: Params) -> None:
+    tight = make_cases(12, seed=2)
+    wide = [replace(case, mask=ndimage.binary_dilation(case.mask, iterations=2).astype(np.uint8)) for case in tight]
+    write_batch(layout, "b0", wide)
+    write_batch(layout, "b1", make_cases(1, seed=4))
+    recorder = Recorder()
+    stage.run(layout, settings(tiny, corrosion_radius="auto"), recorder)
+    assert recorder.values["corrosion_share"] > 0.1
+    kept = {case.id: case.mask for case in read_accepted(layout.synthetic, layout.filtered)}
+    areas = np.array([(case.mask.sum(), kept[f"s_b0_{i:02d}"].sum(), tight[i].mask.sum()) for i, case in enumerate(wide)])
+    before, after = np.median(areas[:, :2] / areas[:, 2:], axis=0)
+    assert before > 1.5
+    assert after == pytest.approx(1, abs=0.25)
+    profiles = pd.read_csv(layout.filtered / "corrosion.csv")
+    assert list(profiles) == ["distance", "real", "painted", "corroded"]
+    far = (profiles["painted"] - profiles["real"]).abs().mean()
+    assert (profiles["corroded"] - profiles["real"]).abs().mean() < far / 2
 
 
 def test_copies_are_rejected_and_their_batch_is_quarantined(layout: Layout, tiny: Params) -> None:
@@ -148,18 +189,20 @@ def test_the_page_stands_alone_and_shows_both_sides(layout: Layout, tiny: Params
 def test_the_same_inputs_give_the_same_decisions(layout: Layout, tiny: Params) -> None:
     stage.run(layout, tiny, Unrecorded())
     first = (layout.filtered / "decisions.parquet").read_bytes(), (layout.filtered / "batches.json").read_text()
-    for path in (layout.work / "filter").iterdir():  # the kept segmenter must not be needed
-        for part in path.iterdir():
-            part.unlink()
-        path.rmdir()
     stage.run(layout, tiny, Unrecorded())
     assert first == ((layout.filtered / "decisions.parquet").read_bytes(), (layout.filtered / "batches.json").read_text())
 
 
-def test_new_bounds_do_not_train_the_segmenter_again(layout: Layout, tiny: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage.run(layout, tiny, Unrecorded())
-    monkeypatch.setattr(stage, "train_segmenter", lambda *args, **kwargs: pytest.fail("trained again"))
-    stage.run(layout, settings(tiny, similarity_high=0.995, agreement=0.2, corrosion_radius=0.0), Unrecorded())
+def test_another_extractor_changes_similarity_alone(layout: Layout, tiny: Params) -> None:
+    found = {}
+    for extractor in ("lesion", "inspector"):
+        stage.run(layout, settings(tiny, extractor=extractor), Unrecorded())
+        found[extractor] = read_records(layout.synthetic, layout.filtered).decisions
+        fidelity = json.loads((layout.filtered / "fidelity.json").read_text())
+        assert fidelity["extractor"] == {"lesion": "lesion statistics"}.get(extractor, extractor)
+    one, other = found.values()
+    assert (one["similarity"] - other["similarity"]).abs().max() > 1e-3
+    assert one[["agreement", "contrast"]].equals(other[["agreement", "contrast"]])
 
 
 def test_nothing_accepted_is_written_and_said(layout: Layout, tiny: Params, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,6 +219,7 @@ def test_nothing_accepted_is_written_and_said(layout: Layout, tiny: Params, caps
     (lambda root: (root / "synthetic/b1/batch.parquet").unlink(), r"b1: a batch needs its table"),
     (lambda root: (root / "synthetic").rename(root / "elsewhere"), r"synthetic: .*at least one batch"),
     (lambda root: (root / "data/train/cases.csv").unlink(), r"cases\.csv"),
+    (lambda root: (root / "models/inspector").rename(root / "elsewhere"), r"inspector: .*dvc repro backgrounds"),
 ])
 def test_missing_files_are_named_and_leave_earlier_outputs(layout: Layout, tiny: Params, damage: object, message: str) -> None:
     stage.run(layout, tiny, Unrecorded())

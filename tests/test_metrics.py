@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from meddiff.errors import MeddiffError
-from meddiff.metrics import case_scores, dice
+from meddiff.metrics import case_scores, class_dice, dice
 
 
 def square(top: int, left: int, side: int = 10) -> np.ndarray:
@@ -58,3 +58,26 @@ def test_dice_alone_follows_the_same_conventions():
     assert math.isnan(dice(EMPTY, EMPTY))
     assert dice(LESION, EMPTY) == dice(EMPTY, LESION) == 0
     assert dice(LESION.astype(np.uint8), LESION) == 1
+
+
+def test_dice_over_classes_leaves_out_what_both_lack():
+    first, second = square(2, 2).astype(np.uint8), square(18, 18).astype(np.uint8)
+    reference = first + 2 * second
+    assert class_dice(reference, reference, 3) == 1
+    assert class_dice(first, reference, 3) == pytest.approx(0.5)             # class 2 is missed, class 3 in neither
+    assert class_dice(first + 3 * second, reference, 3) == pytest.approx(1 / 3)   # and class 3 invented
+    assert class_dice(2 * first + second, reference, 2) == 0                     # right place, wrong class
+    assert math.isnan(class_dice(EMPTY, EMPTY, 2))
+    assert class_dice(first, 2 * first, 1) == 1                                  # one class: any lesion
+
+
+def test_bars_around_the_frame_change_no_score():
+    """A lesion that the frame's edge cuts has a surface there, with and without bars beside it."""
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        frame = np.zeros((2, 20, 32), bool)
+        for mask in frame:
+            top, left = rng.integers(0, 12), rng.integers(0, 20)
+            mask[top:top + 12, left:left + 14] = True
+        padded = np.pad(frame, ((0, 0), (6, 6), (0, 0)))
+        assert case_scores(*padded, tolerance=2.0) == case_scores(*frame, tolerance=2.0)

@@ -5,7 +5,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from meddiff.errors import MeddiffError
-from meddiff.params import Params, load_params, parse_params
+from meddiff.params import Params
+from meddiff.params_file import load_params, parse_params
 
 PROJECT = Path(__file__).parents[1] / "params.yaml"
 

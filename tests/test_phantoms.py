@@ -5,6 +5,8 @@ import time
 import numpy as np
 import pytest
 
+from meddiff.cases import Case
+from meddiff.errors import MeddiffError
 from meddiff.phantoms import make_phantoms
 
 
@@ -73,3 +75,49 @@ def test_the_demo_takes_seconds() -> None:
     begun = time.monotonic()
     make_phantoms(50, True, 64, "mixed", 0)
     assert time.monotonic() - begun < 10   # 0.4 s on an idle core
+
+
+def largest(case: Case) -> int:
+    assert case.mask is not None
+    return int(np.bincount(case.mask.ravel(), minlength=3)[1:].argmax()) + 1
+
+
+def roughness(case: Case) -> float:
+    """Perimeter² / area of the largest lesion, over that of a circle."""
+    from skimage.measure import label, regionprops
+
+    assert case.mask is not None
+    region = max(regionprops(label(case.mask)), key=lambda region: region.area)
+    return float(region.perimeter**2 / region.area / (4 * np.pi))
+
+
+@pytest.mark.parametrize("modality", ["ultrasound", "dermoscopy"])
+def test_two_classes_are_even_and_differ_in_their_outline(modality: str) -> None:
+    cases = make_phantoms(40, True, 80, modality, 0, classes=2)
+    assert all(set(np.unique(case.mask).tolist()) <= {0, largest(case)} for case in cases)     # one lesion each, of one class
+    benign, malignant = ([roughness(case) for case in cases if largest(case) == label] for label in (1, 2))
+    assert min(len(benign), len(malignant)) > 12
+    assert np.median(malignant) > np.median(benign) + 0.1
+    groups = {case.group: {largest(other) for other in cases if other.group == case.group} for case in cases}
+    assert all(len(labels) == 1 for labels in groups.values())
+
+
+def test_several_lesions_lie_apart_and_leave_the_first_as_it_was() -> None:
+    from skimage.measure import label
+
+    several, one = make_phantoms(20, True, 64, "mixed", 0, lesions=3), make_phantoms(20, True, 64, "mixed", 0)
+    counts = [int(label(case.mask).max()) for case in several]
+    assert {1, 2, 3} <= set(counts)
+    for case, single in zip(several, one, strict=True):
+        assert case.mask is not None
+        assert (case.mask >= single.mask).all()
+    alone = [i for i, (case, single) in enumerate(zip(several, one, strict=True)) if np.array_equal(case.mask, single.mask)]
+    assert len(alone) > 3
+    assert all(np.array_equal(several[i].image, one[i].image) for i in alone)
+    both = make_phantoms(30, True, 64, "mixed", 0, classes=2, lesions=3)
+    assert sum({1, 2} <= set(np.unique(case.mask).tolist()) for case in both) > 5
+
+
+def test_three_classes_are_refused() -> None:
+    with pytest.raises(MeddiffError, match="one or two classes, not of 3"):
+        make_phantoms(1, True, 32, "mixed", 0, classes=3)

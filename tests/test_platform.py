@@ -177,7 +177,7 @@ def test_a_taken_port_is_named(platform: Running, environment: dict[str, str]) -
 def test_ctrl_c_ends_runs_worker_and_servers_in_order(platform: Running) -> None:
     """The last test: it stops the platform."""
     small = {"size": 32, "n_labelled": 8, "demo_cases": 24, "demo_normal": 8, "seed": 2}
-    run = platform.trigger(prepare=small, foundation={"steps": 10**6, "channels": [32, 32]}).json()["id"]
+    run = platform.trigger(prepare=small, foundation={"source": "scratch", "steps": 10**6, "channels": [32, 32]}).json()["id"]
     until(lambda: platform.tasks(run).get("foundation") == "RUNNING", 120)
     time.sleep(3)
     family = psutil.Process(platform.process.pid).children(recursive=True)

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.ndimage import label
 
-from meddiff.cases import read_cases, read_image, sha256
+from meddiff.cases import Frame, read_cases, read_image, sha256
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import Params
@@ -45,8 +46,9 @@ def prepare(root: Path, **settings: Any) -> Seen:
     return seen
 
 
-def rows(root: Path, part: str, table: str = "cases.csv") -> list[dict[str, str]]:
-    with (root / "data" / part / table).open(newline="") as lines:
+def rows(root: Path, part: str) -> list[dict[str, str]]:
+    folder = Layout(root).normal if part == "normal" else Layout(root).cases(part)
+    with (folder / ("backgrounds.csv" if part == "normal" else "cases.csv")).open(newline="") as lines:
         return list(csv.DictReader(lines))
 
 
@@ -83,10 +85,10 @@ def test_demo_gives_every_promised_file(tmp_path: Path) -> None:
         assert seen.counts[part] == len(table) == len(seen.tables[part])
     assert sum(row["labelled"] == "1" for row in rows(tmp_path, "train")) == 8 == len(read_cases(layout.cases("train")))
     assert all(row["labelled"] == "1" for part in ("val", "test") for row in rows(tmp_path, part))
-    backgrounds = rows(tmp_path, "backgrounds", "backgrounds.csv")
-    assert len(backgrounds) == 8
-    assert {row["source"] for row in backgrounds} == {"normal"}
-    assert all(row["sha256"] == sha256(layout.backgrounds / f"images/{row['id']}.png") for row in backgrounds)
+    normal = rows(tmp_path, "normal")
+    assert len(normal) == 8
+    assert {row["source"] for row in normal} == {"normal"}
+    assert all(row["sha256"] == sha256(layout.normal / f"images/{row['id']}.png") for row in normal)
     assert not list(layout.work.iterdir())
 
 
@@ -120,14 +122,11 @@ def test_too_many_labelled_takes_all_and_says_so(tmp_path: Path, capsys: pytest.
     assert "`prepare.n_labelled` is 500" in capsys.readouterr().err
 
 
-def test_without_lesion_free_images_lesions_are_removed(tmp_path: Path) -> None:
+def test_without_lesion_free_images_the_table_is_empty(tmp_path: Path) -> None:
     raw_folder(tmp_path / "raw")
     seen = prepare(tmp_path, dataset="folder", path="raw")
-    backgrounds = rows(tmp_path, "backgrounds", "backgrounds.csv")
-    labelled = {row["id"] for row in rows(tmp_path, "train") if row["labelled"] == "1"}
-    assert backgrounds
-    assert {row["source"].removeprefix("removed:") for row in backgrounds} <= labelled
-    assert seen.counts["backgrounds_removed"] + seen.counts["lesions_not_removed"] == len(labelled)
+    assert rows(tmp_path, "normal") == []
+    assert seen.counts["backgrounds_normal"] == 0
 
 
 def test_duplicates_of_the_given_test_are_dropped_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +141,7 @@ def test_duplicates_of_the_given_test_are_dropped_and_told(tmp_path: Path, capsy
     assert seen.counts["left_out_duplicates"] == seen.counts["left_out_lesion_free"] == 1
     assert json.loads(Layout(tmp_path).split.read_text()) == split | {"train": [id for id in split["train"] if id != ids[3]]}
     assert "1 cases left out: near-duplicates" in capsys.readouterr().err
-    assert "copy" not in {row["id"] for row in rows(tmp_path, "backgrounds", "backgrounds.csv")}
+    assert "copy" not in {row["id"] for row in rows(tmp_path, "normal")}
 
 
 def test_empty_masks_are_backgrounds_and_specks_are_left_out(tmp_path: Path) -> None:
@@ -157,7 +156,7 @@ def test_empty_masks_are_backgrounds_and_specks_are_left_out(tmp_path: Path) -> 
     assert (seen.counts["empty_masks"], seen.counts["left_out_vanished"]) == (1, 1)
     everywhere = {row["id"] for part in PARTS for row in rows(tmp_path, part)}
     assert not {empty, speck} & everywhere
-    assert empty in {row["id"] for row in rows(tmp_path, "backgrounds", "backgrounds.csv")}
+    assert empty in {row["id"] for row in rows(tmp_path, "normal")}
 
 
 def test_ddti_images_without_annotation_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -219,20 +218,75 @@ def test_a_bad_dataset_is_named_and_leaves_earlier_outputs(spoil: Any, message: 
     assert not list(Layout(tmp_path).work.iterdir())
 
 
-def test_no_possible_background_is_refused_before_anything_is_replaced(tmp_path: Path) -> None:
-    prepare(tmp_path)
-    before = files(tmp_path)
-    raw = raw_folder(tmp_path / "raw")
-    for path in (raw / "masks").iterdir():
-        Image.fromarray(np.full((48, 48), 255, np.uint8)).save(path)
-    with pytest.raises(MeddiffError, match="there must be a background"):
-        prepare(tmp_path, dataset="folder", path="raw")
-    assert files(tmp_path) == before
-
-
 def test_path_is_relative_to_the_project(tmp_path: Path) -> None:
     with pytest.raises(MeddiffError, match=r"nowhere: the folder"):
         prepare(tmp_path, dataset="busi", path="nowhere")
+
+
+def wide_folder(root: Path, n: int = 20, deep: bool = False) -> Path:
+    """Gray images of 200 × 120 pixels with up to two lesions of two classes, in one channel of 8 or 16 bits."""
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for case in make_phantoms(n, True, 200, "ultrasound", 7, 2, 2):
+        assert case.mask is not None
+        gray = case.image[40:160, :, 0]
+        Image.fromarray(gray.astype(np.uint16) * 16 + 100 if deep else gray).save(root / f"images/{case.id}.png")
+        Image.fromarray(case.mask[40:160]).save(root / f"masks/{case.id}.png")
+    return root
+
+
+CLASSES = ["benign", "malignant"]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_wide_gray_images_with_lesions_of_two_classes(tmp_path: Path, deep: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    wide_folder(tmp_path / "raw", deep=deep)
+    seen = prepare(tmp_path, dataset="folder", path="raw", classes=CLASSES, size=64)
+    for part in PARTS:
+        cases = read_cases(Layout(tmp_path).cases(part))
+        for case in cases:
+            assert case.frame == Frame(13, 0, 38, 64)               # 64 · 120 / 200 rows
+            bars = ~case.frame.mask(64)
+            assert case.mask is not None
+            assert not case.image[bars].any()
+            assert not case.mask[bars].any()
+            assert (case.image == case.image[:, :, :1]).all()
+            assert case.image.max() > 150
+            with Image.open(Layout(tmp_path).cases(part) / f"masks/{case.id}.png") as written:
+                assert written.mode == "P"
+        found = [set(np.unique(case.mask).tolist()) for case in cases]
+        assert {1, 2} <= set().union(*found)
+    assert {row["mode"] for row in rows(tmp_path, "train")} == {"I;16" if deep else "L"}
+    told = capsys.readouterr().err
+    assert "20 images have one channel" in told
+    assert ("20 images have more than 8 bits" in told) == deep
+    assert sum(seen.counts[f"{part}_{name}"] for part in PARTS for name in CLASSES) == 20
+    assert f"malignant: {seen.counts['train_malignant']} train, {seen.counts['labelled_malignant']} labelled" in told
+
+
+def test_the_demo_has_two_classes_and_several_lesions(tmp_path: Path) -> None:
+    seen = prepare(tmp_path, classes=CLASSES, demo_lesions=3, size=64)
+    assert seen.counts["labelled_benign"] > 1
+    assert seen.counts["labelled_malignant"] > 1
+    masks = [case.mask for part in PARTS for case in read_cases(Layout(tmp_path).cases(part))]
+    assert max(int(label(mask)[1]) for mask in masks) == 3
+    with pytest.raises(MeddiffError, match="one or two classes, not of 3"):
+        prepare(tmp_path, classes=[*CLASSES, "other"])
+
+
+def test_a_class_without_a_labelled_case_is_named(tmp_path: Path) -> None:
+    raw_folder(tmp_path / "raw")
+    for path in (tmp_path / "raw/masks").iterdir():
+        Image.fromarray((np.array(Image.open(path)) > 0).astype(np.uint8)).save(path)
+    with pytest.raises(MeddiffError, match="every class must have a labelled training case, `malignant` has none"):
+        prepare(tmp_path, dataset="folder", path="raw", classes=CLASSES)
+
+
+def test_one_class_is_written_as_before(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    with Image.open(next((Layout(tmp_path).cases("test") / "masks").iterdir())) as picture:
+        assert picture.mode == "L"
+        assert set(np.unique(np.array(picture)).tolist()) == {0, 255}
 
 
 @pytest.mark.real_data
@@ -247,4 +301,3 @@ def test_real_datasets(name: str, cases: int, normal: int, tmp_path: Path) -> No
     assert sum(len(ids) for ids in made.values()) + seen.counts["left_out_duplicates"] == cases
     assert seen.counts["left_out_duplicates"] < 0.02 * cases
     assert seen.counts["backgrounds_normal"] + seen.counts["left_out_lesion_free"] == normal
-    assert seen.counts["backgrounds_normal"] + seen.counts["backgrounds_removed"] >= 15

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from meddiff.bootstrap import Interval
+from meddiff.cases import CLASS_COLOURS
 from meddiff.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
 from meddiff.report import Picture, caveats, render, verdict
 from meddiff.summary import Quality, Summary
@@ -131,3 +133,36 @@ def test_plots_draw_with_undefined_and_single_values():
     assert pixels(arms_plot({"real": np.array([0.5])}, {"real": interval(0.5, 0.4, 0.6)})).std() > 0
     assert pixels(loss_plot(np.array([0.5]))).std() > 0
     assert pixels(loss_plot(np.linspace(1, 0, 100))).std() > 0
+
+
+def test_classes_have_rows_and_a_key_to_their_colours():
+    gain = interval(0.02, 0.01, 0.03)
+    rows = {name: {"real": interval(0.4, 0.3, 0.5, 13), "synthetic": interval(0.42, 0.3, 0.5, 13), "gain": gain}
+            for name in ("benign", "mal-ignant")}
+    several = replace(summary(gain), by_class=rows, excluded={"real": {"dice": 5, "iou": 5, "hd95": 5, "nsd": 5}})
+    page = render(several, [Picture("cases", b"png", "c")], "demo", "now", 2.0)
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    for words in ("By class", "mal-ignant", "13 cases", "dashed", "5 times an arm rightly found none of a class"):
+        assert words in checker.text
+    assert f"rgb{CLASS_COLOURS[1]}" in page
+    assert "By class" not in render(summary(gain), [], "demo", "now", 2.0)
+
+
+def test_outlines_of_several_classes_have_their_colours(cases):
+    case = cases(1, 64)[0]
+    mask = np.zeros((64, 64), np.uint8)
+    mask[8:24, 8:24], mask[36:56, 30:56] = 1, 2
+    both = replace(case, mask=mask)
+
+    def near(figure, label: int) -> int:
+        return int((np.abs(pixels(figure) - np.array(CLASS_COLOURS[label - 1])).sum(2) < 40).sum())
+
+    sheets = [case_sheet([Shown(both, {"real": mask}, {"real": 1.0})], 2), contact_sheet([Pair(both, case.image, mask)], 2)]
+    for sheet in sheets:
+        assert near(sheet, 1) > 50
+        assert near(sheet, 2) > 50
+    without_prediction = case_sheet([Shown(both, {"real": mask * 0}, {"real": 0.0})], 2)
+    assert near(without_prediction, 1) < near(sheets[0], 1)
+    assert near(contact_sheet([Pair(both, case.image, mask)]), 1) < 10

@@ -45,13 +45,16 @@ def test_drawing_a_shape_with_its_own_pose_gives_the_lesion_back() -> None:
     assert iou(shape.draw(shapes.pose_of(mask), 128), shapes.largest(mask)) > 0.95
     enlarged = shape.draw(shapes.pose_of(mask), 256)
     assert iou(enlarged[::2, ::2], shapes.largest(mask)) > 0.93
-    assert shape.cut(shapes.pose_of(mask)) == 0
+    assert shape.cut(shapes.pose_of(mask), np.ones((128, 128), bool)) == 0
 
 
-def test_cut_is_the_share_outside_the_frame() -> None:
+def test_cut_is_the_share_outside_of_frame_and_field() -> None:
     shape = Shape.of(shapes.canonical_fine(ellipse(64, 32, 32, 16, 16, 0), GRID))
     half = np.array([np.log(0.3), 0.0, 0.5, 0, 0])
-    assert shape.cut(half) == pytest.approx(0.5, abs=0.03)
+    field = np.ones((64, 64), bool)
+    assert shape.cut(half, field) == pytest.approx(0.5, abs=0.03)
+    field[:, :32] = False
+    assert shape.cut(half, field) == pytest.approx(0.75, abs=0.03)
     assert shape.draw(half, 128).mean() == pytest.approx(0.5 * 0.3**2, rel=0.05)
 
 
@@ -95,22 +98,21 @@ def test_one_pixel_is_a_lesion() -> None:
     assert (shapes.canonical(mask, 16) > 0).any()
 
 
-def test_statistics_of_a_disc() -> None:
-    disc = ellipse(64, 20.5, 40.5, 12, 12, 0).astype(np.uint8)
-    row = shapes.statistics([disc]).iloc[0]
-    assert row["compactness"] == pytest.approx(1, abs=0.08)
-    assert row["axis_ratio"] == pytest.approx(1, abs=0.02)
-    assert (row["centre_y"], row["centre_x"]) == pytest.approx((20 / 64, 40 / 64), abs=0.01)
+def test_parts_have_a_class_each_and_specks_are_left_out() -> None:
+    mask = np.zeros((32, 32), np.uint8)
+    mask[2:12, 2:12] = 1
+    mask[12:15, 12:15] = 1  # touches by a corner
+    mask[5, 5] = 0  # a hole
+    mask[20:30, 20:24] = 2
+    mask[30, 2] = 2  # a speck
+    found = shapes.parts(mask)
+    assert [(part.label, int(part.where.sum())) for part in found] == [(1, 109), (2, 40)]
+    assert shapes.parts(np.zeros((8, 8), np.uint8)) == []
+    single = np.zeros((32, 32), np.uint8)
+    single[4, 4] = 1
+    assert len(shapes.parts(single)) == 1, "the largest is never a speck"
 
 
-def test_likeness_sees_through_place_size_turn_and_mirror() -> None:
-    def blob(scale: float, turn: float, mirror: bool) -> NDArray[np.uint8]:
-        y, x = (np.mgrid[:128, :128] - 64) / scale
-        angle = np.arctan2(-y if mirror else y, x) - turn
-        return (np.hypot(y, x) < 30 * (1 + 0.25 * np.cos(3 * angle) + 0.12 * np.sin(4 * angle))).astype(np.uint8)
-
-    copies = [blob(1.2, 0.0, False), blob(0.8, 2 * np.pi * 5 / 16, False), blob(1, np.pi, True)]
-    table = shapes.likeness([blob(1, 0, False)], [*copies, ellipse(128, 60, 60, 30, 20, 0).astype(np.uint8)])
-    assert table.shape == (1, 4)
-    assert (table[0, :3] > 0.93).all()
-    assert table[0, 3] < 0.85
+def test_a_lesion_cut_off_by_the_frame_is_known() -> None:
+    assert shapes.cut_off(ellipse(64, 2, 30, 12, 12, 0))
+    assert not shapes.cut_off(ellipse(64, 30, 30, 12, 12, 0))

@@ -180,3 +180,25 @@ def test_known_near_duplicates_of_busi_are_found() -> None:
     partners = [[id for id in known if known[id] == group] for group in set(known.values())]
     assert all(len({merged[id] for id in ids}) == 1 for ids in partners)
     assert max(np.unique(list(merged.values()), return_counts=True)[1]) < 10    # and nothing grows into one giant group
+
+
+def test_no_part_lacks_a_class_that_enough_groups_have() -> None:
+    """4 of 60 groups are of class 2: by chance alone validation or test would often hold none."""
+    for start in range(0, 600, 60):
+        items = [Member(f"c{i}", f"g{start + i}", True, None, 2 if i % 15 == 0 else 1) for i in range(60)]
+        where = place(split(items, NONE, 0.15, 0.25))
+        assert {where[item.id] for item in items if item.label == 2} == set(PARTS)
+        before = place(split([Member(item.id, item.group, True) for item in items], NONE, 0.15, 0.25))
+        assert sum(where[id] != before[id] for id in where) <= 2    # the others stay where they were
+
+
+def test_labelled_cases_hold_each_class_by_its_share() -> None:
+    ids = [f"c{i:03d}" for i in range(100)]
+    groups, labels = {id: id for id in ids}, {id: 3 if i == 50 else 1 + (i % 4 == 0) for i, id in enumerate(ids)}
+    for seed in range(5):
+        chosen = choose_labelled(ids, groups, 20, seed, labels)
+        counts = [sum(labels[id] == label for id in chosen) for label in (1, 2, 3)]
+        assert counts[2] == 1
+        assert 4 <= counts[1] <= 6
+        assert set(choose_labelled(ids, groups, 10, seed, labels)) <= set(chosen)
+    assert choose_labelled(ids, groups, 20, 0, dict.fromkeys(ids, 1)) == choose_labelled(ids, groups, 20, 0)

@@ -9,7 +9,7 @@ import pytest
 
 from meddiff.errors import MeddiffError
 from meddiff.params import EvaluateParams
-from meddiff.summary import Quality, assess, score_matrix, size_strata, summarise
+from meddiff.summary import Quality, assess, mean_over_classes, score_matrix, size_strata, summarise
 
 SETTINGS = EvaluateParams(resamples=200)
 QUALITY = Quality(10, 4, 1, 2, 0, {"copy": 1, "implausible": 5})
@@ -22,8 +22,9 @@ def scores(arms: tuple[str, ...] = ("real", "synthetic"), cases: int = 9, seeds:
         for seed in range(seeds):
             for i in range(cases):
                 dice = 0.3 + 0.05 * i + (0.1 if arm != "real" else 0)
-                rows.append({"case": f"c{i}", "group": f"p{i}", "arm": arm, "seed": seed, "dice": math.nan if nan else dice,
-                             "iou": dice, "hd95": math.nan if i == 0 and arm == "real" else 3.0, "nsd": dice,
+                rows.append({"case": f"c{i}", "group": f"p{i}", "class": "lesion", "arm": arm, "seed": seed,
+                             "dice": math.nan if nan else dice, "iou": dice,
+                             "hd95": math.nan if i == 0 and arm == "real" else 3.0, "nsd": dice,
                              "lesion_area": 0.01 * (i + 1), "stratum": ("small", "medium", "large")[i // 3]})
     return pd.DataFrame(rows)
 
@@ -110,3 +111,41 @@ def test_assess_counts_verdicts_and_copies():
     assert quality.reasons == {"agreement": 2, "batch quarantined": 2, "copy": 1}
     assert quality.acceptance == pytest.approx(1 / 6)
     assert math.isnan(Quality(0, 0, 0, 0, 0, {}).acceptance)
+
+
+def test_further_arms_stand_beside_the_gain_and_are_held_against_the_synthetic_one():
+    table = scores(("real", "synthetic", "uncorroded"))
+    table.loc[table["arm"] == "uncorroded", "dice"] -= 0.03
+    summary = summarise(table, training(), QUALITY, SETTINGS)
+    assert list(summary.arms) == ["real", "synthetic", "uncorroded"]
+    assert summary.gain is not None
+    assert summary.gain.mean == pytest.approx(0.1)
+    assert {arm: effect.mean for arm, effect in summary.effects.items()} == pytest.approx({"uncorroded": 0.03})
+    assert summary.as_json()["effects"]["uncorroded"]["mean"] == pytest.approx(0.03)
+    assert list(summary.by_size["small"]) == ["real", "synthetic", "uncorroded", "gain"]
+    assert summarise(scores(("real", "uncorroded")), training(), QUALITY, SETTINGS).effects == {}
+
+
+def test_with_several_classes_a_case_counts_by_its_mean_over_those_it_has():
+    first, second = scores().assign(**{"class": "benign"}), scores().assign(**{"class": "malignant"})
+    second["dice"] = second["dice"] - 0.2
+    second.loc[second["case"] == "c8", "dice"] = math.nan       # neither there nor predicted
+    table = pd.concat([first, second], ignore_index=True)
+    means = mean_over_classes(table).set_index(["arm", "seed", "case"])["dice"]
+    assert means["real", 0, "c0"] == pytest.approx(0.2)
+    assert means["real", 1, "c8"] == pytest.approx(0.7)
+    summary = summarise(table, training(), QUALITY, SETTINGS)
+    assert summary.arms["real"]["dice"].mean == pytest.approx((9 * 0.5 - 8 * 0.1) / 9)
+    assert summary.arms["real"]["dice"].cases == 9
+    assert summary.gain is not None
+    assert summary.gain.mean == pytest.approx(0.1)
+    assert list(summary.by_class) == ["benign", "malignant"]
+    assert summary.by_class["benign"]["real"].mean == pytest.approx(0.5)
+    assert (summary.by_class["malignant"]["gain"].mean, summary.by_class["malignant"]["gain"].cases) == (pytest.approx(0.1), 8)
+    assert summary.excluded["real"]["dice"] == 2
+    assert summary.as_json()["by_class"]["malignant"]["real"]["mean"] == pytest.approx((8 * 0.5 - 0.25 - 1.6) / 8, abs=0.1)
+
+
+def test_one_class_has_no_rows_by_class():
+    assert summarise(scores(), training(), QUALITY, SETTINGS).by_class == {}
+    assert mean_over_classes(scores()).equals(scores())

@@ -1,6 +1,6 @@
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from meddiff.cases import Case, write_image
+from meddiff.cases import Case, read_image, read_mask, write_image
 from meddiff.errors import MeddiffError
 from meddiff.inpainting import to_tensor
 from meddiff.layout import Layout
 from meddiff.mask_model import fit_mask_model
 from meddiff.params import GenerateParams, MaskModelParams, Params
+from meddiff.seams import seam
 from meddiff.served import _load_pyfunc
 from meddiff.stages import generate
 from meddiff.synthesis import Request, Synthesizer, bundle, load_bundle
@@ -69,6 +70,18 @@ def test_given_mask_and_background_are_used(folder: Path, cases: Callable[..., l
         synthesizer.sample([Request(1, np.ones((16, 16), np.uint8))], params)
 
 
+def test_masks_are_invented_within_the_background(folder: Path, cases: Callable[..., list[Case]]) -> None:
+    synthesizer, params = load_bundle(folder, "cpu")
+    ground = cases(1, seed=4, lesion=False)[0].image.copy()
+    ground[:, :16] = 0
+    requests = [Request(seed, background=ground) for seed in range(8)]
+    for sample in synthesizer.sample(requests, params.model_copy(update={"steps": 1})):
+        assert sample.mask.any()
+        assert (sample.mask[:, :14] > 0).sum() <= 0.06 * sample.mask.sum()
+    free = synthesizer.masks.sample(range(8), 32)
+    assert (free[:, :, :14] > 0).sum() > 0.2 * free.sum(), "the background decides"
+
+
 def test_served_model_answers_a_table_of_requests(folder: Path, cases: Callable[..., list[Case]]) -> None:
     model = _load_pyfunc(str(folder))
     stream = io.BytesIO()
@@ -84,6 +97,29 @@ def test_served_model_answers_a_table_of_requests(folder: Path, cases: Callable[
     assert np.abs(np.array(Image.open(io.BytesIO(table["image"][2]))).astype(int) - alone.image).max() <= 1
     with pytest.raises(MeddiffError, match="seed"):
         model.predict(pd.DataFrame({"guidance_scale": [1.0]}))
+
+
+def test_stage_records_how_visible_the_borders_are(layout: Layout, tiny: Params) -> None:
+    values: dict[str, float] = {}
+
+    class Recorder(Unrecorded):
+        def metrics(self, new: Mapping[str, float], step: int | None = None) -> None:
+            values.update(new)
+
+    generate.run(layout, tiny, Recorder())
+    table = pd.concat(pd.read_parquet(path) for path in sorted(layout.synthetic.glob("*/batch.parquet")))
+    grounds = {path.stem: read_image(path) for path in layout.backgrounds.glob("images/*.png")}
+    found = [
+        seam(
+            read_image(layout.synthetic / row.batch / f"images/{row.id}.png"),
+            read_mask(layout.synthetic / row.batch / f"masks/{row.id}.png"),
+            grounds[row.background],
+            tiny.generate.rim,
+        )
+        for row in table.itertuples()
+    ]
+    assert values["seam"] == pytest.approx(np.mean(found))
+    assert values["seam"] < values["seam_p95"] <= max(found)
 
 
 def test_stage_writes_batches_and_resumes_them(layout: Layout, tiny: Params, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ import yaml
 from meddiff import versioning
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
-from meddiff.params import Params, load_params
+from meddiff.params import Params
+from meddiff.params_file import load_params
 from meddiff.tracking import execution_run, stage_run, tracking_uri, ui_command
 from meddiff.tracking.server import connect
 

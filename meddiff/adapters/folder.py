@@ -1,6 +1,7 @@
 """The plain layout for one's own images: `images/` and `masks/` by same stem, optional `normal/`, `groups.json`, `split.json`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ PARTS = ("train", "val", "test")
 REMEDY = "Complete it, or delete the file to have a split made"
 
 
-def folder(path: Path) -> list[RawCase]:
+def folder(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
     """Pairs `images/STEM.*` and `masks/STEM.*` (png, jpg, bmp or tif; masks better not jpg).
+
+    With several classes the masks hold class indices: 0 for the background, 1 for the first of `classes`, and so on.
 
     Optional beside them: `normal/` with lesion-free images; `groups.json` `{id: group}` (patient), which must name every image
     of `images/`; `split.json` `{"train": [id…], "val": […], "test": […]}`, which must name each of them once.
@@ -25,7 +28,8 @@ def folder(path: Path) -> list[RawCase]:
     normal = image_files(path / "normal") if (path / "normal").is_dir() else {}
     groups = _groups(path / "groups.json", images)
     parts = _parts(path / "split.json", images)
-    cases = [RawCase(name, file, (masks[name],), groups.get(name, name), part=parts.get(name)) for name, file in images.items()]
+    cases = [RawCase(name, file, (masks[name],), groups.get(name, name), part=parts.get(name), classes=len(classes))
+             for name, file in images.items()]
     return cases + [RawCase(name, file, (), groups.get(name, name), lesion_free=True) for name, file in normal.items()]
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.draw import polygon2mask
 
-from meddiff.cases import Case, Pixels, read_image, read_mask
+from meddiff.cases import Case, Frame, Pixels, read_image, read_mask
 from meddiff.errors import MeddiffError
 
 IMAGE_TYPES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -34,10 +34,12 @@ class RawCase:
     Attributes:
         id: unique name, later the file stem.
         image: file, or `[H, W, 3]` uint8 pixels.
-        masks: the lesion masks, united when there are several; none for an image without annotation.
+        masks: the lesion masks, united when there are several (the higher class wins); none for an image without annotation.
         group: patient, video or series; the id where the dataset tells nothing.
         lesion_free: the dataset's authors declare the image free of lesions.
         part: `train`, `val` or `test` where the dataset comes split, else None.
+        classes: highest class index that a mask file may hold; with 1 the masks are plain ones of one class.
+        label: the class of plain masks.
     """
 
     id: str
@@ -46,6 +48,8 @@ class RawCase:
     group: str
     lesion_free: bool = False
     part: str | None = None
+    classes: int = 1
+    label: int = 1
 
     @property
     def annotated(self) -> bool:
@@ -53,25 +57,9 @@ class RawCase:
         return self.lesion_free or bool(self.masks)
 
 
-@dataclass(frozen=True)
-class Frame:
-    """The part of a square image that shows the original, without the bars of `pad` [pixels]."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    def mask(self, size: int) -> NDArray[np.bool_]:
-        """`[size, size]` bool, true inside the frame."""
-        inside = np.zeros((size, size), dtype=bool)
-        inside[self.top:self.top + self.height, self.left:self.left + self.width] = True
-        return inside
-
-
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A case made square: image `[S, S, 3]` uint8 RGB, mask `[S, S]` uint8 of 0 and 1, and the frame."""
+    """A case made square: image `[S, S, 3]` uint8 RGB, mask `[S, S]` uint8 of 0 to K, and the frame."""
 
     image: Pixels
     mask: Pixels
@@ -88,13 +76,13 @@ def decode(raw: RawCase) -> Case:
     """Read one case at its original size, with its masks united (all zero where the image is lesion-free).
 
     Raises:
-        MeddiffError: a file is missing or corrupt, a mask is gray-valued or of another size than its image, or a lesion-free
-            image has a mask that isn't empty.
+        MeddiffError: a file is missing or corrupt, a mask is gray-valued, names a class that there isn't or is of another size
+            than its image, or a lesion-free image has a mask that isn't empty.
     """
     image = raw.image if isinstance(raw.image, np.ndarray) else read_image(raw.image)
     union = np.zeros(image.shape[:2], dtype=np.uint8)
     for source in raw.masks:
-        mask = _mask(source, union.shape)
+        mask = _mask(source, union.shape, raw)
         where = source if isinstance(source, Path) else raw.id
         if mask.shape != union.shape:
             sizes = ["×".join(str(side) for side in reversed(array.shape)) for array in (mask, union)]
@@ -102,14 +90,26 @@ def decode(raw: RawCase) -> Case:
                                "Replace the mask by the one drawn on this image")
         if raw.lesion_free and mask.any():
             raise MeddiffError(where, "the mask of a lesion-free image must be empty", "Move the image to those with lesions")
-        union |= mask
+        union = np.maximum(union, mask)
     return Case(raw.id, image, union, raw.group)
 
 
-def _mask(source: Path | Pixels | Outline, shape: tuple[int, ...]) -> Pixels:
+def image_mode(raw: RawCase) -> str:
+    """Pillow's name of the image file's pixel format, such as `L` (gray), `I;16` (gray, 16 bits) or `RGB`; pixels are `RGB`."""
+    if isinstance(raw.image, np.ndarray):
+        return "RGB"
+    with Image.open(raw.image) as header:
+        return header.mode
+
+
+def _mask(source: Path | Pixels | Outline, shape: tuple[int, ...], raw: RawCase) -> Pixels:
+    if isinstance(source, np.ndarray):
+        return source
     if isinstance(source, Outline):
-        return np.asarray(polygon2mask(shape, source.points[:, ::-1]), dtype=np.uint8)
-    return source if isinstance(source, np.ndarray) else read_mask(source)
+        mask = np.asarray(polygon2mask(shape, source.points[:, ::-1]), dtype=np.uint8)
+    else:
+        mask = read_mask(source, raw.classes)
+    return mask * np.uint8(raw.label) if raw.classes == 1 else mask
 
 
 def fit_square(image: Pixels, mask: Pixels, size: int, fit: str) -> Fitted:
@@ -120,7 +120,7 @@ def fit_square(image: Pixels, mask: Pixels, size: int, fit: str) -> Fitted:
 
     Args:
         image: `[H, W, 3]` uint8.
-        mask: `[H, W]` uint8 of 0 and 1.
+        mask: `[H, W]` uint8 of 0 to K.
         size: side of the result [pixels].
         fit: `pad` or `squash`.
     """

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,24 +12,31 @@ import numpy as np
 from meddiff.adapters.raw import Outline, RawCase, image_files
 from meddiff.errors import MeddiffError
 
-CLASSES = ("benign", "malignant", "normal")
+LESIONS = ("benign", "malignant")
 
 
-def busi(path: Path) -> list[RawCase]:
+def busi(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
     """BUSI: `Dataset_BUSI_with_GT/{benign,malignant,normal}/benign (1).png`, `benign (1)_mask.png`, further `_mask_1.png`, ….
 
     `path` may be the folder above `Dataset_BUSI_with_GT` or that folder. Images of `normal` are lesion-free. Ids are written
     `benign_001`. BUSI tells no patients; its duplicates, also across classes, are found by near-duplicate search.
 
+    With several classes, which are then `benign` and `malignant` in either order, a lesion's folder is its class; with one class
+    all lesions are of it.
+
     Raises:
         MeddiffError: see `read`.
     """
+    if len(classes) > 1 and set(classes) != set(LESIONS):
+        raise MeddiffError("prepare.classes", f"BUSI tells the classes benign and malignant, not {', '.join(classes)}",
+                           "Write [benign, malignant], or one class for all lesions")
     root = path / "Dataset_BUSI_with_GT"
     root = root if root.is_dir() else path
-    return [case for name in CLASSES for case in _busi_class(root / name)]
+    labels = {name: list(classes).index(name) + 1 if len(classes) > 1 else 1 for name in LESIONS}
+    return [case for name in (*LESIONS, "normal") for case in _busi_class(root / name, labels.get(name, 1))]
 
 
-def _busi_class(folder: Path) -> list[RawCase]:
+def _busi_class(folder: Path, label: int) -> list[RawCase]:
     images: dict[str, Path] = {}
     masks: dict[str, list[Path]] = defaultdict(list)
     for stem, file in image_files(folder).items():
@@ -43,7 +51,8 @@ def _busi_class(folder: Path) -> list[RawCase]:
     for stem, file in images.items():
         if stem not in masks and not lesion_free:
             raise MeddiffError(file, f"an image must have its mask `{stem}_mask.png`", "Add the mask, or take the image out")
-    return [RawCase(name := _busi_id(stem), file, tuple(masks[stem]), name, lesion_free) for stem, file in images.items()]
+    return [RawCase(name := _busi_id(stem), file, tuple(masks[stem]), name, lesion_free, label=label)
+            for stem, file in images.items()]
 
 
 def _busi_id(stem: str) -> str:

@@ -1,4 +1,4 @@
-"""The eight stages, one file each. A stage reads and writes files, and calls the domain for everything in between."""
+"""The nine stages, one file each. A stage reads and writes files, and calls the domain for everything in between."""
 
 import hashlib
 from pathlib import Path
@@ -19,7 +19,8 @@ def work_key(*parts: Section | Path | str) -> str:
             digest.update(part.model_dump_json().encode())
         elif isinstance(part, Path):
             for path in sorted(p for p in (part.rglob("*") if part.is_dir() else [part]) if p.is_file()):
-                digest.update(str(path.relative_to(part)).encode() + path.read_bytes())
+                with path.open("rb") as stream:  # a foundation may be larger than memory should be filled with
+                    digest.update(str(path.relative_to(part)).encode() + hashlib.file_digest(stream, "sha256").digest())
         else:
             digest.update(part.encode())
     return digest.hexdigest()[:16]
@@ -60,7 +61,7 @@ def execute(stage: str, root: Path) -> None:
     import sys
     from importlib import import_module
 
-    from meddiff.params import load_params
+    from meddiff.params_file import load_params
 
     layout = Layout(root)
     try:

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from meddiff.cases import Case, read_accepted, read_cases, read_image, read_mask
+from meddiff.cases import DEEP, Case, Pixels, read_accepted, read_cases, read_image, read_mask
 from meddiff.errors import MeddiffError
 from meddiff.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
 from meddiff.layout import Layout, replacing
@@ -20,12 +20,23 @@ from meddiff.params import EvaluateParams, Params
 from meddiff.progress import bar
 from meddiff.records import Records, read_records
 from meddiff.report import Picture, render, verdict
-from meddiff.segmentation import Segmenter
+from meddiff.segmentation import Segmenter, within_frame
 from meddiff.stages import use_machine
-from meddiff.summary import BASELINE, METRICS, TREATED, Quality, Summary, assess, score_matrix, size_strata, summarise
+from meddiff.summary import (
+    BASELINE,
+    METRICS,
+    TREATED,
+    Quality,
+    Summary,
+    assess,
+    mean_over_classes,
+    score_matrix,
+    size_strata,
+    summarise,
+)
 from meddiff.tracking import StageRun
 
-Predictions = dict[tuple[str, int], NDArray[np.bool_]]
+Predictions = dict[tuple[str, int], Pixels]    # `[N, S, S]` of 0 to K by arm and seed
 
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
@@ -34,23 +45,23 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     Raises:
         MeddiffError: test cases, segmenters or the filter's tables are missing.
     """
-    device, settings = use_machine(params.compute), params.evaluate
+    device, settings, classes = use_machine(params.compute), params.evaluate, params.prepare.classes
     cases, training = read_cases(layout.cases("test")), _training(layout)
     if not cases:
         raise MeddiffError(layout.cases("test"), "the test needs at least one case", "Raise prepare.test_fraction")
     records = read_records(layout.synthetic, layout.filtered)
     tracker.dataset(pd.DataFrame({"id": [c.id for c in cases], "group": [c.group for c in cases]}), "test", "testing")
     predictions = _predict(layout, training, cases, device)
-    table = _score(predictions, cases, settings.tolerance)
+    table = _score(predictions, cases, settings.tolerance, classes)
     summary = summarise(table, training, _quality(records), settings)
-    pictures = _pictures(layout, table, summary, cases, predictions, records, settings)
+    pictures = _pictures(layout, mean_over_classes(table), summary, cases, predictions, records, settings, len(classes))
     with replacing(layout.report) as folder:
         table.to_csv(folder / "per_case.csv", index=False)
         (folder / "summary.json").write_text(json.dumps(summary.as_json(), indent=2, allow_nan=False) + "\n")
         (folder / "pictures").mkdir()
         for picture in pictures:
             (folder / "pictures" / f"{picture.name}.png").write_bytes(picture.png)
-        title = f"{params.prepare.dataset}, {cases[0].image.shape[0]} × {cases[0].image.shape[1]} pixels"
+        title = f"{params.prepare.dataset}, {_images(layout, cases)}"
         (folder / "report.html").write_text(render(summary, pictures, title, date.today().isoformat(), settings.tolerance))
     tracker.headline(summary.headlines())
     for name in ("report.html", "summary.json", "per_case.csv", "pictures"):
@@ -68,6 +79,17 @@ def closing_lines(summary: Summary, page: Path) -> list[str]:
     return [*lines, verdict(summary.gain), f"Report: {page}"]
 
 
+def _images(layout: Layout, cases: Sequence[Case]) -> str:
+    """The test images in words: size, and what was done to bring them to square RGB of 8 bits."""
+    side, modes = len(cases[0].image), set(pd.read_csv(layout.cases("test") / "cases.csv").get("mode", pd.Series(dtype=str)))
+    words = [f"{side} × {side} pixels"]
+    if any(case.frame and (case.frame.height, case.frame.width) != (side, side) for case in cases):
+        words.append("padded to squares (what is predicted on the bars doesn't count)")
+    if all((case.image == case.image[:, :, :1]).all() for case in cases):
+        words.append("gray in three equal channels")
+    return ", ".join([*words, *(["brought from more than 8 bits to 8"] if modes & set(DEEP) else [])])
+
+
 def _training(layout: Layout) -> pd.DataFrame:
     path = layout.segmenters / "validation.csv"
     if not path.is_file():
@@ -79,21 +101,24 @@ def _predict(layout: Layout, training: pd.DataFrame, cases: Sequence[Case], devi
     images, found = np.stack([case.image for case in cases]), Predictions()
     with bar("evaluate") as report:
         for arm, seed in zip(training["arm"], training["seed"], strict=True):
-            found[arm, int(seed)] = Segmenter.load(layout.segmenters / arm / str(seed), device).predict(images) > 0.5
+            segmented = Segmenter.load(layout.segmenters / arm / str(seed), device).segment(images)
+            found[arm, int(seed)] = np.stack([within_frame(one, case) for one, case in zip(segmented, cases, strict=True)])
             report(len(found), len(training), {})
     return found
 
 
-def _score(predictions: Predictions, cases: Sequence[Case], tolerance: float) -> pd.DataFrame:
+def _score(predictions: Predictions, cases: Sequence[Case], tolerance: float, classes: Sequence[str]) -> pd.DataFrame:
+    """`per_case.csv`: one row a case, class, arm and seed. `lesion_area` is the class's, `stratum` that of all lesions."""
     masks = [np.zeros(case.image.shape[:2], np.uint8) if case.mask is None else case.mask for case in cases]
-    areas = [float(mask.mean()) for mask in masks]
-    strata = size_strata(areas)
+    strata = size_strata([float((mask > 0).mean()) for mask in masks])
     rows = []
     for (arm, seed), predicted in predictions.items():
-        for case, mask, area, stratum, prediction in zip(cases, masks, areas, strata, predicted, strict=True):
-            scores = case_scores(prediction, mask, tolerance, case.id)
-            rows.append({"case": case.id, "group": case.group, "arm": arm, "seed": seed,
-                         **{name: getattr(scores, name) for name in METRICS}, "lesion_area": area, "stratum": stratum})
+        for case, mask, stratum, prediction in zip(cases, masks, strata, predicted, strict=True):
+            for label, name in enumerate(classes, start=1):
+                scores = case_scores(prediction == label, mask == label, tolerance, case.id)
+                rows.append({"case": case.id, "group": case.group, "class": name, "arm": arm, "seed": seed,
+                             **{metric: getattr(scores, metric) for metric in METRICS},
+                             "lesion_area": float((mask == label).mean()), "stratum": stratum})
     return pd.DataFrame(rows)
 
 
@@ -102,7 +127,7 @@ def _quality(records: Records) -> Quality:
 
 
 def _pictures(layout: Layout, table: pd.DataFrame, summary: Summary, cases: Sequence[Case], predictions: Predictions,
-              records: Records, settings: EvaluateParams) -> list[Picture]:
+              records: Records, settings: EvaluateParams, classes: int) -> list[Picture]:
     dice = {arm: score_matrix(table, arm, "dice") for arm in summary.arms}
     means = {arm: np.array([_mean(row) for row in scores]) for arm, scores in dice.items()}
     found = [_picture("dice", arms_plot(means, {arm: scores["dice"] for arm, scores in summary.arms.items()}),
@@ -113,10 +138,11 @@ def _pictures(layout: Layout, table: pd.DataFrame, summary: Summary, cases: Sequ
         found.append(_picture("gain", gain_plot(gains, summary.gain),
                               "Dice of each test case with synthetic data less that without, mean over seeds."))
     shown = _chosen(cases, predictions, dice, settings.pictures)
-    found.append(_picture("cases", case_sheet(shown),
+    found.append(_picture("cases", case_sheet(shown, classes),
                           "Evenly spaced from the best to the worst test case by mean Dice; predictions of the first seed:"))
     if pairs := _pairs(layout, records, settings):
-        found.append(_picture("pairs", contact_sheet(pairs), "Drawn at random from the accepted pairs, not picked by eye."))
+        found.append(_picture("pairs", contact_sheet(pairs, classes),
+                              "Drawn at random from the accepted pairs, not picked by eye."))
     path = layout.generator / "loss.csv"
     if path.is_file() and len(losses := pd.read_csv(path)["loss"].to_numpy(np.float64)):
         found.append(_picture("loss", loss_plot(losses), "Training loss of the generator."))

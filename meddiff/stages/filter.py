@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-import shutil
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,18 +14,22 @@ from PIL import Image
 from scipy import ndimage
 
 from meddiff.cases import Case, Pixels, read_cases, read_image, read_mask, write_mask
-from meddiff.checks import BatchVerdict, check_batches
-from meddiff.corrosion import corrode
+from meddiff.checks import COMPONENTS, BatchVerdict, check_batches
+from meddiff.corrosion import Corrosion, border_profiles, choose_corrosion, corrode, mean_profile
 from meddiff.errors import MeddiffError
-from meddiff.filtering import REASONS, Scores, decide, reduced, score
+from meddiff.features import Extractor, load_extractor
+from meddiff.fidelity import Fidelity, assess, describe
+from meddiff.filtering import REASONS, Scores, decide, score
 from meddiff.layout import Layout, replacing
-from meddiff.lesions import RealLesions, measure_real
-from meddiff.params import FilterParams, Params, SegmentParams
+from meddiff.lesions import Scalars
+from meddiff.params import FilterParams, Params
 from meddiff.progress import bar
 from meddiff.quality import Tile, choose, render
 from meddiff.records import DECISION_COLUMNS, read_samples
-from meddiff.segmentation import Segmenter, train_segmenter
-from meddiff.stages import use_machine, work_key
+from meddiff.seams import REAL_RIM, real_seams, seam
+from meddiff.segmentation import Segmenter
+from meddiff.similarity import RealLesions, measure_real
+from meddiff.stages import use_machine
 from meddiff.tracking import StageRun
 
 
@@ -35,7 +39,7 @@ class Batch:
 
     Attributes:
         images: `[N, S, S, 3]` uint8 RGB, resampled where a file has another size than S, which the checks then tell.
-        masks: `[N, S, S]` uint8 of 0 and 1, likewise.
+        masks: `[N, S, S]` uint8 of 0 to K, likewise.
         facts: one row a sample on its files, for the checks.
     """
 
@@ -48,31 +52,42 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     """Score, decide, check and corrode; write `filtered/` and `reports/quality/`.
 
     Raises:
-        MeddiffError: a batch, one of its files, or the training cases are missing.
+        MeddiffError: a batch, one of its files, the training cases or the inspector are missing, or the extractor doesn't load.
     """
     settings, device, begun = params.filter, use_machine(params.compute), time.monotonic()
     cases, samples = read_cases(layout.cases("train")), _samples(layout.synthetic)
-    real, segmenter = measure_real(cases), _segmenter(layout, cases, settings, device)
-    trained = time.monotonic()
+    inspector = _inspector(layout.inspector, device)
+    extractor = load_extractor(settings.extractor, settings.extractor_revision, device, inspector)
+    real, prepared = measure_real(cases, extractor), time.monotonic()
     size = cases[0].image.shape[0]
-    facts, scores = _measure(layout.synthetic, samples, real, segmenter, size)
+    facts, scores = _measure(layout.synthetic, samples, real, inspector, size)
     table = facts.join(scores.table).assign(rule=decide(scores, real, settings))
+    measured = time.monotonic() - prepared
     table["accepted"] = (table["rule"] == "").astype(int)
     with replacing(layout.filtered) as filtered, replacing(layout.quality) as quality:
         batches = {str(batch): rows for batch, rows in table.groupby("batch")}
-        verdicts = check_batches(batches, settings, size, quality / "data_docs")
+        verdicts = check_batches(batches, settings, size, quality / "data_docs", _components(cases))
         decisions = _decisions(table, verdicts)
-        _write(filtered, decisions, verdicts, layout.synthetic, settings)
+        _write(filtered, decisions, verdicts)
+        corrosion = _corrode(filtered, decisions, layout.synthetic, cases, settings)
+        fidelity = _fidelity(filtered, decisions, layout, cases, size, extractor)
+        found = fidelity.as_json() | {"corrosion": corrosion.numbers()}
+        (filtered / "fidelity.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
         tiles = _tiles(decisions, filtered, layout.synthetic, cases)
-        page = render(verdicts, decisions, settings, tiles, "data_docs/index.html")
+        page = render(verdicts, decisions, settings, tiles, "data_docs/index.html", params.prepare.classes)
         (quality / "index.html").write_text(page, encoding="utf-8")
-    seconds = time.monotonic() - trained
     _record(tracker, table, decisions, settings, real)
-    tracker.metrics({"seconds_training": trained - begun, "seconds": seconds, "samples_per_second": len(decisions) / seconds})
+    tracker.metrics(fidelity.numbers() | {f"corrosion_{name}": value for name, value in corrosion.numbers().items()})
+    tracker.metrics({"seconds": time.monotonic() - begun, "samples_per_second": len(decisions) / measured})
     tracker.file(layout.quality / "index.html")
     if not (decisions["verdict"] == "accepted").any():
         shown = layout.quality / "index.html"
         print(f"filter: none of {len(decisions)} samples was accepted; {shown} shows why", file=sys.stderr)
+
+
+def _components(cases: list[Case]) -> int:
+    """The greatest number of parts of a training mask, or what a mask of one lesion may have if that is more."""
+    return max(COMPONENTS, *(int(ndimage.label(case.mask, np.ones((3, 3)))[1]) for case in cases if case.mask is not None))
 
 
 def _samples(synthetic: Path) -> pd.DataFrame:
@@ -82,52 +97,48 @@ def _samples(synthetic: Path) -> pd.DataFrame:
     return read_samples(synthetic)
 
 
-def _segmenter(layout: Layout, cases: list[Case], settings: FilterParams, device: str) -> Segmenter:
-    """Train the independent segmenter on the real cases, or load the one kept in `.work/`: new bounds don't train it again."""
-    wanted = SegmentParams(steps=settings.segmenter_steps)
-    work = layout.work / "filter" / work_key(wanted, layout.cases("train"), f"{settings.seed} {device}")
-    if not work.is_dir():
-        checkpoint = work.with_suffix(".safetensors")
-        with bar("independent segmenter") as report, replacing(work) as fresh:
-            train_segmenter(reduced(cases), [], wanted, settings.seed, device=device, checkpoint=checkpoint,
-                            report=report).save(fresh)
-        for other in work.parent.iterdir():  # states of other inputs would grow without end
-            if other != work:
-                shutil.rmtree(other) if other.is_dir() else other.unlink()
-    return Segmenter.load(work, device)
+def _inspector(folder: Path, device: str) -> Segmenter:
+    if not folder.is_dir():
+        raise MeddiffError(folder, "the independent segmenter must be there", "Run `dvc repro backgrounds`")
+    return Segmenter.load(folder, device)
 
 
-def _measure(synthetic: Path, samples: pd.DataFrame, real: RealLesions, segmenter: Segmenter,
+def _measure(synthetic: Path, samples: pd.DataFrame, real: RealLesions, inspector: Segmenter,
              size: int) -> tuple[pd.DataFrame, Scores]:
     """Facts and scores of all samples, batch by batch, in the order of ids."""
-    facts, scores, done = [], [], 0
-    with bar("filter") as report:
-        for batch, rows in samples.groupby("batch"):
-            read = _read(synthetic / str(batch), rows["id"].tolist(), size)
-            scores.append(score(read.images, read.masks, real, segmenter))
+    facts, tables, identity = [], [], list[Scalars]()
+    batches = [(str(batch), rows["id"].tolist()) for batch, rows in samples.groupby("batch")]
+    with bar("filter") as report, ThreadPoolExecutor(1) as reader:  # which decodes the next batch while this one is scored
+        coming = reader.submit(_read, synthetic / batches[0][0], batches[0][1], size)
+        for (batch, _), following in zip(batches, [*batches[1:], None], strict=True):
+            read = coming.result()
+            if following:
+                coming = reader.submit(_read, synthetic / following[0], following[1], size)
+            scores = score(read.images, read.masks, real, inspector)
             facts.append(read.facts.assign(batch=batch))
-            done += len(rows)
-            report(done, len(samples), {})
+            tables.append(scores.table)
+            identity += scores.identity
+            report(len(identity), len(samples), {})
     table, order = pd.concat(facts, ignore_index=True), np.argsort([id for part in facts for id in part["id"]], kind="stable")
-    measured = pd.concat([part.table for part in scores], ignore_index=True)
-    identity = np.concatenate([part.identity for part in scores])
-    return table.iloc[order].reset_index(drop=True), Scores(measured.iloc[order].reset_index(drop=True), identity[order])
+    measured = pd.concat(tables, ignore_index=True).iloc[order].reset_index(drop=True)
+    return table.iloc[order].reset_index(drop=True), Scores(measured, [identity[i] for i in order])
 
 
 def _read(folder: Path, ids: list[str], size: int) -> Batch:
-    images, masks, facts = [], [], []
-    for id in ids:
-        path = folder / "images" / f"{id}.png"
-        image, mask = read_image(path), read_mask(folder / "masks" / f"{id}.png")
-        with Image.open(path) as header:
-            mode = header.mode
-        (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape
-        facts.append({"id": id, "image_sha256": hashlib.sha256(image.tobytes()).hexdigest(), "mode": mode,
-                      "width": width, "height": height, "mask_width": mask_width, "mask_height": mask_height,
-                      "image_range": int(image.max()) - int(image.min()), "components": ndimage.label(mask, np.ones((3, 3)))[1]})
-        images.append(_fitted(image, size))
-        masks.append(_fitted(mask, size))
+    images, masks, facts = zip(*(_sample(folder, id, size) for id in ids), strict=True)
     return Batch(np.stack(images), np.stack(masks), pd.DataFrame(facts))
+
+
+def _sample(folder: Path, id: str, size: int) -> tuple[Pixels, Pixels, dict[str, object]]:
+    path = folder / "images" / f"{id}.png"
+    image, mask = read_image(path), read_mask(folder / "masks" / f"{id}.png")
+    with Image.open(path) as header:
+        mode = header.mode
+    (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape
+    facts = {"id": id, "image_sha256": hashlib.sha256(image.tobytes()).hexdigest(), "mode": mode,
+             "width": width, "height": height, "mask_width": mask_width, "mask_height": mask_height,
+             "image_range": int(image.max()) - int(image.min()), "components": ndimage.label(mask, np.ones((3, 3)))[1]}
+    return _fitted(image, size), _fitted(mask, size), facts
 
 
 def _fitted(pixels: Pixels, size: int) -> Pixels:
@@ -145,16 +156,52 @@ def _decisions(table: pd.DataFrame, verdicts: tuple[BatchVerdict, ...]) -> pd.Da
     return table.assign(verdict=verdict, reason=both.fillna(table["rule"]))[list(DECISION_COLUMNS)]
 
 
-def _write(folder: Path, decisions: pd.DataFrame, verdicts: tuple[BatchVerdict, ...], synthetic: Path,
-           settings: FilterParams) -> None:
-    (folder / "masks").mkdir()
-    for row in decisions[decisions["verdict"] == "accepted"].itertuples():
-        mask = read_mask(synthetic / row.batch / "masks" / f"{row.id}.png")
-        write_mask(folder / "masks" / f"{row.id}.png", corrode(mask, settings.corrosion_radius * len(mask) / 128))
+def _write(folder: Path, decisions: pd.DataFrame, verdicts: tuple[BatchVerdict, ...]) -> None:
     decisions.to_parquet(folder / "decisions.parquet", index=False)
     batches = {v.batch: {"passed": v.passed, "reasons": [f"{f.rule}: {f.observed}" for f in v.findings if not f.passed],
                          "statistics": dict(v.statistics), "expectations": [asdict(f) for f in v.findings]} for v in verdicts}
     (folder / "batches.json").write_text(json.dumps(batches, indent=1) + "\n")
+
+
+def _corrode(folder: Path, decisions: pd.DataFrame, synthetic: Path, cases: list[Case], settings: FilterParams) -> Corrosion:
+    """Write the accepted samples' masks, corroded, and `corrosion.csv`: the border profiles by which `auto` chooses."""
+    accepted = decisions[decisions["verdict"] == "accepted"]
+    pairs = {row.id: tuple(synthetic / row.batch / part / f"{row.id}.png" for part in ("images", "masks"))
+             for row in accepted.itertuples()}
+    found = choose_corrosion(border_profiles((case.image, case.mask) for case in cases if case.mask is not None),
+                             border_profiles((read_image(image), read_mask(mask)) for image, mask in pairs.values()),
+                             settings.seed)
+    (folder / "masks").mkdir()
+    for id, (_, path) in pairs.items():
+        mask, radius = read_mask(path), settings.corrosion_radius
+        kept = corrode(mask, share=found.share) if radius == "auto" else corrode(mask, radius * len(mask) / 128)
+        write_mask(folder / "masks" / f"{id}.png", kept)
+    corroded = border_profiles((read_image(image), read_mask(folder / "masks" / f"{id}.png")) for id, (image, _) in pairs.items())
+    found.profiles.assign(corroded=mean_profile(corroded)).to_csv(folder / "corrosion.csv", index=False, float_format="%.4f")
+    return found
+
+
+def _fidelity(folder: Path, decisions: pd.DataFrame, layout: Layout, cases: list[Case], size: int,
+              extractor: Extractor) -> Fidelity:
+    """The samples against the held-back validation cases, before and after the filter, and with the corroded masks."""
+    held_back = read_cases(layout.cases("val"))
+    training, reference = ([(case.image, case.mask) for case in part if case.mask is not None and case.mask.any()]
+                           for part in (cases, held_back))
+    lesions = decisions[decisions["area"] > 0]
+    accepted = (lesions["verdict"] == "accepted").to_numpy()
+    places = [(row.id, layout.synthetic / row.batch) for row in lesions.itertuples()]
+    features = extractor.features
+    generated = describe(features, ((_fitted(read_image(place / "images" / f"{id}.png"), size),
+                                     _fitted(read_mask(place / "masks" / f"{id}.png"), size)) for id, place in places))
+    corroded = describe(features, ((read_image(place / "images" / f"{id}.png"), read_mask(folder / "masks" / f"{id}.png"))
+                                   for (id, place), kept in zip(places, accepted, strict=True) if kept))
+    sets = {"generated": generated, "accepted": generated.rows(accepted), "corroded": corroded}
+    steps = np.array([seam(_fitted(read_image(place / "images" / f"{id}.png"), size),
+                           _fitted(read_mask(place / "masks" / f"{id}.png"), size), None, REAL_RIM) for id, place in places])
+    real = np.array(real_seams([image for image, _ in training], [mask for _, mask in training]))
+    seams = {name: float(found[np.isfinite(found)].mean()) for name, found in
+             {"training": real, "generated": steps, "accepted": steps[accepted]}.items() if np.isfinite(found).any()}
+    return assess(describe(features, reference), describe(features, training, mirrored=True), sets, extractor.name, seams)
 
 
 def _tiles(decisions: pd.DataFrame, filtered: Path, synthetic: Path, cases: list[Case]) -> list[Tile]:

@@ -11,22 +11,25 @@ from meddiff.foundation import load_foundation
 from meddiff.inpainting import to_tensor
 from meddiff.layout import Layout, replacing
 from meddiff.params import Params
+from meddiff.pretrained import FOUNDATION
 from meddiff.progress import bar
 from meddiff.stages import checkpoint_file, use_machine
 from meddiff.tracking import StageRun
 
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
-    """Load `params.foundation.source`, or build the embedded pipeline and pretrain it on the training images without masks."""
-    begun, device, losses = time.monotonic(), use_machine(params.compute), []
-    if params.foundation.source != "embedded":
-        pipeline = load_foundation(params.foundation.source, params.foundation.revision)
+    """Load `params.foundation.source`; the embedded one, or a new one of its kind, also learns the images without masks."""
+    begun, device, settings = time.monotonic(), use_machine(params.compute), params.foundation
+    losses: list[float] = []
+    images = [case.image for case in read_cases(layout.cases("train"), labelled=False)]
+    if settings.source == "scratch":
+        pipeline = build_embedded(settings, torch.stack([to_tensor(image) for image in images]))
     else:
-        images = [case.image for case in read_cases(layout.cases("train"), labelled=False)]
-        pipeline = build_embedded(params.foundation, torch.stack([to_tensor(image) for image in images]))
-        checkpoint = checkpoint_file(layout, "foundation", params.foundation, layout.cases("train"))
-        with bar("pretrain foundation") as report:
-            losses = pretrain(pipeline, images, params.foundation, device, checkpoint, report)
+        pipeline = load_foundation(str(FOUNDATION) if settings.source == "embedded" else settings.source, settings.revision)
+    if settings.source in ("embedded", "scratch") and settings.steps:
+        checkpoint = checkpoint_file(layout, "foundation", settings, layout.cases("train"), FOUNDATION)
+        with bar("train foundation") as report:
+            losses = pretrain(pipeline, images, settings, device, checkpoint, report)
     with replacing(layout.foundation) as folder:
         pipeline.to("cpu").save_pretrained(folder, safe_serialization=True)
         if losses:

@@ -4,12 +4,14 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from meddiff.cases import write_image, write_mask
+from meddiff.cases import read_image, read_mask, write_image, write_mask
 from meddiff.layout import Layout, replacing
 from meddiff.params import GenerateParams, Params
 from meddiff.progress import bar
+from meddiff.seams import seam
 from meddiff.stages import use_machine, work_key
 from meddiff.synthesis import Request, Sample, Synthesizer, bundle
 from meddiff.tracking import StageRun
@@ -21,6 +23,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     synthesizer = Synthesizer.load(layout.generator, layout.mask_model, layout.backgrounds, use_machine(params.compute))
     model = work_key(layout.generator, layout.mask_model)
     work = layout.work / "generate" / work_key(settings, model, layout.backgrounds)
+    classes = len(synthesizer.painter.prompts) - 1
     seeds = [settings.seed * 1_000_000 + i for i in range(settings.n)]
     with bar("generate") as report:
         for start in range(0, settings.n, settings.samples_per_batch):
@@ -28,7 +31,8 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
             folder = work / f"b{start // settings.samples_per_batch:04d}"
             if not folder.is_dir():
                 with replacing(folder) as fresh:
-                    _write(fresh, folder.name, synthesizer.sample([Request(seed) for seed in part], settings), settings, model)
+                    samples = synthesizer.sample([Request(seed) for seed in part], settings)
+                    _write(fresh, folder.name, samples, settings, model, classes)
             report(start + len(part), settings.n, {})
     with replacing(layout.synthetic) as fresh:
         shutil.copytree(work, fresh, dirs_exist_ok=True)
@@ -39,12 +43,26 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     table = pd.concat(pd.read_parquet(path) for path in sorted(layout.synthetic.glob("*/batch.parquet")))
     tracker.dataset(table, "synthetic", "generated")
     tracker.metrics({"samples": float(len(table)), "seconds_per_image": (time.monotonic() - begun) / len(table)})
+    tracker.metrics(_seams(layout.synthetic, table, synthesizer, settings.rim))
 
 
-def _write(folder: Path, batch: str, samples: list[Sample], settings: GenerateParams, model: str) -> None:
+def _seams(folder: Path, table: pd.DataFrame, synthesizer: Synthesizer, rim: int) -> dict[str, float]:
+    """Seams at the lesions' borders: mean and 95th percentile, and the mean of the real lesions beside them."""
+    found = [
+        seam(read_image(folder / row.batch / f"images/{row.id}.png"), read_mask(folder / row.batch / f"masks/{row.id}.png"),
+             synthesizer.backgrounds[row.background], rim)
+        for row in table.itertuples()
+    ]
+    known = np.array([value for value in found if np.isfinite(value)])
+    painted = {"seam": float(known.mean()), "seam_p95": float(np.quantile(known, 0.95))} if len(known) else {}
+    real = synthesizer.painter.seams
+    return painted | ({"seam_real": float(np.mean(real))} if real else {})
+
+
+def _write(folder: Path, batch: str, samples: list[Sample], settings: GenerateParams, model: str, classes: int) -> None:
     for sample in samples:
         write_image(folder / "images" / f"{sample.id}.png", sample.image)
-        write_mask(folder / "masks" / f"{sample.id}.png", sample.mask)
-    pd.DataFrame([{"id": s.id, "batch": batch, "seed": s.seed, "background": s.background, "area": float(s.mask.mean()),
+        write_mask(folder / "masks" / f"{sample.id}.png", sample.mask, classes)
+    pd.DataFrame([{"id": s.id, "batch": batch, "seed": s.seed, "background": s.background, "area": float((s.mask > 0).mean()),
                    "guidance_scale": settings.guidance_scale, "steps": settings.steps, "generator": model} for s in samples]
                  ).to_parquet(folder / "batch.parquet", index=False)

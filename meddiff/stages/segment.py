@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from inspect import getsource
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from meddiff import augmentation, metrics, segmentation, training
-from meddiff.cases import Case, read_accepted, read_cases
+from meddiff.cases import Case, read_accepted, read_cases, read_unfiltered
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
 from meddiff.params import Params, SegmentParams
@@ -30,7 +30,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     Raises:
         MeddiffError: the prepared cases are missing, or a synthetic arm finds no accepted pair.
     """
-    device, settings = use_machine(params.compute), params.segment
+    device, settings, classes = use_machine(params.compute), params.segment, len(params.prepare.classes)
     real, validation = read_cases(layout.cases("train")), read_cases(layout.cases("val"))
     tracker.dataset(pd.DataFrame({"id": [c.id for c in real], "group": [c.group for c in real]}), "train", "training")
     code = [getsource(module) for module in (augmentation, metrics, segmentation, training)]
@@ -38,18 +38,19 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     for arm, synthetic in _pairs(layout, settings).items():
         pool = min(len(synthetic), max(1, round(settings.ratio * len(real))))
         for seed in settings.seeds:
-            name = work_key(_relevant(settings, arm), arm, str(seed), f"{device} {params.compute.threads}", *code,
+            name = work_key(_relevant(settings, arm), str(seed), f"{device} {params.compute.threads} {classes}", *code,
                             *(_digest(cases) for cases in (real, synthetic, validation)))
             folder = layout.work / "segment" / name
             begun = time.monotonic()
             if not folder.is_dir():
                 with bar(f"segment {arm} seed {seed}") as report:
                     segmenter = train_segmenter(real, synthetic, settings, seed, validation, device,
-                                                layout.work / "segment" / f"{name}.safetensors", report)
+                                                layout.work / "segment" / f"{name}.safetensors", report,
+                                                classes)
                 _keep(folder, segmenter, {"arm": arm, "seed": seed, "dice": segmenter.validation_dice, "steps": settings.steps,
                                           "seconds": time.monotonic() - begun, "n_real": len(real), "n_synthetic": pool})
             used.append(folder)
-            rows.append(pd.read_csv(folder / "validation.csv"))
+            rows.append(pd.read_csv(folder / "validation.csv").assign(arm=arm))  # arms of equal pairs share a segmenter
             _record(tracker, folder, arm, seed)
     table = pd.concat(rows, ignore_index=True)
     with replacing(layout.segmenters) as fresh:
@@ -62,9 +63,12 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
 
 
 def _pairs(layout: Layout, settings: SegmentParams) -> dict[str, list[Case]]:
-    """The synthetic pairs of each arm."""
-    pairs: dict[str, list[Case]] = {
-        arm: [] if arm == "real" else read_accepted(layout.synthetic, layout.filtered) for arm in settings.arms}
+    """The synthetic pairs of each arm, as many in each: those of `unfiltered` are drawn by chance from all samples."""
+    where = layout.synthetic, layout.filtered
+    read: dict[str, Callable[[], list[Case]]] = {
+        "real": list, "synthetic": lambda: read_accepted(*where), "uncorroded": lambda: read_accepted(*where, corroded=False),
+        "unfiltered": lambda: read_unfiltered(*where)}
+    pairs: dict[str, list[Case]] = {arm: read[arm]() for arm in settings.arms}
     for arm, found in pairs.items():
         if arm != "real" and not found:
             raise MeddiffError(layout.filtered / "decisions.parquet", f"the {arm} arm needs at least one accepted pair, "

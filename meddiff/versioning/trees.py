@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from meddiff.errors import MeddiffError
-from meddiff.params import load_params
-from meddiff.params_file import edit_params
+from meddiff.params_file import edit_params, load_params
 from meddiff.versioning.lock import LOCK, run_git
 
 ERROR_MARK = "meddiff: "  # how `python -m meddiff` begins the line of a MeddiffError
-NOT_COPIED = {".git", ".venv", ".work", "data", "models", "synthetic", "filtered", "reports"}
+NOT_COPIED = {".git", ".venv", ".work", "data", "models", "backgrounds", "synthetic", "filtered", "reports"}
 STOP_SECONDS = 20.0
 
 

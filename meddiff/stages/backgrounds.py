@@ -1,0 +1,148 @@
+"""Stage `backgrounds`: the lesion-free images that lesions are painted into, and the inspector that judges them."""
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from meddiff.backgrounds import REASONS, Removal, hole, remove_lesions
+from meddiff.cases import Case, read_cases, sha256, write_image
+from meddiff.errors import MeddiffError
+from meddiff.inspector import train_inspector
+from meddiff.layout import Layout, replacing
+from meddiff.painting import load_painter
+from meddiff.params import BackgroundsParams, Params
+from meddiff.progress import bar
+from meddiff.segmentation import Segmenter
+from meddiff.stages import checkpoint_file, use_machine
+from meddiff.tracking import StageRun
+
+ENOUGH_NORMAL = 8  # with fewer lesion-free images of the dataset, `auto` removes lesions
+COLUMNS = ["id", "source", "group", "method", "sha256"]
+SHOWN = 24  # cases on the contact sheet
+
+
+def run(layout: Layout, params: Params, tracker: StageRun) -> None:
+    """Train the inspector, and fill `backgrounds/` with the dataset's lesion-free images, cleared training images, or both.
+
+    Raises:
+        MeddiffError: no background comes of it, or the training cases or the foundation are missing.
+    """
+    settings, begun = params.backgrounds, time.monotonic()
+    device = use_machine(params.compute)
+    cases = read_cases(layout.cases("train"))
+    inspector = _inspector(layout, cases, settings, len(params.prepare.classes), device)
+    trained = time.monotonic()
+    normal = _normal(layout, settings)
+    removals = _removals(layout, cases, settings, len(normal), inspector, device)
+    settled = {removal.case: removal for removal in removals}  # the last attempt at each case
+    with replacing(layout.backgrounds) as folder, replacing(layout.inspector) as model:
+        table = _write(folder, layout.normal, normal, cases, settled)
+        if removals:
+            _report(removals).to_csv(folder / "removals.csv", index=False, float_format="%.4f", lineterminator="\n")
+            _sheet(cases, settled).save(folder / "removed.png")
+        inspector.save(model)
+    counts = _counts(table, settled)
+    _tell(counts)
+    tracker.metrics(counts | {"inspector_loss": float(np.mean(inspector.losses[-50:])), "seconds_training": trained - begun,
+                              "seconds": time.monotonic() - trained})
+    tracker.dataset(table, "backgrounds", "backgrounds")
+    if removals:
+        tracker.file(layout.backgrounds / "removals.csv")
+        tracker.file(layout.backgrounds / "removed.png", "pictures")
+
+
+def _inspector(layout: Layout, cases: list[Case], settings: BackgroundsParams, classes: int, device: str) -> Segmenter:
+    steps, seed = settings.inspector_steps, settings.seed
+    checkpoint = checkpoint_file(layout, "backgrounds", layout.cases("train"), f"{steps} {seed} {classes} {device}")
+    with bar("inspector") as report:
+        return train_inspector(cases, steps, seed, classes, device, checkpoint, report)
+
+
+def _normal(layout: Layout, settings: BackgroundsParams) -> pd.DataFrame:
+    """The table of the dataset's lesion-free images, without rows if they aren't wanted."""
+    table = layout.normal / "backgrounds.csv"
+    if not table.is_file():
+        raise MeddiffError(table, "the table of the dataset's lesion-free images must be there", "Run `dvc repro prepare`")
+    rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    return rows.iloc[:0] if settings.sources == "removed" else rows
+
+
+def _removals(layout: Layout, cases: list[Case], settings: BackgroundsParams, normal: int, inspector: Segmenter,
+              device: str) -> list[Removal]:
+    if settings.sources == "normal" or (settings.sources == "auto" and normal >= ENOUGH_NORMAL):
+        return []
+    painter = cache(partial(load_painter, layout.foundation, device))
+    with bar("remove lesions") as report:
+        with_lesion = [case for case in cases if case.mask is not None and case.mask.any()]
+        return remove_lesions(with_lesion, settings, inspector, painter, report)
+
+
+def _write(folder: Path, source: Path, normal: pd.DataFrame, cases: Sequence[Case], settled: dict[str, Removal]) -> pd.DataFrame:
+    """Write the images and `backgrounds.csv`."""
+    images = folder / "images"
+    images.mkdir()
+    for id in normal["id"]:
+        shutil.copyfile(source / "images" / f"{id}.png", images / f"{id}.png")
+    rows = []
+    for case in cases:
+        removal = settled.get(case.id)
+        if removal and removal.image is not None and not removal.reason:
+            file = images / f"{case.id}_removed.png"
+            write_image(file, removal.image)
+            rows.append({"id": file.stem, "source": f"removed:{case.id}", "group": case.group, "method": removal.method,
+                         "sha256": sha256(file)})
+    table = pd.concat([normal.assign(method="")[COLUMNS], pd.DataFrame(rows, columns=COLUMNS)], ignore_index=True)
+    if table.empty:
+        tried = f"; each of {len(settled)} labelled lesions was too large or still found" if settled else ""
+        raise MeddiffError("backgrounds", f"there must be a background, and no image is lesion-free{tried}",
+                           "Add lesion-free images, set `backgrounds.sources` to `both`, or raise `prepare.n_labelled` or "
+                           "`backgrounds.residue`")
+    table.to_csv(folder / "backgrounds.csv", index=False, lineterminator="\n")
+    return table
+
+
+def _report(removals: Sequence[Removal]) -> pd.DataFrame:
+    """One row an attempt."""
+    return pd.DataFrame([{name: getattr(removal, name) for name in ("case", "method", "before", "after", "reason")}
+                         for removal in removals])
+
+
+def _counts(table: pd.DataFrame, settled: dict[str, Removal]) -> dict[str, float]:
+    removed = table["source"].str.startswith("removed:")
+    after = [removal.after for removal in settled.values() if not removal.reason]
+    return {"backgrounds": len(table), "normal": int((~removed).sum()), "tried": len(settled), "removed": int(removed.sum()),
+            **{f"removed_by_{method}": int((table["method"] == method).sum()) for method in ("texture", "foundation")},
+            **{f"dropped_{reason.replace(' ', '_')}": sum(removal.reason == reason for removal in settled.values())
+               for reason in REASONS},
+            **({"residue_mean": float(np.mean(after))} if after else {})}
+
+
+def _tell(counts: dict[str, float]) -> None:
+    """What a user must know, one line each."""
+    print("backgrounds: {normal} lesion-free images, {removed} with the lesion removed".format(**counts), file=sys.stderr)
+    notes = {"dropped_too_large": "too large", "dropped_no_source": "no lesion-free place of the image fits",
+             "dropped_lesion_found": "the inspector still finds a lesion"}
+    if dropped := [f"{counts[name]} ({why})" for name, why in notes.items() if counts[name]]:
+        print(f"backgrounds: lesions not removed: {', '.join(dropped)}", file=sys.stderr)
+
+
+def _sheet(cases: Sequence[Case], settled: dict[str, Removal]) -> Image.Image:
+    """Pairs, four a row: the image with its hole outlined, and the filled image, under a red bar if it is dropped."""
+    pairs = []
+    for case in [case for case in cases if case.id in settled][:SHOWN]:
+        removal, outlined = settled[case.id], case.image.copy()
+        inside = hole(case)
+        outlined[inside & ~(inside & np.roll(inside, 1, 0) & np.roll(inside, 1, 1))] = (255, 255, 0)
+        filled = np.zeros_like(case.image) if removal.image is None else removal.image.copy()
+        if removal.reason:
+            filled[:max(2, len(filled) // 32)] = (255, 0, 0)
+        pairs.append(np.concatenate([outlined, filled], axis=1))
+    pairs += [np.zeros_like(pairs[0])] * (-len(pairs) % 4)
+    return Image.fromarray(np.concatenate([np.concatenate(pairs[i:i + 4], axis=1) for i in range(0, len(pairs), 4)]))

@@ -64,6 +64,8 @@ def load_foundation(source: str, revision: str | None = None) -> StableDiffusion
         )
     # Latents have no bounds as pixels have, and schedulers that take over a config without this setting would clip them.
     pipeline.scheduler.register_to_config(clip_sample=False)
+    for part in (pipeline, pipeline.unet, pipeline.vae):  # a saved copy would name this folder, and so differ from tree to tree
+        part.register_to_config(_name_or_path="")
     return pipeline
 
 

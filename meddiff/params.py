@@ -176,8 +176,8 @@ class SegmentParams(Section):
 
     network: Literal["unet", "segresnet"] = "unet"
     arms: Annotated[tuple[Literal["real", "synthetic", "uncorroded", "unfiltered"], ...], Field(min_length=1)] = Field(
-        ("real", "synthetic"), description="what is compared: `synthetic` adds the accepted pairs, `uncorroded` the same with the "
-        "masks as painted, `unfiltered` as many pairs drawn by chance from all samples"
+        ("real", "synthetic"), description="what is compared: `synthetic` adds the accepted pairs, `uncorroded` the same with "
+        "the masks as painted, `unfiltered` as many pairs drawn by chance from all samples"
     )
     seeds: tuple[Seed, ...] = (0, 1, 2)
     steps: Positive = 200

@@ -137,6 +137,9 @@ def main() -> None:
     facts = {"steps": options.steps, "batch_size": options.batch_size, "learning_rate": options.learning_rate,
              "phantoms": len(material.phantoms), "photographs": {path.name: sha256(path) for path in paths},
              "loss": [round(float(np.mean(losses[i:i + 100])), 4) for i in range(0, len(losses), 100)]}
+    earlier = options.start / "training.json" if options.start else None
+    if earlier and earlier.is_file():
+        facts["before"] = {name: value for name, value in json.loads(earlier.read_text()).items() if name != "photographs"}
     (options.out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 

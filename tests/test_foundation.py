@@ -18,6 +18,8 @@ def test_stable_diffusion_folder_loads(tmp_path: Path) -> None:
     again = load_foundation(str(tmp_path))
     assert type(again.vae).__name__ == "AutoencoderKL"
     assert torch.equal(again.unet.conv_in.weight, pipeline.unet.conv_in.weight)
+    again.save_pretrained(tmp_path / "copy")
+    assert not [path for path in (tmp_path / "copy").rglob("*.json") if str(tmp_path) in path.read_text()]
 
 
 def test_parts_that_are_not_used_and_classes_that_are_gone_do_no_harm(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from meddiff.errors import MeddiffError
 from meddiff.params_file import load_params
 
 POOL = "meddiff"
-DEPLOYMENTS = ("pipeline/pipeline", "tune/tune", "ablate/ablate")
+DEPLOYMENTS = ("pipeline/pipeline", "tune/tune", "ablate/ablate", "benchmark/benchmark")
 
 
 def register(client: SyncPrefectClient) -> None:

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from uuid import uuid4
 
 from pydantic import TypeAdapter
 
@@ -24,7 +23,7 @@ from meddiff.params import Params
 from meddiff.params_file import parse_params
 from meddiff.parts import FULL, Part, chosen, setting
 from meddiff.progress import bar
-from meddiff.trials import ARM, Overrides, merged
+from meddiff.trials import ARM, Overrides, forget_execution, merged, pending_execution
 from meddiff.variants import VariantOutcome, pipeline_variant
 
 # Further arms of the full method's run, which show what no setting switches off.
@@ -71,7 +70,7 @@ def ablate(layout: Layout, params: Params, names: Sequence[str] = (), run_varian
     parts = chosen(names or params.ablate.parts)
     idle = [part.name for part in parts if part.idle(params)]
     todo = [part for part in parts if part.name not in idle]
-    whole = tracking.execution_run(layout, params, _execution(layout))
+    whole = tracking.execution_run(layout, params, pending_execution(layout, "ablate"))
     whole.tags({"mlflow.runName": f"ablate {params.prepare.dataset}"})
     whole.status("RUNNING")
     work = _Variants(layout, params, whole, run_variant or (lambda *given: pipeline_variant(layout, params.ablate.shown, *given)))
@@ -85,7 +84,7 @@ def ablate(layout: Layout, params: Params, names: Sequence[str] = (), run_varian
         raise
     whole.status("FAILED" if result.failed else "FINISHED")
     if not result.failed:
-        _execution_file(layout).unlink()
+        forget_execution(layout, "ablate")
     return result
 
 
@@ -184,19 +183,6 @@ def _report(layout: Layout, params: Params, rows: Sequence[VariantRow], idle: Se
         (folder / "table.md").write_text(table_markdown(rows, title, notes))
         sheet(rows).save(folder / "sheet.png")
     return Ablation(tuple(rows), tuple(notes), layout.ablation / "table.md")
-
-
-def _execution_file(layout: Layout) -> Path:
-    return layout.work / "ablate/execution"
-
-
-def _execution(layout: Layout) -> str:
-    """Name of the ablation that isn't finished yet, so that its run in MLflow goes on; else a new one."""
-    path = _execution_file(layout)
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"ablate-{uuid4().hex}")
-    return path.read_text()
 
 
 def _read(folder: Path) -> VariantOutcome | None:

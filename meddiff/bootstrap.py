@@ -67,6 +67,15 @@ def mean_interval(
     defined = ~np.isnan(table)
     if not defined.any():
         return Interval(np.nan, np.nan, np.nan, confidence, 0, len(table))
+    means = resampled_means(table, groups, resamples, seed)
+    lower, upper = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(table[defined].mean()), float(lower), float(upper), confidence, int(defined.any(0).sum()), len(table))
+
+
+def resampled_means(values: NDArray[np.float64], groups: Sequence[str], resamples: int, seed: int) -> NDArray[np.float64]:
+    """The means behind `mean_interval`, whose arguments these are: `[R]`, draws without any defined value left out."""
+    table = np.asarray(values, np.float64)
+    defined = ~np.isnan(table)
     sums, counts = np.where(defined, table, 0.0), defined.astype(np.float64)
     _, member = np.unique(np.asarray(groups) if groups else np.arange(table.shape[1]), return_inverse=True)
     cluster = np.eye(member.max() + 1)[member]  # [C, G]: sums over the cases of a group by one product
@@ -76,9 +85,7 @@ def mean_interval(
     seed_weights = rng.multinomial(max(1, n_seeds - 1), np.full(n_seeds, 1 / n_seeds), size=resamples)
     group_weights = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=resamples)
     totals, sizes = (np.einsum("rs,sg,rg->r", seed_weights, part, group_weights, optimize=True) for part in (sums, counts))
-    means = totals[sizes > 0] / sizes[sizes > 0]
-    lower, upper = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(sums.sum() / counts.sum()), float(lower), float(upper), confidence, int(defined.any(0).sum()), n_seeds)
+    return np.asarray(totals[sizes > 0] / sizes[sizes > 0], np.float64)
 
 
 def gain_interval(
@@ -101,3 +108,23 @@ def gain_interval(
         raise MeddiffError("bootstrap", f"paired arms must share seeds and cases, found {np.shape(real)} and {np.shape(other)}",
                            "Train every arm with every seed")
     return mean_interval(np.asarray(other, np.float64) - np.asarray(real, np.float64), groups, resamples, confidence, seed)
+
+
+def bootstrap_p(means: NDArray[np.float64]) -> float:
+    """Two-sided p-value of "the mean is zero" from `[R]` resampled means: twice the share beyond zero, at least 2 / (R + 1).
+
+    The level at which the percentile interval would just reach zero (Efron and Tibshirani 1993, 15.4), with one added to
+    the count and to R, so that no test is surer than its draws (Davison and Hinkley 1997, 4.2.5).
+    """
+    beyond = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    return min(1.0, 2 * (1 + beyond) / (1 + len(means)))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (Holm 1979) of a family of p-values, in the order given; NaN stays and counts for nothing."""
+    order = sorted((i for i, value in enumerate(p) if not np.isnan(value)), key=p.__getitem__)
+    corrected, reached = [float("nan")] * len(p), 0.0
+    for rank, i in enumerate(order):
+        reached = max(reached, min(1.0, (len(order) - rank) * p[i]))
+        corrected[i] = reached
+    return corrected

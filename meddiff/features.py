@@ -23,12 +23,12 @@ from torch.nn import functional as F
 from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
 from meddiff.lesions import CHUNK, Scalars, channels_first, crop, statistics
+from meddiff.networks import DEVIATION, MEAN
 from meddiff.segmentation import Segmenter
 
 SIDE = 96            # at which convolutional networks see, and those that don't say [pixels]
 INSPECTOR_SIDE = 64  # at which the inspector was trained [pixels]
 PREPROCESSOR = "preprocessor_config.json"
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
 HEADS = ("fc.", "classifier.", "class_layers.")  # not needed
 NETWORKS = ("mobilenet_v2", "resnet18", "resnet50", "densenet121")
 

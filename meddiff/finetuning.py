@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from meddiff.cases import Case
 from meddiff.errors import MeddiffError
 from meddiff.examples import Examples
-from meddiff.inpainting import diffusion_loss, embed_prompts, text_embeddings
+from meddiff.inpainting import diffusion_loss, embed_prompts, place, text_embeddings
 from meddiff.params import FinetuneParams
 from meddiff.progress import Report, silent
 from meddiff.tokens import LearnedToken, own_token
@@ -58,7 +58,7 @@ def finetune(
     if params.inside_weight == params.outside_weight == 0:
         raise MeddiffError("finetune", "the loss needs weight inside or outside the mask", "Set inside_weight above 0")
     word = _learned_word(params)
-    pipeline.to(device)
+    place(pipeline, device)
     for part in (pipeline.vae, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
         if part is not None:
             part.requires_grad_(False)

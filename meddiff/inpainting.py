@@ -10,26 +10,40 @@ from torch.nn import functional as F
 from meddiff.cases import Pixels
 
 
+def place(pipeline: StableDiffusionInpaintPipeline, device: str) -> None:
+    """Move the pipeline to `cpu` or `cuda`: on a GPU channels last, the autoencoder one image at a time.
+
+    Convolutions in half precision want channels last there; the autoencoder's activations are a multiple of the UNet's, and one
+    large image fills a GPU.
+    """
+    pipeline.to(device)
+    if device == "cuda":
+        for part in (pipeline.unet, pipeline.vae):
+            part.to(memory_format=torch.channels_last)
+        if hasattr(pipeline.vae, "enable_slicing"):
+            pipeline.vae.enable_slicing()
+
+
 def to_tensor(image: Pixels) -> Tensor:
     """`[H,W,3]` uint8 to `[3,H,W]` float32 in [-1,1]."""
     return torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def encode(vae: torch.nn.Module, images: Tensor) -> Tensor:
-    """Scaled latents `[B,C,h,w]` of images `[B,3,H,W]` in [-1,1]; the mean, where the autoencoder gives a distribution."""
+    """Scaled latents `[B,C,h,w]` float32 of images `[B,3,H,W]` in [-1,1]; the mean, where there is a distribution."""
     with torch.no_grad():
         output = vae.encode(images)
         latents = output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latents
-        return (latents - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
+        return (latents.float() - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
 
 
 def decode(vae: torch.nn.Module, latents: Tensor) -> Tensor:
-    """Images `[B,3,H,W]` in [-1,1] of scaled latents."""
+    """Images `[B,3,H,W]` float32 in [-1,1] of scaled latents."""
     with torch.no_grad():
         image: Tensor = vae.decode(
             latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
         ).sample
-        return image.clamp(-1, 1)
+        return image.float().clamp(-1, 1)
 
 
 def embed_prompts(pipeline: StableDiffusionInpaintPipeline, prompts: Sequence[str]) -> Tensor:
@@ -73,7 +87,7 @@ def model_input(pipeline: StableDiffusionInpaintPipeline, images: Tensor, masks:
 
 
 def predict(pipeline: StableDiffusionInpaintPipeline, inputs: Tensor, times: Tensor, prompts: Tensor) -> Tensor:
-    """The UNet's output `[B,C,h,w]`, whatever text conditions the pipeline has.
+    """The UNet's output `[B,C,h,w]` float32, also under autocast, whatever text conditions the pipeline has.
 
     Args:
         inputs: noisy latents and the channels of `model_input`, `[B, UNet channels, h, w]`.
@@ -87,7 +101,7 @@ def predict(pipeline: StableDiffusionInpaintPipeline, inputs: Tensor, times: Ten
         added = {"text_embeds": pooled, "time_ids": inputs.new_tensor([*size, 0, 0, *size]).expand(len(inputs), -1)}
         prompts = prompts[:, :-1]
     output: Tensor = pipeline.unet(inputs, times, prompts, added_cond_kwargs=added).sample
-    return output
+    return output.float()
 
 
 def diffusion_loss(
@@ -129,7 +143,7 @@ def diffusion_loss(
     weights = weights * getattr(pipeline.vae, "importance", 1.0)
     if min_snr is not None:
         weights = weights * _time_weights(scheduler, times, min_snr)[:, None, None, None]
-    return (weights * (prediction.float() - target).square()).mean()
+    return (weights * (prediction - target).square()).mean()
 
 
 def _time_weights(scheduler: DDPMScheduler, times: Tensor, gamma: float) -> Tensor:

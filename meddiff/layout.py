@@ -96,6 +96,11 @@ class Layout:
         return self.root / "reports/ablation"
 
     @property
+    def benchmark(self) -> Path:
+        """`benchmark.html`, its tables and pictures, and the two cards of `meddiff benchmark`."""
+        return self.root / "reports/benchmark"
+
+    @property
     def work(self) -> Path:
         """State that DVC doesn't track: checkpoints, unfinished batches, local databases, work trees of flow runs."""
         return self.root / ".work"

@@ -1,4 +1,4 @@
-"""Scores of one predicted mask against its reference, class by class, with the empty masks settled."""
+"""Scores of one predicted mask against its reference, class by class: overlap, with empty masks settled, and lesions found."""
 
 import math
 import warnings
@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import label
 
 from meddiff.errors import MeddiffError
+
+HIT = 0.1    # least IoU of a lesion with what is predicted of it; ours, as loose as that of nnDetection (Baumgartner et al. 2021)
+EIGHT = np.ones((3, 3), dtype=bool)  # pixels that touch at a corner are of one lesion
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,21 @@ class CaseScores:
     iou: float
     hd95: float
     nsd: float
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What was found of one image, counted in lesions: connected components of 8 neighbours.
+
+    Attributes:
+        lesions: of the reference.
+        found: of these, those that a predicted lesion meets with an IoU of at least 0.1.
+        false_positives: predicted lesions that meet none so.
+    """
+
+    lesions: int
+    found: int
+    false_positives: int
 
 
 def dice(prediction: NDArray[Any], reference: NDArray[Any]) -> float:
@@ -85,3 +104,13 @@ def case_scores(prediction: NDArray[Any] | None, reference: NDArray[Any], tolera
         return CaseScores(dice(predicted, wanted), float(compute_iou(p, r, ignore_empty=False)),
                           float(compute_hausdorff_distance(p, r, include_background=True, percentile=95)),
                           float(compute_surface_dice(p, r, [tolerance], include_background=True)))
+
+
+def detect(prediction: NDArray[Any], reference: NDArray[Any]) -> Detection:
+    """Count the lesions of two `[H, W]` masks (non-zero is lesion); a single predicted pixel is a lesion, too."""
+    (predicted, n_predicted), (wanted, n_wanted) = (label(np.asarray(mask) > 0, EIGHT) for mask in (prediction, reference))
+    both = np.bincount((wanted * (n_predicted + 1) + predicted).ravel(), minlength=(n_wanted + 1) * (n_predicted + 1))
+    area = both.reshape(n_wanted + 1, n_predicted + 1)     # row and column 0: background
+    overlap = area[1:, 1:]
+    hit = overlap >= HIT * (area.sum(1)[1:, None] + area.sum(0)[None, 1:] - overlap)
+    return Detection(n_wanted, int(hit.any(1).sum()), int((~hit.any(0)).sum()))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
 from meddiff.foundation import load_foundation
-from meddiff.inpainting import decode, embed_prompts, encode, model_input, predict, to_tensor
+from meddiff.inpainting import decode, embed_prompts, encode, model_input, place, predict, to_tensor
 from meddiff.params import GenerateParams
 from meddiff.seams import join
 from meddiff.texture import keep_texture
@@ -107,7 +107,6 @@ class Painter:
                 images[i] = image
         return images
 
-    @torch.no_grad()
     def _inpaint(
         self,
         backgrounds: Sequence[Pixels],
@@ -116,7 +115,20 @@ class Painter:
         labels: Sequence[int],
         params: GenerateParams,
     ) -> list[Pixels]:
-        """One pass of the sampler over samples whose masks aren't empty.
+        """Images with lesions painted where masks, none of them empty, say."""
+        with torch.no_grad(), torch.autocast(self.pipeline.unet.device.type, torch.bfloat16, params.precision == "bfloat16"):
+            painted = ((self._denoise(backgrounds, masks, seeds, labels, params) + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy()
+        return [self._finish(*parts, params) for parts in zip(painted, backgrounds, masks, seeds, strict=True)]
+
+    def _denoise(
+        self,
+        backgrounds: Sequence[Pixels],
+        masks: Sequence[NDArray[np.bool_]],
+        seeds: Sequence[int],
+        labels: Sequence[int],
+        params: GenerateParams,
+    ) -> Tensor:
+        """One pass of the sampler: decoded images `[B,3,H,W]` float32 in [-1,1].
 
         At each step t the model's latents inside the guiding mask are joined with the background's, noised to the same
         level, outside (paper, figure; Blended Latent Diffusion):
@@ -142,8 +154,7 @@ class Painter:
             guide = guiding_mask(near, width, change)
             around = scheduler.add_noise(clean, noise, times[i + 1 : i + 2]) if i + 1 < len(times) else clean
             z = guide * z + (1 - guide) * around
-        painted = ((decode(pipeline.vae, z) + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy()
-        return [self._finish(*parts, params) for parts in zip(painted, backgrounds, masks, seeds, strict=True)]
+        return decode(pipeline.vae, z)
 
     def _predict(self, inputs: Tensor, t: Tensor, prompts: Tensor, guidance: float) -> Tensor:
         """The UNet's output, with classifier-free guidance from the empty prompt in the same pass."""
@@ -246,6 +257,6 @@ def load_painter(folder: Path, device: str) -> Painter:
     """
     pipeline, settings = load_foundation(str(folder.resolve())), folder / "meddiff.json"
     known = json.loads(settings.read_text()) if settings.is_file() else {"prompts": []}
-    pipeline.to(device)
+    place(pipeline, device)
     prompts = known["prompts"] if "prompts" in known else [known["prompt"]]
     return Painter.of(pipeline, prompts, known.get("texture", ()), known.get("seams", ()))

@@ -1,4 +1,4 @@
-"""Segmenters: their networks, training with equal steps and augmentation in every arm, prediction, features and files."""
+"""Segmenters: training with equal steps and augmentation in every arm, prediction, features and files."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -8,44 +8,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.losses import DiceCELoss
-from monai.networks.nets import BasicUNet, SegResNet
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from meddiff.augmentation import augment
+from meddiff.augmentation import Augment, augment
 from meddiff.cases import Case, Pixels
 from meddiff.errors import MeddiffError
 from meddiff.metrics import class_dice
+from meddiff.networks import WIDTHS, Architecture, encode, load_encoder
 from meddiff.params import SegmentParams
 from meddiff.progress import Report, silent
 from meddiff.training import Schedule, train
 
 EVALUATIONS = 5
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What a saved segmenter is rebuilt from.
-
-    Attributes:
-        network: `unet` (MONAI BasicUNet, which learned faster from 40 images than MONAI's UNet with residual units: after
-            300 steps 0.82 against 0.74 Dice on ISIC 2017 and 0.55 against 0.46 on BUSI at 64 px) or `segresnet`.
-        width: channels of the finest level; deeper levels have 1, 2, 4 and 8 times as many.
-        classes: K. With one the network has one logit (sigmoid), with several one for the background and each class (softmax).
-    """
-
-    network: str
-    width: int
-    classes: int = 1
-
-    def build(self) -> nn.Module:
-        """A network `[B, 3, H, W]` -> `[B, C, H, W]` logits, with weights from torch's global generator."""
-        logits = 1 if self.classes == 1 else self.classes + 1
-        if self.network == "segresnet":
-            return SegResNet(spatial_dims=2, init_filters=self.width, in_channels=3, out_channels=logits)
-        return BasicUNet(2, 3, logits, tuple(self.width * factor for factor in (1, 1, 2, 4, 8, 1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +69,7 @@ class Segmenter:
         return np.asarray(self._batched(images, batch_size, self.network).argmax(1).numpy(), np.uint8)
 
     def features(self, images: Pixels, batch_size: int = 32) -> Tensor:
-        """Deep features of the encoder.
+        """Deep features of the encoder, of the networks that `networks.encode` knows.
 
         Args:
             images: `[N, H, W, 3]` uint8 RGB.
@@ -100,7 +77,7 @@ class Segmenter:
         Returns:
             `[N, 64, H/8, W/8]` float32 on the CPU, unbounded.
         """
-        return self._batched(images, batch_size, lambda batch: _encode(self.network, batch))
+        return self._batched(images, batch_size, lambda batch: encode(self.network, batch))
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `config.json`."""
@@ -118,7 +95,7 @@ class Segmenter:
         """
         try:
             config = json.loads((folder / "config.json").read_text())
-            architecture = Architecture(config["network"], config["width"], config.get("classes", 1))
+            architecture = Architecture(config["network"], config["width"], config.get("classes", 1), config.get("encoder", ""))
             network = architecture.build()
             network.load_state_dict(load_file(folder / "model.safetensors"))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
@@ -144,6 +121,7 @@ def train_segmenter(
     checkpoint: Path | None = None,
     report: Report = silent,
     classes: int = 1,
+    augmentation: Augment = augment,
 ) -> Segmenter:
     """Train one segmenter; for equal seeds, arms differ in nothing but the cases that fill `share` of each batch.
 
@@ -152,7 +130,7 @@ def train_segmenter(
     times as many pairs as there are real ones, picked by the seed.
 
     Args:
-        real: annotated cases, all of one size (a multiple of 16).
+        real: annotated cases, all of one size, which fits the network (`Architecture.unfit`).
         synthetic: accepted synthetic pairs of the same size; none for the real arm.
         params: steps, batch size, network and mixture.
         validation: annotated cases; the weights with the best mean Dice on them, looked at five times, are kept. Without
@@ -161,15 +139,20 @@ def train_segmenter(
         report: called after each step with the loss, and with the best validation Dice once there is one.
         classes: K; with 1, masks of several classes count as one: lesion or not. The loss is MONAI's Dice + cross-entropy; for
             several classes its Dice is the mean over classes, each over the whole batch, since most images lack a class.
+        augmentation: see `augmentation.augment`.
 
     Raises:
-        MeddiffError: no real case, a case without mask, images of several or unfit sizes, or a mask of a class above K.
+        MeddiffError: no real case, a case without mask, images of several or unfit sizes, a mask of a class above K, or the
+            file of the encoder's weights doesn't fit.
     """
-    _check([*real, *synthetic, *validation], len(real), classes)
+    encoder = params.encoder if params.network == "flexible_unet" else ""
+    architecture = Architecture(params.network, WIDTHS[params.network], classes, encoder)
+    _check([*real, *synthetic, *validation], len(real), architecture)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        architecture = Architecture(params.network, 8 if params.network == "segresnet" else 16, classes)
         network = architecture.build().to(device)
+    if params.encoder_weights:
+        load_encoder(network, encoder, Path(params.encoder_weights).expanduser())
     pool = _pool(synthetic, round(params.ratio * len(real)), seed)
     n_synthetic = max(1, round(params.share * params.batch_size)) if pool and params.share > 0 else 0
     all_images, all_masks = _tensors(real, device, classes)
@@ -186,7 +169,7 @@ def train_segmenter(
             order = _order(len(pool), n_synthetic, generator)
             parts.append((pool_images[order], pool_masks[order]))
         images, masks = (torch.cat(part) for part in zip(*parts, strict=True))
-        images, masks = augment(images, masks, change, params.vertical_flips)
+        images, masks = augmentation(images, masks, change, params.vertical_flips)
         return criterion(network(images), masks)
 
     best = _Best(Segmenter(network, architecture), validation, checkpoint)
@@ -197,7 +180,7 @@ def train_segmenter(
         report(done, total, dict(values) if np.isnan(best.dice) else {**values, "dice": best.dice})
 
     schedule = Schedule(params.steps, params.learning_rate, seed, warmup=params.steps // 20, cosine=True)
-    losses = train(network.parameters(), loss, schedule, checkpoint, after_step)
+    losses = train(network.parameters(), loss, schedule, checkpoint, after_step, list(network.buffers()))
     best.restore()
     return Segmenter(network.eval(), architecture, best.dice, tuple(losses))
 
@@ -243,13 +226,12 @@ def within_frame(prediction: Pixels, case: Case) -> Pixels:
     return prediction if case.frame is None else prediction * case.frame.mask(len(prediction)).astype(np.uint8)
 
 
-def _check(cases: Sequence[Case], n_real: int, classes: int) -> None:
+def _check(cases: Sequence[Case], n_real: int, architecture: Architecture) -> None:
     if not n_real:
         raise MeddiffError("training cases", "a segmenter needs at least one annotated case", "Raise prepare.n_labelled")
-    shape = cases[0].image.shape
-    if shape[0] % 16 or shape[1] % 16:
-        raise MeddiffError(f"case {cases[0].id}", f"image sides must be multiples of 16, these are {shape[0]} x {shape[1]}",
-                           "Set prepare.size")
+    shape, classes = cases[0].image.shape, architecture.classes
+    if unfit := architecture.unfit(*shape[:2]):
+        raise MeddiffError(f"case {cases[0].id}", unfit, "Set prepare.size, or another segment.network")
     for case in cases:
         if case.mask is None or case.image.shape != shape or case.mask.shape != shape[:2]:
             raise MeddiffError(f"case {case.id}", f"every case needs a mask and the size {shape[0]} x {shape[1]}",
@@ -272,11 +254,3 @@ def _tensors(cases: Sequence[Case], device: str, classes: int) -> tuple[Tensor, 
     stacked = np.stack([case.mask for case in cases if case.mask is not None])
     masks = torch.from_numpy(stacked if classes > 1 else (stacked > 0).astype(np.uint8))[:, None].float()
     return to_input(np.stack([case.image for case in cases])).to(device), masks.to(device)
-
-
-def _encode(network: nn.Module, images: Tensor) -> Tensor:
-    if isinstance(network, SegResNet):
-        return network.encode(images)[0]
-    for level in (network.conv_0, network.down_1, network.down_2, network.down_3):
-        images = level(images)
-    return images

@@ -25,6 +25,7 @@ THUMBNAIL = 32
 # on the safe side: a pair too many costs a training image at most, a pair missed lets a test picture into the training.
 CONFIRMED = 0.9
 ALIKE = 0.97
+ENOUGH_BACKGROUNDS = 8  # ours: lesion-free images are held back for the test only as long as so many are left to paint into
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ class Split:
     """Who is where.
 
     Attributes:
-        parts: ids of the cases with a lesion, sorted, by `train`, `val`, `test`.
+        parts: ids of the cases, sorted, by `train`, `val`, `test`; the lesion-free ones among them are in `test`.
         backgrounds: ids of the lesion-free images that have no relative in `val` or `test`, sorted.
         groups: id → group, after near-duplicates were merged into one.
         dropped: cases with a lesion left out, since a near-duplicate is in a later part of the dataset's own split.
-        dropped_backgrounds: lesion-free images left out, since a relative is in `val` or `test`.
+        dropped_backgrounds: lesion-free images left out: of the `val` part, or near-duplicates of a test image with a lesion.
     """
 
     parts: dict[str, tuple[str, ...]]
@@ -79,7 +80,7 @@ def perceptual_hashes(thumbnails: NDArray[np.float32]) -> NDArray[np.uint64]:
 
 
 def near_duplicates(thumbnails: NDArray[np.float32], bits: int) -> NDArray[np.intp]:
-    """Pairs that show the same picture: hashes within `bits` and thumbnails' correlation > 0.9, or correlation > 0.97.
+    """Pairs that show the same picture: hashes within `bits` and thumbnails' correlation > 0.9, or correlation > 0.97, or equal.
 
     Args:
         thumbnails: `[N, 32, 32]` gray levels.
@@ -90,6 +91,7 @@ def near_duplicates(thumbnails: NDArray[np.float32], bits: int) -> NDArray[np.in
     """
     hashes = perceptual_hashes(thumbnails)
     flat = thumbnails.reshape(len(thumbnails), -1)
+    _, codes = np.unique(flat, axis=0, return_inverse=True)   # blank ones have no correlation
     flat = flat - flat.mean(axis=1, keepdims=True)
     flat = flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6)
     pairs = [np.empty((0, 2), dtype=np.intp)]
@@ -97,7 +99,8 @@ def near_duplicates(thumbnails: NDArray[np.float32], bits: int) -> NDArray[np.in
         rows = slice(start, start + 512)
         distance = np.bitwise_count(hashes[rows, None] ^ hashes[None, start:])
         correlation = flat[rows] @ flat[start:].T
-        found = np.argwhere(((distance <= bits) & (correlation > CONFIRMED)) | (correlation > ALIKE)) + start
+        equal = codes[rows, None] == codes[None, start:]
+        found = np.argwhere(((distance <= bits) & (correlation > CONFIRMED)) | (correlation > ALIKE) | equal) + start
         pairs.append(found[found[:, 0] < found[:, 1]])
     return np.concatenate(pairs)
 
@@ -125,6 +128,10 @@ def split(members: Sequence[Member], pairs: NDArray[np.intp], val_fraction: floa
     split, its parts hold; if near-duplicates connect two of them, the case in the earlier part (train before val before test)
     is left out. A part that by chance would have no case, or none of a class, gets the training group that comes nearest.
 
+    Lesion-free images are backgrounds where their group is in `train`, and test cases where it is in `test`. Groups of them alone
+    go to `test` by `test_fraction` too, where the dataset gives lesion-free images no test part of their own and as long as 8
+    backgrounds are left. One that is a near-duplicate of an image with a lesion is no test case: a mask must be wrong.
+
     Args:
         members: all images, lesion-free ones included.
         pairs: `[P, 2]` indices of near-duplicates among `members`.
@@ -142,6 +149,9 @@ def split(members: Sequence[Member], pairs: NDArray[np.intp], val_fraction: floa
         by_group[group].append(member)
     part_of = {group: _part(group, relatives, shares) for group, relatives in by_group.items()}
     _fill_empty_parts(part_of, by_group, shares)
+    if not any(member.part == "test" and not member.lesion for member in members):
+        _hold_back(part_of, by_group, test_fraction)
+    doubtful = {members[i].id for pair in pairs for i in pair if members[pair[0]].lesion != members[pair[1]].lesion}
 
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
     backgrounds: list[str] = []
@@ -149,12 +159,16 @@ def split(members: Sequence[Member], pairs: NDArray[np.intp], val_fraction: floa
     dropped_backgrounds: list[str] = []
     for group, relatives in by_group.items():
         for member in relatives:
+            part = part_of[group]
             if member.lesion:
-                (parts[part_of[group]] if member.part in (None, part_of[group]) else dropped).append(member.id)
+                (parts[part] if member.part in (None, part) else dropped).append(member.id)
+            elif part == "test" and (member.part == "test" or (member.part is None and member.id not in doubtful)):
+                parts[part].append(member.id)
             else:
-                (backgrounds if part_of[group] == "train" else dropped_backgrounds).append(member.id)
+                (backgrounds if part == "train" else dropped_backgrounds).append(member.id)
+    with_lesion = {member.id for member in members if member.lesion}
     for part, ids in parts.items():
-        if not ids:
+        if with_lesion.isdisjoint(ids):
             raise MeddiffError("prepare", f"the `{part}` part must have a case with a lesion",
                                "Add cases, or change `prepare.val_fraction` and `prepare.test_fraction`")
     return Split({part: tuple(sorted(ids)) for part, ids in parts.items()}, tuple(sorted(backgrounds)),
@@ -196,6 +210,17 @@ def _part(group: str, relatives: list[Member], shares: dict[str, float]) -> str:
         return "train"
     number = _draw(group)
     return "test" if number < shares["test"] else "val" if number < shares["test"] + shares["val"] else "train"
+
+
+def _hold_back(part_of: dict[str, str], by_group: dict[str, list[Member]], share: float) -> None:
+    """Move a share of the groups that are lesion-free throughout to the test, smallest draw first."""
+    left = sum(not member.lesion for group, relatives in by_group.items() if part_of[group] == "train" for member in relatives)
+    free = [group for group, relatives in by_group.items()
+            if not any(member.lesion or member.part for member in relatives) and _draw(group) < share]
+    for group in sorted(free, key=_draw):
+        if left - len(by_group[group]) >= ENOUGH_BACKGROUNDS:
+            part_of[group] = "test"
+            left -= len(by_group[group])
 
 
 def _fill_empty_parts(part_of: dict[str, str], by_group: dict[str, list[Member]], shares: dict[str, float]) -> None:

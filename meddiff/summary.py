@@ -14,8 +14,10 @@ from meddiff.errors import MeddiffError
 from meddiff.params import EvaluateParams
 
 METRICS = ("dice", "iou", "hd95", "nsd")
+COUNTS = ("lesions", "found", "false_positives")    # see `metrics.Detection`
 SIZES = ("small", "medium", "large")
 BASELINE, TREATED = "real", "synthetic"
+MAIN = (BASELINE, "augmented", "copy_paste", TREATED)
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,25 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class Found:
+    """How well one arm finds lesions, over test cases and seeds; NaN without such cases.
+
+    Attributes:
+        specificity: share of the lesion-free images in which nothing was found, with its interval.
+        sensitivity: share of the lesions that were found.
+        false_positives: what was found besides, a number for each image with a lesion.
+        lesions: lesions of the test cases.
+    """
+
+    specificity: Interval
+    sensitivity: float
+    false_positives: float
+    lesions: int
+
+
+@dataclass(frozen=True)
 class Summary:
-    """An evaluation in numbers; every interval is of a mean over test cases and seeds.
+    """An evaluation in numbers; every interval is of a mean over test cases and seeds. Overlap is that of cases with a lesion.
 
     Attributes:
         arms: arm -> metric of `METRICS` -> interval.
@@ -57,11 +76,13 @@ class Summary:
         by_size: size of `SIZES` -> arm or `gain` -> interval of the Dice.
         excluded: arm -> metric -> undefined scores (case, class and seed) left out of the mean.
         quality: of the synthetic samples.
-        n_real, n_synthetic: training pairs: annotated, and synthetic in the pool of the synthetic arm.
+        n_real, n_synthetic: training pairs: annotated, and synthetic in the pool of the synthetic arm (of any arm without it).
         steps: optimizer steps, equal in every arm.
         seconds: training of all segmenters.
         by_class: class -> arm or `gain` -> interval of the Dice; empty where there is one class.
-        effects: further arm -> Dice of the synthetic arm less that of this one, paired: what corrosion or the filter gives.
+        effects: further arm -> Dice of the synthetic arm less that of this one, paired: what it is ahead of a rival, or what
+            corrosion, the filter or another number of pairs gives.
+        detection: arm -> how well it finds lesions, and finds none in lesion-free images.
     """
 
     arms: dict[str, dict[str, Interval]]
@@ -75,6 +96,7 @@ class Summary:
     seconds: float
     by_class: dict[str, dict[str, Interval]] = field(default_factory=dict)
     effects: dict[str, Interval] = field(default_factory=dict)
+    detection: dict[str, Found] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The content of `summary.json`: plain values, with null in the place of NaN."""
@@ -85,6 +107,7 @@ class Summary:
     def headlines(self) -> dict[str, float]:
         """The numbers by which pipeline runs are compared, undefined ones left out."""
         values = {f"dice_{arm}": scores["dice"].mean for arm, scores in self.arms.items()}
+        values |= {f"specificity_{arm}": found.specificity.mean for arm, found in self.detection.items()}
         values |= {"acceptance": self.quality.acceptance, "copies": self.quality.copied}
         if self.gain:
             values |= {"gain": self.gain.mean, "gain_lower": self.gain.lower, "gain_upper": self.gain.upper}
@@ -107,6 +130,11 @@ def assess(decisions: pd.DataFrame, batches: Sequence[str], quarantined: int) ->
                    {str(reason): int(n) for reason, n in reasons.value_counts().items()})
 
 
+def main_arms(arms: Sequence[str]) -> list[str]:
+    """The arms to show where there is room for four: all, or those of `MAIN` that are there."""
+    return list(arms) if len(arms) <= len(MAIN) else [arm for arm in MAIN if arm in arms] or list(arms)[:len(MAIN)]
+
+
 def size_strata(areas: Sequence[float]) -> list[str]:
     """Name each lesion small, medium or large by the tertiles of `areas`; a case without lesion is `empty`."""
     found = [area for area in areas if area > 0]
@@ -118,7 +146,8 @@ def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, set
     """Intervals of everything in `per_case.csv`. With several classes a case counts by its mean over classes.
 
     Args:
-        table: one row a case, class, arm and seed: case, group, class, arm, seed, the `METRICS`, lesion_area, stratum.
+        table: one row a case, class, arm and seed: case, group, class, arm, seed, the `METRICS`, the `COUNTS`, lesion_area,
+            stratum.
         training: `validation.csv`: arm, seed, steps, seconds, n_real, n_synthetic.
         quality: see `assess`.
         settings: resamples, confidence and seed of the bootstrap.
@@ -126,8 +155,10 @@ def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, set
     Raises:
         MeddiffError: an arm lacks a case or a seed.
     """
+    detection, table = _detection(table, settings), with_lesion(table)
     cases, classes = mean_over_classes(table), list(dict.fromkeys(table["class"]))
     whole = _intervals(cases, settings, METRICS)
+    treated = training[training["arm"] == TREATED] if TREATED in set(training["arm"]) else training
     by_size = {size: part for size in SIZES if len(part := cases[cases["stratum"] == size])}
     by_class = {name: table[table["class"] == name] for name in classes if len(classes) > 1}
     return Summary(
@@ -136,16 +167,24 @@ def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, set
         by_size={size: _dice(part, settings) for size, part in by_size.items()},
         excluded={str(arm): {name: int(part[name].isna().sum()) for name in METRICS}
                   for arm, part in table.groupby("arm", sort=False)},
-        quality=quality, n_real=int(training["n_real"].max()), n_synthetic=int(training["n_synthetic"].max()),
+        quality=quality, n_real=int(training["n_real"].max()), n_synthetic=int(treated["n_synthetic"].max()),
         steps=int(training["steps"].max()), seconds=float(training["seconds"].sum()),
-        by_class={name: _dice(part, settings) for name, part in by_class.items()}, effects=_effects(cases, settings))
+        by_class={name: _dice(part, settings) for name, part in by_class.items()}, effects=_effects(cases, settings),
+        detection=detection)
+
+
+def with_lesion(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `per_case.csv` whose case has a lesion, which alone count for overlap; all, without scores, if none has."""
+    kept = table[table["stratum"] != "empty"]
+    return kept if len(kept) else table.assign(**dict.fromkeys(METRICS, math.nan))
 
 
 def mean_over_classes(table: pd.DataFrame) -> pd.DataFrame:
-    """`per_case.csv` with one row a case, arm and seed: each metric's mean over the classes where it is defined."""
+    """`per_case.csv` with one row a case, arm and seed: a metric's mean over the classes where it is defined, counts added."""
     if table["class"].nunique() < 2:
         return table
     how = dict.fromkeys(METRICS, "mean") | {"group": "first", "stratum": "first", "lesion_area": "sum"}
+    how |= {name: "sum" for name in COUNTS if name in table}
     return table.groupby(["case", "arm", "seed"], sort=False, as_index=False).agg(how)
 
 
@@ -161,6 +200,21 @@ def score_matrix(table: pd.DataFrame, arm: str, metric: str) -> NDArray[np.float
         raise MeddiffError("per_case.csv", f"arm {arm} must hold {len(cases)} cases with {len(seeds)} seeds once each, "
                            f"it holds {len(part)} rows", "Run `dvc repro segment`, then evaluate again")
     return part.pivot(index="seed", columns="case", values=metric).loc[seeds, cases].to_numpy(np.float64)  # type: ignore[no-any-return]
+
+
+def _detection(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Found]:
+    cases = mean_over_classes(table)
+    free, others = cases[cases["stratum"] == "empty"], cases[cases["stratum"] != "empty"]
+    free = free.assign(silent=(free["false_positives"] == 0).astype(float))
+    found = {}
+    for arm in dict.fromkeys(cases["arm"]):
+        own = others[others["arm"] == arm]
+        specificity = (mean_interval(score_matrix(free, arm, "silent"), *_bootstrap(free, settings)) if len(free)
+                       else Interval(math.nan, math.nan, math.nan, settings.confidence, 0, own["seed"].nunique()))
+        lesions = int(own["lesions"].sum())
+        found[str(arm)] = Found(specificity, own["found"].sum() / lesions if lesions else math.nan,
+                                float(own["false_positives"].mean()), lesions // max(1, own["seed"].nunique()))
+    return found
 
 
 def _dice(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interval]:

@@ -1,7 +1,7 @@
 """The one training loop: seeded steps, gradient clip, moving average, checkpoints that resume by the same command."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,7 @@ def train(
     schedule: Schedule,
     checkpoint: Path | None = None,
     report: Report = silent,
+    buffers: Sequence[Tensor] = (),
 ) -> list[float]:
     """Minimise `loss` over `parameters` in place.
 
@@ -59,18 +60,20 @@ def train(
         checkpoint: file to save the state to every 20 s, less often where saving takes long, and to resume from; removed by
             nobody here. Its name must change with whatever the weights depend on (data, settings): see `stages.work_key`.
         report: called after each step with the loss.
+        buffers: what else the steps change in place, such as the running means of batch norm; saved and resumed with the weights.
 
     Returns:
         The loss of each step, those before a resume included.
     """
     weights = [p for p in parameters if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, schedule.learning_rate, weight_decay=schedule.weight_decay)
+    fused = weights[0].is_cuda
+    optimizer = torch.optim.AdamW(weights, schedule.learning_rate, weight_decay=schedule.weight_decay, fused=fused)
     ema = (
         EMAModel(weights, decay=schedule.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
         if schedule.ema_decay
         else None
     )
-    losses = _resume(checkpoint, weights, optimizer, ema) if checkpoint and checkpoint.is_file() else []
+    losses = _resume(checkpoint, weights, buffers, optimizer, ema) if checkpoint and checkpoint.is_file() else []
     saved, cost = time.monotonic(), 0.0
     for step in range(len(losses), schedule.steps):
         for group in optimizer.param_groups:
@@ -89,7 +92,7 @@ def train(
         report(step + 1, schedule.steps, {"loss": total})
         if checkpoint and (time.monotonic() - saved > max(CHECKPOINT_SECONDS, 10 * cost)):
             begun = time.monotonic()
-            _save(checkpoint, weights, optimizer, ema, losses)
+            _save(checkpoint, weights, buffers, optimizer, ema, losses)
             saved = time.monotonic()
             cost = saved - begun  # gigabytes for a large UNet: saving takes at most a tenth of the time
     if ema:
@@ -107,9 +110,11 @@ def _rate(step: int, schedule: Schedule) -> float:
 
 
 def _save(
-    path: Path, weights: list[nn.Parameter], optimizer: torch.optim.Optimizer, ema: EMAModel | None, losses: list[float]
+    path: Path, weights: list[nn.Parameter], buffers: Sequence[Tensor], optimizer: torch.optim.Optimizer, ema: EMAModel | None,
+    losses: list[float],
 ) -> None:
     tensors = {"losses": torch.tensor(losses, dtype=torch.float64)}
+    tensors |= {f"buffer.{i}": buffer.contiguous() for i, buffer in enumerate(buffers)}
     for i, weight in enumerate(weights):
         tensors[f"weight.{i}"] = weight.detach().contiguous()
         tensors |= {f"{name}.{i}": value.contiguous() for name, value in optimizer.state[weight].items()}
@@ -121,15 +126,19 @@ def _save(
     fresh.replace(path)
 
 
-def _resume(path: Path, weights: list[nn.Parameter], optimizer: torch.optim.Optimizer, ema: EMAModel | None) -> list[float]:
+def _resume(
+    path: Path, weights: list[nn.Parameter], buffers: Sequence[Tensor], optimizer: torch.optim.Optimizer, ema: EMAModel | None,
+) -> list[float]:
     tensors = load_file(path)
     losses: list[float] = tensors["losses"].tolist()
     with torch.no_grad():
+        for i, buffer in enumerate(buffers):
+            buffer.copy_(tensors[f"buffer.{i}"])
         for i, weight in enumerate(weights):
             weight.copy_(tensors[f"weight.{i}"])
-            optimizer.state[weight] = {
-                name: tensors[f"{name}.{i}"].to(weight.device if name != "step" else "cpu")
-                for name in ("step", "exp_avg", "exp_avg_sq")
+            # A fused optimizer counts its steps on the GPU, and wants each state as its weight lies in memory.
+            optimizer.state[weight] = {"step": tensors[f"step.{i}"].to(weight.device)} | {
+                name: torch.empty_like(weight).copy_(tensors[f"{name}.{i}"]) for name in ("exp_avg", "exp_avg_sq")
             }
             if ema:
                 ema.shadow_params[i].copy_(tensors[f"ema.{i}"])

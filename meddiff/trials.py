@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from meddiff import versioning
 from meddiff.errors import MeddiffError
@@ -184,3 +185,21 @@ def merged(params: Params, overrides: Overrides) -> dict[str, Any]:
 def trees(layout: Layout) -> Path:
     """Folder of the trials' work trees."""
     return layout.work / "tune/trees"
+
+
+def pending_execution(layout: Layout, action: str) -> str:
+    """Name of the action's execution that isn't finished yet, so that its run in MLflow goes on; else a new one."""
+    path = _execution_file(layout, action)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{action}-{uuid4().hex}")
+    return path.read_text()
+
+
+def forget_execution(layout: Layout, action: str) -> None:
+    """Let the action's next start be a new execution."""
+    _execution_file(layout, action).unlink(missing_ok=True)
+
+
+def _execution_file(layout: Layout, action: str) -> Path:
+    return layout.work / action / "execution"

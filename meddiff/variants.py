@@ -73,7 +73,7 @@ def pipeline_variant(layout: Layout, shown: int, name: str, overrides: Overrides
         verdicts = _write_tiles(tree, shown, tiles)
         lock = {stage: entry for stage, entry in versioning.lock(tree.root).items() if stage not in AFTER}
         state = hashlib.sha256(json.dumps(lock, sort_keys=True).encode()).hexdigest()[:16]
-        numbers = _fidelity(tree.filtered / "fidelity.json")
+        numbers = fidelity_numbers(tree.filtered / "fidelity.json")
     return VariantOutcome(dice, done.samples, done.accepted, numbers, verdicts, done.ran, time.monotonic() - begun, state)
 
 
@@ -92,7 +92,7 @@ def _write_tiles(tree: Layout, shown: int, tiles: Path) -> dict[int, str]:
     return verdicts
 
 
-def _fidelity(path: Path) -> dict[str, float]:
+def fidelity_numbers(path: Path) -> dict[str, float]:
     """All finite numbers of the filter's `fidelity.json`, `group.name` -> number; nothing where it isn't written.
 
     Raises:

@@ -22,19 +22,21 @@ VENDORS = {"mlflow": "tracking", "great_expectations": "checks", "sqlalchemy": "
 # Who is who; every module that isn't named here is domain.
 BASE = {"errors", "params", "params_file", "cases", "progress", "environment", "__init__"}
 SERVICES = {"tracking", "storage", "checks", "catalog", "versioning"}
-ACTIONS = {"tune", "trials", "ablation", "parts", "variants", "comparison", "promote", "sampling", "releases"}
+ACTIONS = {"tune", "trials", "ablation", "parts", "variants", "comparison", "promote", "sampling", "releases", "cells",
+           "benchmark", "nnunet"}
+RESULTS = {"records", "summary", "card", "page", "significance", "benchmark_figures", "benchmark_page", "benchmark_cards"}
 TOP = {"cli", "__main__"}
 LAYERS = {**dict.fromkeys(BASE, "base"), "layout": "layout", **dict.fromkeys(SERVICES, "services"),
           **dict.fromkeys(ACTIONS, "actions"), **dict.fromkeys(TOP, "top"), "flows": "flows"}
-# What a layer may import, by layer or module: downwards only. `records`, `summary` and `card` speak of tables that stages left.
+# What a layer may import, by layer or module: downwards only. RESULTS speak of tables that stages left.
 MAY = {
     "base": {"base"},
     "layout": {"base"},
     "domain": {"base", "domain"},
     "services": {"base", "layout", "records"},
-    "actions": {"base", "layout", "records", "summary", "card", "services", "actions"},
+    "actions": {"base", "layout", *RESULTS, "services", "actions"},
     "stages": {"base", "layout", "domain", "tracking", "checks", "catalog", "stages/__init__"},
-    "flows": {"base", "layout", "records", "summary", "card", "services", "actions", "flows"},
+    "flows": {"base", "layout", *RESULTS, "services", "actions", "flows"},
     "top": {"base", "layout", "domain", "services", "actions", "stages", "top"},
 }
 # A run's tags hold the hashes that DVC computes; a stage that fails brings back what DVC removed.
@@ -42,7 +44,7 @@ ALSO = {("tracking", "versioning"), ("stages/__init__", "versioning")}
 
 # Modules that change no result: a stage's outputs don't depend on them, so DVC needn't rerun it when they change.
 NEUTRAL = {"errors", "progress", "environment", "tracking", "catalog", "versioning", "stages/__init__", "__init__"}
-NO_STAGE = {"compute", "tracking", "catalog", "promote", "tune", "ablate"}  # change no result, or belong to no stage
+NO_STAGE = {"compute", "tracking", "catalog", "promote", "tune", "ablate", "benchmark"}  # change no result, or belong to no stage
 
 
 @cache
@@ -226,3 +228,36 @@ def test_data_dependencies_are_outs_of_earlier_stages_and_only_evaluate_reads_th
         assert all(any(Path(path).is_relative_to(out) for out in made) for path in data), (stage, data)
         assert (str(Layout(Path()).cases("test")) in data) == (stage == "evaluate")
         made |= paths(stage, "outs")
+
+
+# ---- test data
+
+def calls(path: Path, name: str) -> list[ast.Call]:
+    """Calls of a function or method by its last name."""
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+            and ast.unparse(node.func).split(".")[-1] == name]
+
+
+def constants(nodes: list[ast.Call], position: int) -> list[str | None]:
+    """The text that is given at a position of each call, None where it is no constant."""
+    given = [node.args[position] if len(node.args) > position else None for node in nodes]
+    return [str(node.value) if isinstance(node, ast.Constant) else None for node in given]
+
+
+def test_only_prepare_and_evaluate_name_the_test_cases() -> None:
+    """Elsewhere `layout.cases` is called with `train` or `val` written out, so that no variable can bring in `test`. `nnunet`
+    copies the test images, without masks (tests/test_nnunet.py)."""
+    opened = {module(path) for path in [*sources(), *sources(ROOT / "flows")] for part in constants(calls(path, "cases"), 0)
+              if part not in ("train", "val")}
+    assert opened == {"stages/prepare", "stages/evaluate", "nnunet"}
+    spelled = {module(path) for path in sources() for node in ast.walk(ast.parse(path.read_text()))
+               if isinstance(node, ast.Constant) and str(node.value).startswith("data/test")}
+    assert spelled <= {"leakage"}   # in its message
+
+
+def test_searches_and_ablations_never_evaluate() -> None:
+    """They choose by validation Dice; only the benchmark and the pipeline's own flow go on to the test."""
+    run = {module(path): set(constants(calls(path, "reproduce"), 1)) for path in sources() if calls(path, "reproduce")}
+    assert run == {"trials": {"filter", "segment"}, "cells": {"evaluate"}}
+    for name in ("tune", "trials", "ablation", "variants", "parts", "comparison"):
+        assert not {module(file) for file in ours(PACKAGE / f"{name}.py")} & {"cells", "benchmark", "stages/evaluate"}, name

@@ -94,7 +94,8 @@ def test_errors_of_several_lines_are_told_in_one(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_is_one_line_and_exit_code_130(tmp_path: Path, sent: signal.Signals) -> None:
-    code = ("import time, types, sys\nimport meddiff.stages as s\n"
+    code = ("import signal, time, types, sys\nimport meddiff.stages as s\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a script's background jobs inherit that it is ignored
             "def wait(stage, root):\n    print('here', flush=True)\n    time.sleep(30)\n"
             "s.execute = wait\nsys.argv = ['meddiff', 'prepare']\nfrom meddiff.__main__ import main\nmain()")
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,

@@ -3,11 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from meddiff.augmentation import augment, augment_strongly
 from meddiff.cases import Case, read_cases, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
@@ -75,6 +77,8 @@ def fill(root: Path) -> Layout:
         put_split(layout, split, make_cases(n, seed=seed))
     put_split(layout, "test", [*make_cases(6, seed=2), *make_cases(1, seed=3, lesion=False)])
     put_synthetic(layout)
+    layout.normal.mkdir(parents=True)
+    (layout.normal / "backgrounds.csv").write_text("id,source,group,sha256\n")
     layout.generator.mkdir(parents=True)
     pd.DataFrame({"step": [1, 2, 3], "loss": [3.0, 2.0, 1.0]}).to_csv(layout.generator / "loss.csv", index=False)
     return layout
@@ -96,6 +100,7 @@ def trained(tmp_path_factory) -> Layout:
 @pytest.fixture
 def finished(trained, tmp_path) -> Layout:
     shutil.copytree(trained.root, tmp_path / "project")
+    put_backgrounds(Layout(tmp_path / "project"))
     return Layout(tmp_path / "project")
 
 
@@ -149,11 +154,108 @@ def test_every_synthetic_arm_has_as_many_pairs_and_its_own_masks(layout, monkeyp
     assert table["arm"].tolist() == arms
     assert table["n_synthetic"].tolist() == [0, 3, 3, 3]
     tracker = Recorded()
+    put_backgrounds(layout)
     evaluate.run(layout, settings(), tracker)
     summary = json.loads((layout.report / "summary.json").read_text())
     assert list(summary["arms"]) == arms
     assert list(summary["effects"]) == ["uncorroded", "unfiltered"]
     assert "the same without corrosion" in (layout.report / "report.html").read_text()
+
+
+def put_backgrounds(layout: Layout) -> None:
+    normal = make_cases(4, seed=30, lesion=False)
+    for case in normal:
+        write_image(layout.backgrounds / "images" / f"{case.id}.png", case.image)
+    table = pd.DataFrame({"id": [case.id for case in normal], "source": "normal"})
+    table.to_csv(layout.backgrounds / "backgrounds.csv", index=False)
+
+
+class Trained:
+    """Stands in for the training: what each call is given, and the untrained result of one step."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.calls, train = [], segment.train_segmenter
+
+        def spy(real, synthetic, settings, seed, validation, device, checkpoint, report, classes, augmentation):
+            self.calls.append(SimpleNamespace(real=real, pairs=synthetic, settings=settings, seed=seed,
+                                              augmentation=augmentation))
+            return train(real, synthetic, settings.model_copy(update={"steps": 1}), seed, validation, classes=classes)
+
+        monkeypatch.setattr(segment, "train_segmenter", spy)
+
+
+def test_the_rivals_and_ratios_differ_in_what_they_are_about(layout, monkeypatch):
+    put_backgrounds(layout)
+    trained, arms = Trained(monkeypatch), ["real", "augmented", "copy_paste", "synthetic", "synthetic_only", "synthetic_x0.25",
+                                           "synthetic_x5"]
+    segment.run(layout, settings(segment={"arms": arms, "seeds": [0, 1], "ratio": 0.25}), Unrecorded())
+    table = pd.read_csv(layout.segmenters / "validation.csv")
+    assert table["arm"].tolist() == [arm for arm in arms for _ in (0, 1)]
+    assert table.groupby("arm")["n_synthetic"].unique().map(list).to_dict() == {
+        "real": [0], "augmented": [0], "copy_paste": [2], "synthetic": [2], "synthetic_only": [2], "synthetic_x0.25": [2],
+        "synthetic_x5": [3]}                                   # of 8 real cases and 3 accepted pairs
+    assert weights(layout, "synthetic", 1) == weights(layout, "synthetic_x0.25", 1)
+    calls = [SimpleNamespace(arm=arm, **vars(call)) for arm, call in zip(
+        [arm for arm in arms if arm != "synthetic_x0.25" for _ in (0, 1)], trained.calls, strict=True)]
+    assert len({tuple(case.id for case in call.real) for call in calls}) == 1
+    for call in calls:
+        assert call.augmentation is (augment_strongly if call.arm == "augmented" else augment)
+        assert call.settings.share == {"real": 0, "augmented": 0, "synthetic_only": 1}.get(call.arm, settings().segment.share)
+        assert (call.settings.steps, call.settings.batch_size) == (3, 4)
+    pasted = {call.seed: call.pairs for call in calls if call.arm == "copy_paste"}
+    assert {case.group for case in pasted[0]} <= {case.group for case in calls[0].real}
+    assert not np.array_equal(pasted[0][0].image, pasted[1][0].image)
+    accepted = {call.arm: {case.id for case in call.pairs} for call in calls if call.arm.startswith("synthetic")}
+    assert len(set(map(frozenset, accepted.values()))) == 1
+
+
+def test_settings_of_other_arms_leave_the_real_ones_and_the_pasted_ones_alone(layout, monkeypatch):
+    put_backgrounds(layout)
+    trained, arms = Trained(monkeypatch), ["real", "augmented", "copy_paste", "synthetic", "synthetic_only"]
+
+    def trains(**changes) -> int:
+        before = len(trained.calls)
+        segment.run(layout, settings(segment={"seeds": [0], "arms": arms} | changes), Unrecorded())
+        return len(trained.calls) - before
+
+    assert trains() == 5
+    assert trains() == 0
+    assert trains(ratio=2.0) == 0                          # three accepted pairs are fewer than either ratio allows
+    assert trains(share=0.5) == 2                          # those that mix: copy_paste and synthetic
+    assert trains(share=0.5, arms=[*arms, "synthetic_x0.25"]) == 1
+    put_synthetic(layout, accepted=2)
+    assert trains(share=0.5) == 3                          # neither real nor augmented
+
+
+def test_pasted_lesions_need_no_accepted_pair_but_backgrounds(layout, monkeypatch):
+    only = settings(segment={"arms": ["copy_paste"], "seeds": [0]})
+    with pytest.raises(MeddiffError, match=r"backgrounds.csv: the copy_paste arm needs.*repro backgrounds"):
+        segment.run(layout, only, Unrecorded())
+    put_backgrounds(layout)
+    shutil.rmtree(layout.filtered)
+    put_synthetic(layout, accepted=0)
+    Trained(monkeypatch)
+    segment.run(layout, only, Unrecorded())
+    assert pd.read_csv(layout.segmenters / "validation.csv")["n_synthetic"].tolist() == [24]  # ratio 3 of 8 real cases
+
+
+def test_the_report_and_the_closing_lines_name_all_arms(layout, monkeypatch, capsys):
+    put_backgrounds(layout)
+    Trained(monkeypatch)
+    arms = ["real", "augmented", "copy_paste", "synthetic", "synthetic_only", "synthetic_x0.25"]
+    segment.run(layout, settings(segment={"arms": arms, "seeds": [0]}), Unrecorded())
+    evaluate.run(layout, settings(), Unrecorded())
+    summary, page = json.loads((layout.report / "summary.json").read_text()), (layout.report / "report.html").read_text()
+    assert list(summary["arms"]) == arms
+    assert list(summary["effects"]) == ["augmented", "copy_paste", "synthetic_only", "synthetic_x0.25"]
+    assert summary["n_synthetic"] == 3
+    shown = capsys.readouterr().out
+    for words in ("real images, stronger augmentation", "real + pasted real lesions", "synthetic images only",
+                  "real + synthetic images, up to 0.25 for each real one"):
+        assert f"Synthetic arm against “{words}”: " in shown
+        assert words in page
+    assert "stronger in one arm" in page
+    assert "Dice, synthetic images only" not in page       # four arms stand where there is room for four
 
 
 def test_arms_of_equal_pairs_are_trained_once(layout, monkeypatch):
@@ -231,15 +333,23 @@ def test_evaluate_leaves_rows_summary_pictures_and_page(finished, capsys):
     tracker = Recorded()
     evaluate.run(finished, settings(), tracker)
     table = pd.read_csv(finished.report / "per_case.csv")
-    assert list(table.columns) == ["case", "group", "class", "arm", "seed", "dice", "iou", "hd95", "nsd", "lesion_area",
-                                   "stratum"]
+    assert list(table.columns) == ["case", "group", "class", "arm", "seed", "dice", "iou", "hd95", "nsd", "lesions", "found",
+                                   "false_positives", "lesion_area", "stratum"]
     assert set(table["class"]) == {"lesion"}
     assert len(table) == 7 * 4
     assert table[table["lesion_area"] == 0]["stratum"].unique().tolist() == ["empty"]
     summary = json.loads((finished.report / "summary.json").read_text())
-    real = table[table["arm"] == "real"]["dice"]
-    assert summary["arms"]["real"]["dice"]["mean"] == pytest.approx(real.mean())
-    paired = table.pivot(index=["seed", "case"], columns="arm", values="dice").dropna()
+    with_lesion, free = table[table["stratum"] != "empty"], table[table["stratum"] == "empty"]
+    assert summary["arms"]["real"]["dice"]["mean"] == pytest.approx(with_lesion[with_lesion["arm"] == "real"]["dice"].mean())
+    assert summary["arms"]["real"]["dice"]["cases"] == 6
+    assert free["lesions"].tolist() == [0] * 4
+    assert (with_lesion["lesions"] == 1).all()
+    for arm, rows in free.groupby("arm"):
+        assert summary["detection"][arm]["specificity"]["mean"] == (rows["false_positives"] == 0).mean()
+        assert tracker.headlines[f"specificity_{arm}"] == (rows["false_positives"] == 0).mean()
+    for arm, rows in with_lesion.groupby("arm"):
+        assert summary["detection"][arm]["sensitivity"] == pytest.approx(rows["found"].sum() / 12)
+    paired = with_lesion.pivot(index=["seed", "case"], columns="arm", values="dice").dropna()
     assert summary["gain"]["mean"] == pytest.approx((paired["synthetic"] - paired["real"]).mean())
     assert summary["gain"]["lower"] <= summary["gain"]["mean"] <= summary["gain"]["upper"]
     assert (summary["acceptance"], summary["copies"], summary["quarantined"]) == (3 / 8, 1 / 8, 1)
@@ -269,6 +379,8 @@ def test_evaluate_repeats_itself_and_survives_a_test_without_lesions(finished):
     assert summary["gain"]["mean"] is None
     assert summary["by_size"] == {}
     assert summary["excluded"]["real"]["dice"] == 4
+    assert summary["detection"]["real"]["specificity"]["mean"] == 1
+    assert summary["detection"]["real"]["sensitivity"] is None
     assert "No gain measured" in (finished.report / "report.html").read_text()
 
 
@@ -297,6 +409,7 @@ def two_classes(tmp_path_factory) -> Layout:
     prepare.run(layout, settings(prepare=TWO_CLASSES), Unrecorded())
     segment.run(layout, settings(prepare=TWO_CLASSES, segment={"arms": ["real"], "steps": 40}), Unrecorded())
     put_synthetic(layout)
+    put_backgrounds(layout)
     return layout
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from meddiff.cases import Case, read_accepted, read_mask, write_image, write_mask
+from meddiff.cases import Case, read_accepted, read_cases, read_mask, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import Params
@@ -230,3 +230,19 @@ def test_missing_files_are_named_and_leave_earlier_outputs(layout: Layout, tiny:
         stage.run(layout, tiny, Unrecorded())
     assert before == ((layout.filtered / "decisions.parquet").read_bytes(), (layout.quality / "index.html").read_bytes())
     assert np.array_equal(sorted(p.name for p in layout.filtered.parent.iterdir() if p.name.startswith(".filtered")), [])
+
+
+def test_scores_do_not_depend_on_the_number_of_threads(layout: Layout) -> None:
+    cases, samples = read_cases(layout.cases("train")), stage._samples(layout.synthetic)
+    inspector = Segmenter.load(layout.inspector)
+    before, tables = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            facts, scores = stage._measure(layout.synthetic, samples, stage.measure_real(cases), inspector, 32)
+            assert torch.get_num_threads() == threads
+            tables.append(facts.join(scores.table))
+    finally:
+        torch.set_num_threads(before)
+    pd.testing.assert_frame_equal(*tables, rtol=1e-6)
+    assert tables[0]["id"].is_monotonic_increasing

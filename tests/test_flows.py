@@ -14,6 +14,7 @@ from prefect.utilities.callables import parameter_schema
 from flows import artifacts, deploy
 from flows import pipeline as module
 from flows.ablate import ablate as ablate_flow
+from flows.benchmark import benchmark as benchmark_flow
 from flows.pipeline import crashed, keep_results, overrides, pipeline
 from flows.tune import proposal
 from flows.tune import tune as tune_flow
@@ -58,7 +59,7 @@ def test_deployments_are_those_of_the_file_and_fill_their_sections() -> None:
     file = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     assert tuple(f"{d['entrypoint'].partition(':')[2]}/{d['name']}" for d in file["deployments"]) == deploy.DEPLOYMENTS
     assert {d["work_pool"]["name"] for d in file["deployments"]} == {deploy.POOL}
-    for flow in (pipeline, tune_flow, ablate_flow):
+    for flow in (pipeline, tune_flow, ablate_flow, benchmark_flow):
         assert set(parameter_schema(flow).properties) <= set(Params.model_fields)
 
 

@@ -39,7 +39,9 @@ def test_every_secret_must_be_set_by_the_user() -> None:
             if SECRET.search(variable) and not re.fullmatch(r"https?://\w+:\d+(/api)?", value):
                 assert "${" in value, f"{name}.{variable} has a value of its own"
     assert "/infra/.env" in (ROOT / ".gitignore").read_text().split()
-    assert "infra/.env" in (INFRA / "Dockerfile.dockerignore").read_text().split()
+    ignored = set((INFRA / "Dockerfile.dockerignore").read_text().split())
+    assert {"infra/.env", *(out.split("/")[0] for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
+                            for out in (next(iter(o)) if isinstance(o, dict) else o for o in stage["outs"]))} <= ignored
 
 
 def test_services_have_an_image_a_health_check_and_dependencies_that_can_be_met() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from meddiff.errors import MeddiffError
-from meddiff.metrics import case_scores, class_dice, dice
+from meddiff.metrics import Detection, case_scores, class_dice, detect, dice
 
 
 def square(top: int, left: int, side: int = 10) -> np.ndarray:
@@ -81,3 +81,26 @@ def test_bars_around_the_frame_change_no_score():
             mask[top:top + 12, left:left + 14] = True
         padded = np.pad(frame, ((0, 0), (6, 6), (0, 0)))
         assert case_scores(*padded, tolerance=2.0) == case_scores(*frame, tolerance=2.0)
+
+
+@pytest.mark.parametrize(("prediction", "reference", "counts"), [
+    (EMPTY, EMPTY, (0, 0, 0)),
+    (LESION, EMPTY, (0, 0, 1)),
+    (EMPTY, LESION, (1, 0, 0)),
+    (LESION, LESION, (1, 1, 0)),
+    (square(8, 8) | square(20, 20), square(8, 8) | square(20, 20), (2, 2, 0)),
+    (square(0, 0) | square(20, 20), LESION, (1, 0, 2)),                 # 4 of 196 pixels in common, and a far one
+    (square(8, 16), LESION, (1, 1, 0)),                                 # 20 of 180: IoU 0.11
+    (square(9, 16), LESION, (1, 0, 1)),                                 # 18 of 182: IoU 0.099
+    (square(2, 2, 26), square(4, 4) | square(16, 16), (2, 2, 0)),       # one find may cover two lesions
+    (square(8, 8, 5) | square(13, 13, 5), LESION, (1, 1, 0)),           # two that touch at a corner are one
+    (square(8, 8, 3) | square(14, 14, 4), LESION, (1, 1, 1)),           # 9 of 100: too little of it
+])
+def test_lesions_are_counted_by_their_overlap(prediction, reference, counts):
+    assert detect(prediction, reference) == Detection(*counts)
+
+
+def test_a_single_pixel_is_a_find():
+    speck = EMPTY.copy()
+    speck[3, 3] = True
+    assert detect(speck, EMPTY) == Detection(0, 0, 1)

@@ -113,7 +113,8 @@ def test_default_demo_is_as_large_as_promised(tmp_path: Path) -> None:
     run(Layout(tmp_path), Params(), seen)
     assert seen.counts["labelled"] >= 40
     assert seen.counts["backgrounds_normal"] >= 40
-    assert seen.counts["test"] >= 40
+    assert seen.counts["test"] >= 40 + seen.counts["test_lesion_free"]
+    assert seen.counts["test_lesion_free"] >= 12
 
 
 def test_too_many_labelled_takes_all_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,7 +140,11 @@ def test_duplicates_of_the_given_test_are_dropped_and_told(tmp_path: Path, capsy
     Image.fromarray(copied).save(raw / "normal/copy.png")
     seen = prepare(tmp_path, dataset="folder", path="raw")
     assert seen.counts["left_out_duplicates"] == seen.counts["left_out_lesion_free"] == 1
-    assert json.loads(Layout(tmp_path).split.read_text()) == split | {"train": [id for id in split["train"] if id != ids[3]]}
+    made = json.loads(Layout(tmp_path).split.read_text())
+    lesion_free = {path.stem for path in (raw / "normal").iterdir()}
+    assert {part: [id for id in made[part] if id not in lesion_free] for part in PARTS} == split | {
+        "train": [id for id in split["train"] if id != ids[3]]}
+    assert "copy" not in made["test"]
     assert "1 cases left out: near-duplicates" in capsys.readouterr().err
     assert "copy" not in {row["id"] for row in rows(tmp_path, "normal")}
 
@@ -289,6 +294,23 @@ def test_one_class_is_written_as_before(tmp_path: Path) -> None:
         assert set(np.unique(np.array(picture)).tolist()) == {0, 255}
 
 
+def test_lesion_free_test_cases_have_an_empty_mask_and_no_relative_elsewhere(tmp_path: Path) -> None:
+    raw_folder(tmp_path / "raw", 24, 40)
+    seen = prepare(tmp_path, dataset="folder", path="raw", classes=["lesion"])
+    cases = [case for case in read_cases(Layout(tmp_path).cases("test")) if case.mask is not None and not case.mask.any()]
+    assert len(cases) == seen.counts["test_lesion_free"] > 3
+    table = {row["id"]: row for row in rows(tmp_path, "test")}
+    backgrounds = rows(tmp_path, "normal")
+    assert len(cases) + len(backgrounds) + seen.counts["left_out_lesion_free"] == 40
+    for case in cases:
+        assert table[case.id]["labelled"] == "1"
+        assert table[case.id]["mask_sha256"]
+        assert table[case.id]["raw_sha256"] == sha256(tmp_path / f"raw/normal/{case.id}.png")
+    assert {case.group for case in cases}.isdisjoint(row["group"] for row in backgrounds)
+    assert not [case.id for part in ("train", "val") for case in read_cases(Layout(tmp_path).cases(part))
+                if case.mask is None or not case.mask.any()]
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize(("name", "cases", "normal"), [("busi", 646, 130), ("isic2017", 2150, 0)])
 def test_real_datasets(name: str, cases: int, normal: int, tmp_path: Path) -> None:
@@ -297,7 +319,9 @@ def test_real_datasets(name: str, cases: int, normal: int, tmp_path: Path) -> No
     seen = prepare(tmp_path, dataset="folder", path=str(SHARED_DATA / name), size=64, n_labelled=30)
     given = json.loads((SHARED_DATA / name / "split.json").read_text())
     made = json.loads(Layout(tmp_path).split.read_text())
-    assert made["test"] == sorted(given["test"])
-    assert sum(len(ids) for ids in made.values()) + seen.counts["left_out_duplicates"] == cases
+    assert set(given["test"]) <= set(made["test"])
+    assert len(made["test"]) == len(given["test"]) + seen.counts["test_lesion_free"]
+    assert sum(len(ids) for ids in made.values()) + seen.counts["left_out_duplicates"] == \
+        cases + seen.counts["test_lesion_free"]
     assert seen.counts["left_out_duplicates"] < 0.02 * cases
-    assert seen.counts["backgrounds_normal"] + seen.counts["left_out_lesion_free"] == normal
+    assert seen.counts["backgrounds_normal"] + seen.counts["left_out_lesion_free"] + seen.counts["test_lesion_free"] == normal

@@ -12,8 +12,9 @@ from PIL import Image
 from meddiff.bootstrap import Interval
 from meddiff.cases import CLASS_COLOURS
 from meddiff.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
-from meddiff.report import Picture, caveats, render, verdict
-from meddiff.summary import Quality, Summary
+from meddiff.page import Picture
+from meddiff.report import caveats, render, verdict
+from meddiff.summary import Found, Quality, Summary
 
 VOID = {"meta", "img", "br"}
 
@@ -166,3 +167,18 @@ def test_outlines_of_several_classes_have_their_colours(cases):
     without_prediction = case_sheet([Shown(both, {"real": mask * 0}, {"real": 0.0})], 2)
     assert near(without_prediction, 1) < near(sheets[0], 1)
     assert near(contact_sheet([Pair(both, case.image, mask)]), 1) < 10
+
+
+def test_detection_has_a_table_and_its_absence_is_a_caveat():
+    real = Found(interval(0.9, 0.8, 0.95, 15), 0.75, 0.4, 60)
+    blind = Found(interval(float("nan"), float("nan"), float("nan"), 0), float("nan"), float("nan"), 0)
+    both = replace(summary(), detection={"real": real, "synthetic": blind})
+    checker = Checker()
+    checker.feed(render(both, [], "demo", "now", 2.0))
+    assert checker.open == []
+    for words in ("Detection", "10%5% to 20%, 15 images", "75%of 60", "0.40", "IoU of at least 0.1"):
+        assert words in checker.text
+    assert "nan" not in checker.text
+    assert "healthy images" not in " ".join(caveats(both))
+    assert "healthy images" in " ".join(caveats(replace(summary(), detection={"real": blind})))
+    assert "Detection" not in render(summary(), [], "demo", "now", 2.0)

@@ -1,6 +1,7 @@
 """Segmenters learn, repeat themselves, resume, and differ between arms in nothing but the cases."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from meddiff import segmentation
 from meddiff.cases import Case, Frame
 from meddiff.errors import MeddiffError
 from meddiff.metrics import class_dice, dice
+from meddiff.networks import WIDTHS
 from meddiff.params import SegmentParams
 from meddiff.segmentation import Segmenter, train_segmenter, within_frame
 
@@ -38,17 +40,29 @@ def test_a_segmenter_learns_dark_ellipses(cases, network):
     assert np.mean(segmenter.losses[-5:]) < 0.8 * np.mean(segmenter.losses[:5])
 
 
-@pytest.mark.parametrize("network", ["unet", "segresnet"])
-def test_files_give_the_same_predictions_and_features(cases, network, tmp_path):
-    images = images_of(cases(3, 64))
-    segmenter = train_segmenter(cases(4), [], SHORT.model_copy(update={"network": network}), 0, cases(2, seed=1))
+@pytest.mark.parametrize("network", sorted(WIDTHS))
+@pytest.mark.parametrize("classes", [1, 2])
+def test_files_give_the_same_predictions(cases, network, classes, tmp_path):
+    images, made = images_of(cases(3, 64)), two_classes if classes > 1 else lambda cases, n, **more: cases(n, **more)
+    real, validation = ([replace(case, image=np.tile(case.image, (2, 2, 1)), mask=np.tile(case.mask, (2, 2)))
+                         for case in made(cases, n, seed=seed)] for n, seed in ((4, 0), (2, 1)))
+    segmenter = train_segmenter(real, [], SHORT.model_copy(update={"network": network}), 0, validation, classes=classes)
     segmenter.save(tmp_path / "model")
     loaded = Segmenter.load(tmp_path / "model")
+    assert loaded.architecture == segmenter.architecture
     assert np.array_equal(segmenter.predict(images), loaded.predict(images))
-    assert segmenter.features(images).shape == (3, 64, 8, 8)
-    assert torch.equal(segmenter.features(images), loaded.features(images))
+    assert np.array_equal(segmenter.segment(images), loaded.segment(images))
+    assert loaded.predict(images).shape == (3, 64, 64)
     assert loaded.validation_dice == segmenter.validation_dice
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("network", ["unet", "segresnet"])
+def test_files_give_the_same_features(cases, network, tmp_path):
+    images, segmenter = images_of(cases(3, 64)), train_segmenter(cases(4), [], SHORT.model_copy(update={"network": network}), 0)
+    segmenter.save(tmp_path)
+    assert segmenter.features(images).shape == (3, 64, 8, 8)
+    assert torch.equal(segmenter.features(images), Segmenter.load(tmp_path).features(images))
 
 
 def test_files_without_validation_hold_no_nan(cases, tmp_path):
@@ -73,9 +87,11 @@ def test_the_seed_decides_everything(cases):
     assert not torch.equal(first, other)
 
 
-def test_an_interrupted_run_ends_with_the_same_weights(cases, tmp_path, monkeypatch):
+@pytest.mark.parametrize("network", ["unet", "attention_unet"])
+def test_an_interrupted_run_ends_with_the_same_weights(cases, network, tmp_path, monkeypatch):
+    """The running means of batch norm, which an attention U-Net has, too."""
     monkeypatch.setattr("meddiff.training.CHECKPOINT_SECONDS", 0.0)
-    real, validation, params = cases(6), cases(4, seed=1), SegmentParams(steps=10, batch_size=4)
+    real, validation, params = cases(6), cases(4, seed=1), SegmentParams(steps=10, batch_size=4, network=network)
     whole = train_segmenter(real, [], params, 0, validation)
 
     def kill(done, total, values):
@@ -88,7 +104,8 @@ def test_an_interrupted_run_ends_with_the_same_weights(cases, tmp_path, monkeypa
     steps = []
     resumed = train_segmenter(real, [], params, 0, validation, checkpoint=checkpoint, report=lambda done, *_: steps.append(done))
     assert 1 < steps[0] <= 7
-    assert torch.equal(weights_of(whole), weights_of(resumed))
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[name]), name
     assert resumed.validation_dice == whole.validation_dice
     assert resumed.losses == pytest.approx(whole.losses)
 
@@ -120,9 +137,8 @@ def test_a_resume_remembers_better_weights_from_before(cases, tmp_path, monkeypa
 class Spy:
     """Records the batches that reach the augmentation, and the seed it is given."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self):
         self.batches, self.seeds = [], []
-        monkeypatch.setattr(segmentation, "augment", self)
 
     def __call__(self, images, masks, generator, vertical_flips):
         self.batches.append(images.clone())
@@ -136,12 +152,12 @@ def gray(value: int, i: int) -> Case:
     return Case(f"c{i}", np.full((32, 32, 3), value + i, np.uint8), mask)
 
 
-def test_arms_differ_only_in_the_share_of_synthetic_cases(monkeypatch):
+def test_arms_differ_only_in_the_share_of_synthetic_cases():
     real, synthetic = [gray(0, i) for i in range(10)], [gray(200, i) for i in range(50)]
     params = SegmentParams(steps=5, batch_size=8, share=0.33, ratio=0.5)
-    spy = Spy(monkeypatch)
-    lone = train_segmenter(real, [], params, 1)
-    mixed = train_segmenter(real, synthetic, params, 1)
+    spy = Spy()
+    lone = train_segmenter(real, [], params, 1, augmentation=spy)
+    mixed = train_segmenter(real, synthetic, params, 1, augmentation=spy)
     plain, mixture = spy.batches[:5], spy.batches[5:]
     assert [len(b) for b in spy.batches] == [8] * 10
     assert spy.seeds[:5] == spy.seeds[5:]
@@ -155,22 +171,29 @@ def test_arms_differ_only_in_the_share_of_synthetic_cases(monkeypatch):
     assert len(lone.losses) == len(mixed.losses) == 5
 
 
-def test_the_pool_is_picked_by_the_seed(monkeypatch):
+def test_a_share_of_one_leaves_no_real_case_in_a_batch():
+    spy = Spy()
+    train_segmenter([gray(0, i) for i in range(10)], [gray(200, i) for i in range(50)],
+                    SegmentParams(steps=3, batch_size=8, share=1.0), 1, augmentation=spy)
+    assert all(len(batch) == 8 and (batch > 0).all() for batch in spy.batches)
+
+
+def test_the_pool_is_picked_by_the_seed():
     real, synthetic = [gray(0, i) for i in range(4)], [gray(200, i) for i in range(50)]
     params = SegmentParams(steps=8, batch_size=4, share=0.5, ratio=1.0)
 
     def used(seed: int) -> set[int]:
-        spy = Spy(monkeypatch)
-        train_segmenter(real, synthetic, params, seed)
+        spy = Spy()
+        train_segmenter(real, synthetic, params, seed, augmentation=spy)
         return {round(float((x + 1) * 127.5)) for b in spy.batches for x in b[:, 0, 0, 0]} - set(range(10))
 
     assert len(used(0)) == 4
     assert used(0) == used(0) != used(1)
 
 
-def test_fewer_cases_than_a_batch_are_repeated_evenly(monkeypatch):
-    spy = Spy(monkeypatch)
-    train_segmenter([gray(0, i) for i in range(3)], [], SegmentParams(steps=2, batch_size=6), 0)
+def test_fewer_cases_than_a_batch_are_repeated_evenly():
+    spy = Spy()
+    train_segmenter([gray(0, i) for i in range(3)], [], SegmentParams(steps=2, batch_size=6), 0, augmentation=spy)
     for batch in spy.batches:
         assert sorted(round(float((x + 1) * 127.5)) for x in batch[:, 0, 0, 0]) == [0, 0, 1, 1, 2, 2]
 
@@ -189,6 +212,12 @@ def test_unfit_cases_are_named(cases):
         train_segmenter([], good, SHORT, 0)
     with pytest.raises(MeddiffError, match=r"case odd.*multiples of 16"):
         train_segmenter([Case("odd", np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), np.uint8))], [], SHORT, 0)
+    for network, least in (("swin_unetr", 64), ("flexible_unet", 32)):
+        params = SHORT.model_copy(update={"network": network})
+        with pytest.raises(MeddiffError, match=rf"case_6.*multiples of 32 from {least} on for {network}, these are 48 x 48"):
+            train_segmenter(cases(2, 48, seed=6), [], params, 0)
+    with pytest.raises(MeddiffError, match=r"from 64 on for swin_unetr, these are 32 x 32\. Set prepare\.size"):
+        train_segmenter(good, [], SHORT.model_copy(update={"network": "swin_unetr"}), 0)
     with pytest.raises(MeddiffError, match=r"case_5.*the size 32 x 32"):
         train_segmenter(good, cases(1, 64, seed=5), SHORT, 0)
     with pytest.raises(MeddiffError, match="case bare"):
@@ -238,6 +267,7 @@ def test_a_segmenter_of_before_the_classes_loads(cases, tmp_path):
     train_segmenter(cases(4), [], SHORT, 0).save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config.pop("classes") == 1
+    assert not config.pop("encoder")
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert Segmenter.load(tmp_path).segment(images_of(cases(2))).max() <= 1
 

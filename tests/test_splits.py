@@ -52,6 +52,8 @@ def test_nothing_crosses_parts(drawn: list[tuple[int, bool, str | None]], near: 
             raise
         return
     where = place(result)
+    assert where.keys().isdisjoint(result.backgrounds)
+    assert all(where.get(item.id) in (None, "test") for item in items if not item.lesion)
     kept = {*where, *result.backgrounds}
     assert kept.isdisjoint({*result.dropped, *result.dropped_backgrounds})
     assert kept | {*result.dropped, *result.dropped_backgrounds} == {item.id for item in items}
@@ -62,7 +64,7 @@ def test_nothing_crosses_parts(drawn: list[tuple[int, bool, str | None]], near: 
         if one in where and other in where:
             assert where[one] == where[other]
     for item in items:
-        assert not (item.part == "test" and item.lesion and where.get(item.id) != "test")   # never dropped from the test
+        assert not (item.part == "test" and where.get(item.id) != "test")   # never dropped from the test
 
 
 def test_new_cases_move_no_old_ones() -> None:
@@ -110,14 +112,63 @@ def test_an_official_validation_part_alone_leaves_the_test_to_be_made() -> None:
     assert 5 < len(result.parts["test"]) < 30
 
 
-def test_lesion_free_relatives_of_test_cases_are_no_backgrounds() -> None:
-    items = [*members(40), *[Member(f"n{i}", f"g{i:03d}", False) for i in range(20)], Member("alone", "alone", False)]
+def test_lesion_free_relatives_of_test_cases_are_test_cases_and_no_backgrounds() -> None:
+    items = [*members(40), *[Member(f"n{i}", f"g{i:03d}", False) for i in range(20)]]
     result = split(items, NONE, 0.2, 0.3)
     where = place(result)
-    assert "alone" in result.backgrounds
     assert result.dropped_backgrounds
     for i in range(20):
-        assert (f"n{i}" in result.backgrounds) == (where[f"c{2 * i:03d}"] == "train")
+        part = where[f"c{2 * i:03d}"]
+        assert (f"n{i}" in result.backgrounds) == (part == "train")
+        assert (f"n{i}" in result.parts["test"]) == (part == "test")
+        assert (f"n{i}" in result.dropped_backgrounds) == (part == "val")
+
+
+def test_a_lesion_free_copy_of_a_test_image_with_a_lesion_is_neither() -> None:
+    items = [Member("a", "a", True, "train"), Member("v", "v", True, "val"), Member("t", "t", True, "test"),
+             Member("copy", "copy", False), Member("said", "said", False, "test")]
+    result = split(items, np.array([[2, 3], [2, 4]], dtype=np.intp), 0.2, 0.2)
+    assert result.dropped_backgrounds == ("copy",)
+    assert result.parts["test"] == ("said", "t")        # what the dataset's own split says holds
+
+
+def test_a_share_of_the_lesion_free_groups_is_held_back_for_the_test() -> None:
+    free = [Member(f"n{i:04d}", f"p{i // 2:04d}", False) for i in range(1000)]
+    for own in (False, True):   # also where the dataset's own split tells the cases alone
+        lesions = [Member(case.id, case.group, True, PARTS[i // 20] if own else None) for i, case in enumerate(members(60, 1))]
+        result = split([*lesions, *free], NONE, 0.2, 0.25)
+        held = {id for id in result.parts["test"] if id.startswith("n")}
+        assert abs(len(held) / 1000 - 0.25) < 0.05
+        assert held.isdisjoint(result.backgrounds)
+        assert len(held) + len(result.backgrounds) == 1000
+        assert all(f"n{int(id[1:]) ^ 1:04d}" in held for id in held)    # whole groups
+        assert not any(id.startswith("n") for part in ("train", "val") for id in result.parts[part])
+    more = split([*lesions, *free, *[Member(f"m{i}", f"m{i}", False) for i in range(50)]], NONE, 0.2, 0.25)
+    assert held <= set(more.parts["test"])
+    assert not any(id.startswith("n") for id in split([*lesions, *free], NONE, 0.2, 0.0).parts["test"])
+
+
+@pytest.mark.parametrize(("n", "left"), [(5, 5), (8, 8), (9, 8), (12, 8)])
+def test_eight_backgrounds_are_left_where_there_are_so_many(n: int, left: int) -> None:
+    lesions = [Member(case.id, case.group, True, PARTS[i % 3]) for i, case in enumerate(members(60, 1))]
+    result = split([*lesions, *[Member(f"n{i}", f"n{i}", False) for i in range(n)]], NONE, 0.2, 0.99)
+    assert len(result.backgrounds) == left
+    assert sum(id.startswith("n") for id in result.parts["test"]) == n - left
+
+
+def test_parts_that_the_dataset_gives_lesion_free_images_hold() -> None:
+    lesions = [Member(f"c{i}", f"c{i}", True, PARTS[i % 3]) for i in range(9)]
+    free = [Member(f"n{i}", f"n{i}", False, PARTS[i % 3]) for i in range(60)]
+    result = split([*lesions, *free, *[Member(f"u{i}", f"u{i}", False) for i in range(40)]], NONE, 0.2, 0.5)
+    assert {id for id in result.parts["test"] if id[0] == "n"} == {f"n{i}" for i in range(2, 60, 3)}
+    assert set(result.backgrounds) == {f"n{i}" for i in range(0, 60, 3)} | {f"u{i}" for i in range(40)}
+    assert set(result.dropped_backgrounds) == {f"n{i}" for i in range(1, 60, 3)}
+
+
+def test_lesion_free_images_alone_make_no_test() -> None:
+    items = [Member("c", "c", True, "train"), Member("v", "v", True, "val"), Member("n", "n", False, "test")]
+    with pytest.raises(MeddiffError, match="the `test` part must have a case with a lesion"):
+        split(items, NONE, 0.0, 0.0)
 
 
 def test_groups_merge_transitively() -> None:
@@ -153,7 +204,8 @@ def test_phantoms_of_different_patients_are_no_near_duplicates() -> None:
     assert all(phantoms[i].group == phantoms[j].group for i, j in pairs)
 
 
-def test_blank_images_are_no_duplicates_of_anything() -> None:
+def test_blank_images_are_no_duplicates_of_others() -> None:
+    assert near_duplicates(np.zeros((2, 32, 32), np.float32), 4).tolist() == [[0, 1]]
     assert len(near_duplicates(np.stack([np.zeros((32, 32), np.float32), np.full((32, 32), 9, np.float32)]), 4)) == 0
 
 

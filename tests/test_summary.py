@@ -25,6 +25,7 @@ def scores(arms: tuple[str, ...] = ("real", "synthetic"), cases: int = 9, seeds:
                 rows.append({"case": f"c{i}", "group": f"p{i}", "class": "lesion", "arm": arm, "seed": seed,
                              "dice": math.nan if nan else dice, "iou": dice,
                              "hd95": math.nan if i == 0 and arm == "real" else 3.0, "nsd": dice,
+                             "lesions": 1, "found": int(arm != "real" or i > 2), "false_positives": int(i == 4),
                              "lesion_area": 0.01 * (i + 1), "stratum": ("small", "medium", "large")[i // 3]})
     return pd.DataFrame(rows)
 
@@ -149,3 +150,43 @@ def test_with_several_classes_a_case_counts_by_its_mean_over_those_it_has():
 def test_one_class_has_no_rows_by_class():
     assert summarise(scores(), training(), QUALITY, SETTINGS).by_class == {}
     assert mean_over_classes(scores()).equals(scores())
+
+
+def with_lesion_free(table: pd.DataFrame, n: int = 4) -> pd.DataFrame:
+    """Besides, lesion-free cases: the real arm errs in one of them with seed 0, the synthetic arm in half of them."""
+    rows = []
+    for (arm, seed), _ in table.groupby(["arm", "seed"], sort=False):
+        for i in range(n):
+            false = int(i == 0 and seed == 0) if arm == "real" else 2 * (i % 2)
+            score = 0.0 if false else math.nan
+            rows.append({"case": f"free{i}", "group": f"q{i}", "class": "lesion", "arm": arm, "seed": seed, "dice": score,
+                         "iou": score, "hd95": math.nan, "nsd": score, "lesions": 0, "found": 0, "false_positives": false,
+                         "lesion_area": 0.0, "stratum": "empty"})
+    return pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
+
+
+def test_lesion_free_cases_count_for_detection_alone():
+    plain, summary = (summarise(table, training(), QUALITY, SETTINGS) for table in (scores(), with_lesion_free(scores())))
+    for name in ("arms", "gain", "by_size", "excluded"):
+        assert getattr(summary, name) == getattr(plain, name)
+    real, synthetic = summary.detection["real"], summary.detection["synthetic"]
+    assert (real.specificity.mean, synthetic.specificity.mean) == pytest.approx((7 / 8, 1 / 2))
+    assert (real.specificity.cases, real.specificity.seeds) == (4, 2)
+    assert real.specificity.lower < 7 / 8 <= real.specificity.upper
+    assert (real.sensitivity, synthetic.sensitivity) == pytest.approx((6 / 9, 1))
+    assert real.false_positives == pytest.approx(1 / 9)             # of the cases with a lesion
+    assert real.lesions == 9
+    assert summary.headlines()["specificity_real"] == pytest.approx(7 / 8)
+    assert summary.as_json()["detection"]["synthetic"]["specificity"]["mean"] == pytest.approx(1 / 2)
+    assert math.isnan(plain.detection["real"].specificity.mean)
+    assert "specificity_real" not in plain.headlines()
+
+
+def test_a_lesion_free_case_is_silent_only_in_all_classes():
+    first = with_lesion_free(scores()).assign(**{"class": "benign"})
+    second = first.assign(**{"class": "malignant", "false_positives": 0})
+    second.loc[(second["case"] == "free2") & (second["arm"] == "real"), "false_positives"] = 1
+    table = pd.concat([first, second], ignore_index=True)
+    found = summarise(table, training(), QUALITY, SETTINGS).detection["real"]
+    assert found.specificity.mean == pytest.approx(5 / 8)
+    assert found.lesions == 18

@@ -1,8 +1,9 @@
-"""Stage `evaluate`: every segmenter on the test cases, the gain with its interval, and the report."""
+"""Stage `evaluate`: that no test case has leaked, every segmenter on the test cases, the gain with its interval, the report."""
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
@@ -11,31 +12,36 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from meddiff.cases import DEEP, Case, Pixels, read_accepted, read_cases, read_image, read_mask
+from meddiff.cases import DEEP, Case, Frame, Pixels, read_accepted, read_cases, read_image, read_mask
 from meddiff.errors import MeddiffError
 from meddiff.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
 from meddiff.layout import Layout, replacing
-from meddiff.metrics import case_scores
+from meddiff.leakage import Used, look, photographed, refuse_leaks, refuse_photographed
+from meddiff.metrics import case_scores, detect
+from meddiff.page import Picture
 from meddiff.params import EvaluateParams, Params
+from meddiff.pretrained import FOUNDATION, photographs
 from meddiff.progress import bar
 from meddiff.records import Records, read_records
-from meddiff.report import Picture, render, verdict
+from meddiff.report import against, render, verdict
 from meddiff.segmentation import Segmenter, within_frame
 from meddiff.stages import use_machine
 from meddiff.summary import (
     BASELINE,
-    METRICS,
     TREATED,
     Quality,
     Summary,
     assess,
+    main_arms,
     mean_over_classes,
     score_matrix,
     size_strata,
     summarise,
+    with_lesion,
 )
 from meddiff.tracking import StageRun
 
+SIDES = ("top", "left", "height", "width")
 Predictions = dict[tuple[str, int], Pixels]    # `[N, S, S]` of 0 to K by arm and seed
 
 
@@ -43,18 +49,20 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     """Score `models/segmenters/` on `data/test/` into `reports/evaluation/`, and print the result.
 
     Raises:
-        MeddiffError: test cases, segmenters or the filter's tables are missing.
+        MeddiffError: a test case has been used before, or test cases, segmenters or tables of earlier stages are missing.
     """
     device, settings, classes = use_machine(params.compute), params.evaluate, params.prepare.classes
     cases, training = read_cases(layout.cases("test")), _training(layout)
     if not cases:
         raise MeddiffError(layout.cases("test"), "the test needs at least one case", "Raise prepare.test_fraction")
     records = read_records(layout.synthetic, layout.filtered)
+    _refuse_leaks(layout, params, cases, records)
     tracker.dataset(pd.DataFrame({"id": [c.id for c in cases], "group": [c.group for c in cases]}), "test", "testing")
     predictions = _predict(layout, training, cases, device)
     table = _score(predictions, cases, settings.tolerance, classes)
     summary = summarise(table, training, _quality(records), settings)
-    pictures = _pictures(layout, mean_over_classes(table), summary, cases, predictions, records, settings, len(classes))
+    scored = mean_over_classes(with_lesion(table))
+    pictures = _pictures(layout, scored, summary, cases, predictions, records, settings, len(classes))
     with replacing(layout.report) as folder:
         table.to_csv(folder / "per_case.csv", index=False)
         (folder / "summary.json").write_text(json.dumps(summary.as_json(), indent=2, allow_nan=False) + "\n")
@@ -70,13 +78,13 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
 
 
 def closing_lines(summary: Summary, page: Path) -> list[str]:
-    """What the stage tells at its end: Dice of each arm, the gain, and where the report lies."""
+    """What the stage tells at its end: Dice of each arm, the gain, that over the further arms, and where the report lies."""
     lines = []
     for arm, scores in summary.arms.items():
         dice = scores["dice"]
         lines.append(f"Dice, {arm} arm: {dice.mean:.3f} ({dice.confidence:.0%} interval {dice.lower:.3f} to {dice.upper:.3f}; "
                      f"{dice.cases} test cases, {dice.seeds} seeds)")
-    return [*lines, verdict(summary.gain), f"Report: {page}"]
+    return [*lines, verdict(summary.gain), *against(summary), f"Report: {page}"]
 
 
 def _images(layout: Layout, cases: Sequence[Case]) -> str:
@@ -88,6 +96,42 @@ def _images(layout: Layout, cases: Sequence[Case]) -> str:
     if all((case.image == case.image[:, :, :1]).all() for case in cases):
         words.append("gray in three equal channels")
     return ", ".join([*words, *(["brought from more than 8 bits to 8"] if modes & set(DEEP) else [])])
+
+
+def _refuse_leaks(layout: Layout, params: Params, cases: Sequence[Case], records: Records) -> None:
+    """Stop before anything is scored if a test case has been used by an earlier stage, or by the foundation's training."""
+    refuse_leaks(cases, _used(layout, records), params.prepare.duplicate_bits)
+    source, raw = params.foundation.source, _table(layout.cases("test") / "cases.csv", "prepare")
+    hashes = dict(zip(raw["id"], raw.get("raw_sha256", pd.Series("", raw.index)), strict=True))
+    refuse_photographed(photographed(hashes, photographs(FOUNDATION if source == "embedded" else Path(source))), source)
+
+
+def _used(layout: Layout, records: Records) -> Iterator[Used]:
+    """Every image that the chain has used, and the background of every sample, accepted or not."""
+    frames = {}
+    for folder, name in ((layout.cases("train"), "cases"), (layout.cases("val"), "cases"), (layout.normal, "backgrounds")):
+        for row in _table(folder / f"{name}.csv", "prepare").to_dict("records"):
+            frames[row["id"]] = Frame(*(int(row[side]) for side in SIDES)) if row.get("top") else None
+            seen = look(read_image(folder / "images" / f"{row['id']}.png"), frames[row["id"]])
+            yield Used(f"data/{folder.name}", row["id"], row["id"], row["group"], seen)
+    origins = {}
+    for row in _table(layout.backgrounds / "backgrounds.csv", "backgrounds").to_dict("records"):
+        origins[row["id"]] = origin = row["source"].removeprefix("removed:") if ":" in row["source"] else row["id"]
+        seen = look(read_image(layout.backgrounds / "images" / f"{row['id']}.png"), frames.get(origin))
+        yield Used("backgrounds", row["id"], origin, row.get("group", ""), seen, painted=origin != row["id"])
+    accepted = set(records.decisions.loc[records.decisions["verdict"] == "accepted", "id"])
+    for id, batch, background in records.samples[["id", "batch", "background"]].itertuples(index=False):
+        origin = origins.get(background, background.removesuffix("_removed"))
+        image = layout.synthetic / batch / "images" / f"{id}.png"
+        yield Used(f"synthetic/{batch}", id, origin, look=look(read_image(image), frames.get(origin)) if id in accepted else None,
+                   painted=True)
+
+
+def _table(path: Path, stage: str) -> pd.DataFrame:
+    """A table of text, nothing in the place of what is missing."""
+    if not path.is_file():
+        raise MeddiffError(path, "the search for leaks needs this table", f"Run `dvc repro {stage}`")
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 def _training(layout: Layout) -> pd.DataFrame:
@@ -108,7 +152,7 @@ def _predict(layout: Layout, training: pd.DataFrame, cases: Sequence[Case], devi
 
 
 def _score(predictions: Predictions, cases: Sequence[Case], tolerance: float, classes: Sequence[str]) -> pd.DataFrame:
-    """`per_case.csv`: one row a case, class, arm and seed. `lesion_area` is the class's, `stratum` that of all lesions."""
+    """`per_case.csv`: one row a case, class, arm and seed. Counts and `lesion_area` are the class's, `stratum` is the case's."""
     masks = [np.zeros(case.image.shape[:2], np.uint8) if case.mask is None else case.mask for case in cases]
     strata = size_strata([float((mask > 0).mean()) for mask in masks])
     rows = []
@@ -117,7 +161,7 @@ def _score(predictions: Predictions, cases: Sequence[Case], tolerance: float, cl
             for label, name in enumerate(classes, start=1):
                 scores = case_scores(prediction == label, mask == label, tolerance, case.id)
                 rows.append({"case": case.id, "group": case.group, "class": name, "arm": arm, "seed": seed,
-                             **{metric: getattr(scores, metric) for metric in METRICS},
+                             **asdict(scores), **asdict(detect(prediction == label, mask == label)),
                              "lesion_area": float((mask == label).mean()), "stratum": stratum})
     return pd.DataFrame(rows)
 
@@ -128,6 +172,10 @@ def _quality(records: Records) -> Quality:
 
 def _pictures(layout: Layout, table: pd.DataFrame, summary: Summary, cases: Sequence[Case], predictions: Predictions,
               records: Records, settings: EvaluateParams, classes: int) -> list[Picture]:
+    """Of the cases that `table` names."""
+    scored = set(table["case"])
+    at = [i for i, case in enumerate(cases) if case.id in scored]
+    cases, predictions = [cases[i] for i in at], {key: masks[at] for key, masks in predictions.items()}
     dice = {arm: score_matrix(table, arm, "dice") for arm in summary.arms}
     means = {arm: np.array([_mean(row) for row in scores]) for arm, scores in dice.items()}
     found = [_picture("dice", arms_plot(means, {arm: scores["dice"] for arm, scores in summary.arms.items()}),
@@ -137,7 +185,7 @@ def _pictures(layout: Layout, table: pd.DataFrame, summary: Summary, cases: Sequ
         gains = np.array([_mean(column) for column in (dice[TREATED] - dice[BASELINE]).T])
         found.append(_picture("gain", gain_plot(gains, summary.gain),
                               "Dice of each test case with synthetic data less that without, mean over seeds."))
-    shown = _chosen(cases, predictions, dice, settings.pictures)
+    shown = _chosen(cases, predictions, {arm: dice[arm] for arm in main_arms(list(dice))}, settings.pictures)
     found.append(_picture("cases", case_sheet(shown, classes),
                           "Evenly spaced from the best to the worst test case by mean Dice; predictions of the first seed:"))
     if pairs := _pairs(layout, records, settings):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 from scipy import ndimage
 
@@ -107,18 +108,21 @@ def _measure(synthetic: Path, samples: pd.DataFrame, real: RealLesions, inspecto
              size: int) -> tuple[pd.DataFrame, Scores]:
     """Facts and scores of all samples, batch by batch, in the order of ids."""
     facts, tables, identity = [], [], list[Scalars]()
-    batches = [(str(batch), rows["id"].tolist()) for batch, rows in samples.groupby("batch")]
-    with bar("filter") as report, ThreadPoolExecutor(1) as reader:  # which decodes the next batch while this one is scored
-        coming = reader.submit(_read, synthetic / batches[0][0], batches[0][1], size)
-        for (batch, _), following in zip(batches, [*batches[1:], None], strict=True):
-            read = coming.result()
-            if following:
-                coming = reader.submit(_read, synthetic / following[0], following[1], size)
-            scores = score(read.images, read.masks, real, inspector)
-            facts.append(read.facts.assign(batch=batch))
+    batches, threads = [(str(batch), rows["id"].tolist()) for batch, rows in samples.groupby("batch")], torch.get_num_threads()
+
+    def work(batch: tuple[str, list[str]]) -> tuple[pd.DataFrame, Scores]:
+        name, ids = batch
+        read = _read(synthetic / name, ids, size)
+        return read.facts.assign(batch=name), score(read.images, read.masks, real, inspector)
+
+    # A batch a thread: small networks gain less from several threads of their own, and decoding gains nothing.
+    with bar("filter") as report, ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as workers:
+        for fact, scores in workers.map(work, batches):
+            facts.append(fact)
             tables.append(scores.table)
             identity += scores.identity
             report(len(identity), len(samples), {})
+    torch.set_num_threads(threads)
     table, order = pd.concat(facts, ignore_index=True), np.argsort([id for part in facts for id in part["id"]], kind="stable")
     measured = pd.concat(tables, ignore_index=True).iloc[order].reset_index(drop=True)
     return table.iloc[order].reset_index(drop=True), Scores(measured, [identity[i] for i in order])

@@ -21,6 +21,8 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     device = use_machine(params.compute)
     cases = read_cases(layout.cases("train"))
     pipeline = load_foundation(str(layout.foundation.resolve()))
+    if params.compute.compile:
+        pipeline.unet.compile()
     checkpoint = checkpoint_file(
         layout,
         "finetune",

@@ -21,6 +21,8 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     """Make `params.generate.n` samples with the seeds that follow `params.generate.seed`."""
     settings, begun = params.generate, time.monotonic()
     synthesizer = Synthesizer.load(layout.generator, layout.mask_model, layout.backgrounds, use_machine(params.compute))
+    if params.compute.compile:
+        synthesizer.painter.pipeline.unet.compile()
     model = work_key(layout.generator, layout.mask_model)
     work = layout.work / "generate" / work_key(settings, model, layout.backgrounds)
     classes = len(synthesizer.painter.prompts) - 1

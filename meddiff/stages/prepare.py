@@ -1,4 +1,4 @@
-"""Stage `prepare`: from a raw dataset, or the demo phantoms, to checked square cases in three parts, and lesion-free images.
+"""Stage `prepare`: from a raw dataset, or the demo phantoms, to checked square cases in three parts, and backgrounds.
 
 The whole dataset is decoded and checked into a staging folder before any earlier output is replaced.
 """
@@ -21,8 +21,10 @@ from meddiff.adapters import RawCase, decode, fit_square, image_mode, in_memory,
 from meddiff.cases import DEEP, Frame, sha256, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
+from meddiff.leakage import photographed
 from meddiff.params import Params, PrepareParams
 from meddiff.phantoms import make_phantoms
+from meddiff.pretrained import FOUNDATION, photographs
 from meddiff.progress import bar
 from meddiff.splits import Member, Split, choose_labelled, near_duplicates, split, thumbnail
 from meddiff.tracking import StageRun
@@ -32,7 +34,7 @@ GRAY = ("1", "L", "LA", *DEEP)   # pixel formats of one channel
 
 @dataclass(frozen=True, eq=False)
 class Staged:
-    """A checked case whose square image (and mask, if it has a lesion) lies in the staging folder.
+    """A checked case whose square image and mask lie in the staging folder.
 
     Attributes:
         raw: where it came from.
@@ -40,7 +42,8 @@ class Staged:
         vanished: the mask holds something at the original size, but nothing at the chosen one.
         frame: the part of the square that shows the image.
         mode: pixel format of the raw image, see `adapters.image_mode`.
-        thumbnail: `[32, 32]` float32 gray levels of the whole original frame.
+        raw_sha256: of the raw image file, empty for an image that never was one.
+        thumbnails: `[2, 32, 32]` float32 gray levels, of the original frame and of the same at the chosen size.
     """
 
     raw: RawCase
@@ -48,7 +51,8 @@ class Staged:
     vanished: bool
     frame: Frame
     mode: str
-    thumbnail: NDArray[np.float32]
+    raw_sha256: str
+    thumbnails: NDArray[np.float32]
 
     @property
     def lesion(self) -> bool:
@@ -57,8 +61,8 @@ class Staged:
 
     @property
     def columns(self) -> dict[str, int | str]:
-        """Its columns of `cases.csv`: the frame and the raw pixel format."""
-        return {**asdict(self.frame), "mode": self.mode}
+        """Its columns of `cases.csv`: the frame, the raw pixel format and the raw file's hash."""
+        return {**asdict(self.frame), "mode": self.mode, "raw_sha256": self.raw_sha256}
 
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
@@ -76,7 +80,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
         usable = [case for case in staged if not case.vanished]
         if not any(case.lesion for case in usable):
             raise MeddiffError(settings.path, "one mask at least must hold a lesion", "Check the masks: all are empty")
-        pairs = near_duplicates(np.stack([case.thumbnail for case in usable]), settings.duplicate_bits)
+        pairs = _near_duplicates(usable, settings.duplicate_bits)
         members = [Member(case.raw.id, case.raw.group, case.lesion, case.raw.part, case.label) for case in usable]
         parts = split(members, pairs, settings.val_fraction, settings.test_fraction)
         known = {case.raw.id: case for case in usable}
@@ -94,9 +98,15 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
 def _list_cases(root: Path, settings: PrepareParams) -> list[RawCase]:
     if settings.dataset == "demo":
         return [in_memory(case) for lesion, n in ((True, settings.demo_cases), (False, settings.demo_normal))
-                for case in make_phantoms(n, lesion, settings.size, settings.demo_modality, settings.seed, len(settings.classes),
-                                          settings.demo_lesions)]
+                for case in make_phantoms(n, lesion, settings.size, settings.demo_modality, settings.demo_seed,
+                                          len(settings.classes), settings.demo_lesions)]
     return read(settings.dataset, root / settings.path, settings.classes)
+
+
+def _near_duplicates(cases: list[Staged], bits: int) -> NDArray[np.intp]:
+    """Pairs at the original size or at the chosen one, in which `evaluate` looks for leaks: at the bounds the two differ."""
+    sizes = np.stack([case.thumbnails for case in cases], axis=1)
+    return np.unique(np.concatenate([near_duplicates(thumbnails, bits) for thumbnails in sizes]), axis=0)
 
 
 def _require_classes(classes: tuple[str, ...], labels: list[int]) -> None:
@@ -116,9 +126,11 @@ def _stage(cases: list[RawCase], settings: PrepareParams, threads: int, staging:
         areas = np.bincount(fitted.mask.ravel(), minlength=2)[1:]
         label = int(areas.argmax()) + 1 if areas.any() else 0
         write_image(staging / "images" / f"{raw.id}.png", fitted.image)
-        if label:
-            write_mask(staging / "masks" / f"{raw.id}.png", fitted.mask, len(settings.classes))
-        return Staged(raw, label, bool(mask.any()) and not label, fitted.frame, image_mode(raw), thumbnail(case.image))
+        write_mask(staging / "masks" / f"{raw.id}.png", fitted.mask, len(settings.classes))
+        frame = fitted.image[fitted.frame.top:, fitted.frame.left:][:fitted.frame.height, :fitted.frame.width]
+        return Staged(raw, label, bool(mask.any()) and not label, fitted.frame, image_mode(raw),
+                      sha256(raw.image) if isinstance(raw.image, Path) else "",
+                      np.stack([thumbnail(case.image), thumbnail(frame)]))
 
     staged = []
     pool = ThreadPoolExecutor(threads)
@@ -175,14 +187,18 @@ def _write_normal(folder: Path, staging: Path, parts: Split, known: dict[str, St
         target = folder / "images" / f"{id}.png"
         shutil.move(staging / "images" / f"{id}.png", target)
         rows.append({"id": id, "source": "normal", "group": parts.groups[id], "sha256": sha256(target), **known[id].columns})
-    table = pd.DataFrame(rows, columns=["id", "source", "group", "sha256", "top", "left", "height", "width", "mode"])
+    table = pd.DataFrame(rows, columns=["id", "source", "group", "sha256", "top", "left", "height", "width", "mode",
+                                        "raw_sha256"])
     table.to_csv(folder / "backgrounds.csv", index=False, lineterminator="\n")
     return table
 
 
 def _counts(raw: list[RawCase], staged: list[Staged], parts: Split, labelled: tuple[str, ...],
             pairs: NDArray[np.intp]) -> dict[str, float]:
+    test = {case.raw.id: case for case in staged if case.raw.id in set(parts.parts["test"])}
+    shipped = photographed({id: case.raw_sha256 for id, case in test.items()}, photographs(FOUNDATION))
     return {"images": len(raw), **{part: len(ids) for part, ids in parts.parts.items()}, "labelled": len(labelled),
+            "test_lesion_free": sum(not case.lesion for case in test.values()), "test_in_foundation": len(shipped),
             "groups": len(set(parts.groups.values())), "near_duplicate_pairs": len(pairs),
             "left_out_unannotated": len(raw) - len(staged), "left_out_vanished": sum(case.vanished for case in staged),
             "left_out_duplicates": len(parts.dropped), "left_out_lesion_free": len(parts.dropped_backgrounds),
@@ -206,7 +222,10 @@ def _tell(counts: dict[str, float], settings: PrepareParams) -> None:
     notes = {"left_out_unannotated": "images left out: they have no annotation",
              "left_out_vanished": "cases left out: their lesion is smaller than a pixel at this size",
              "left_out_duplicates": "cases left out: near-duplicates of cases in a later part of the dataset's own split",
-             "left_out_lesion_free": "lesion-free images left out: a relative or near-duplicate is in validation or test",
+             "left_out_lesion_free": "lesion-free images left out: a relative is in validation, or a near-duplicate has a lesion",
+             "test_lesion_free": "of the test cases are lesion-free: what is found in them is false",
+             "test_in_foundation": "test cases are photographs that the foundation `embedded` was trained on: set "
+             "`foundation.source` to `scratch` or make another split, else `evaluate` will refuse them",
              "empty_masks": "masks are empty: their images count as lesion-free",
              "gray_images": "images have one channel: it stands in red, green and blue alike",
              "deep_images": "images have more than 8 bits: the 0.1th to 99.9th percentile of each became 0 to 255"}

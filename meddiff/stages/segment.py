@@ -1,24 +1,29 @@
-"""Stage `segment`: one segmenter for each arm and seed, trained alike but for the cases that fill a share of each batch."""
+"""Stage `segment`: one segmenter for each arm and seed, trained alike but for what the arm is about."""
 
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cache, partial
 from inspect import getsource
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from meddiff import augmentation, metrics, segmentation, training
-from meddiff.cases import Case, read_accepted, read_cases, read_unfiltered
+from meddiff import augmentation, metrics, networks, segmentation, training
+from meddiff.augmentation import augment, augment_strongly
+from meddiff.cases import Case, Pixels, read_accepted, read_cases, read_image, read_unfiltered, sha256
+from meddiff.copy_paste import copy_paste
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
-from meddiff.params import Params, SegmentParams
+from meddiff.params import Params, SegmentParams, ratio_of
 from meddiff.progress import bar
 from meddiff.segmentation import Segmenter, train_segmenter
 from meddiff.stages import use_machine, work_key
 from meddiff.tracking import StageRun
+
+WITHOUT_PAIRS = ("real", "augmented")
 
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
@@ -28,25 +33,30 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     killed goes on from there, and a new filter setting doesn't train the real arm again.
 
     Raises:
-        MeddiffError: the prepared cases are missing, or a synthetic arm finds no accepted pair.
+        MeddiffError: the prepared cases or the backgrounds are missing, or a synthetic arm finds no accepted pair.
     """
     device, settings, classes = use_machine(params.compute), params.segment, len(params.prepare.classes)
     real, validation = read_cases(layout.cases("train")), read_cases(layout.cases("val"))
     tracker.dataset(pd.DataFrame({"id": [c.id for c in real], "group": [c.group for c in real]}), "train", "training")
-    code = [getsource(module) for module in (augmentation, metrics, segmentation, training)]
+    code = [getsource(module) for module in (augmentation, metrics, networks, segmentation, training)]
+    if (weights := Path(settings.encoder_weights).expanduser()).is_file():
+        code.append(sha256(weights))
+    pairs_of = _Pairs(layout, settings, real)
     used, rows = [], []
-    for arm, synthetic in _pairs(layout, settings).items():
-        pool = min(len(synthetic), max(1, round(settings.ratio * len(real))))
+    for arm in settings.arms:
+        augmentation_of = augment_strongly if arm == "augmented" else augment
         for seed in settings.seeds:
-            name = work_key(_relevant(settings, arm), str(seed), f"{device} {params.compute.threads} {classes}", *code,
-                            *(_digest(cases) for cases in (real, synthetic, validation)))
+            pairs = pairs_of(arm, seed)
+            pool = min(len(pairs), max(1, round((ratio_of(arm) or settings.ratio) * len(real))))
+            own = _relevant(settings, arm, pool / max(1, len(real)))
+            name = work_key(own, augmentation_of.__name__, str(seed), f"{device} {params.compute.threads} {classes}", *code,
+                            *(_digest(cases) for cases in (real, pairs, validation)))
             folder = layout.work / "segment" / name
             begun = time.monotonic()
             if not folder.is_dir():
                 with bar(f"segment {arm} seed {seed}") as report:
-                    segmenter = train_segmenter(real, synthetic, settings, seed, validation, device,
-                                                layout.work / "segment" / f"{name}.safetensors", report,
-                                                classes)
+                    segmenter = train_segmenter(real, pairs, own, seed, validation, device,
+                                                layout.work / "segment" / f"{name}.safetensors", report, classes, augmentation_of)
                 _keep(folder, segmenter, {"arm": arm, "seed": seed, "dice": segmenter.validation_dice, "steps": settings.steps,
                                           "seconds": time.monotonic() - begun, "n_real": len(real), "n_synthetic": pool})
             used.append(folder)
@@ -62,25 +72,50 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     tracker.headline({f"val_dice_{arm}": float(dice) for arm, dice in table.groupby("arm")["dice"].mean().dropna().items()})
 
 
-def _pairs(layout: Layout, settings: SegmentParams) -> dict[str, list[Case]]:
-    """The synthetic pairs of each arm, as many in each: those of `unfiltered` are drawn by chance from all samples."""
-    where = layout.synthetic, layout.filtered
-    read: dict[str, Callable[[], list[Case]]] = {
-        "real": list, "synthetic": lambda: read_accepted(*where), "uncorroded": lambda: read_accepted(*where, corroded=False),
-        "unfiltered": lambda: read_unfiltered(*where)}
-    pairs: dict[str, list[Case]] = {arm: read[arm]() for arm in settings.arms}
-    for arm, found in pairs.items():
-        if arm != "real" and not found:
-            raise MeddiffError(layout.filtered / "decisions.parquet", f"the {arm} arm needs at least one accepted pair, "
-                               "the filter left none",
-                               "Look at reports/quality, then train the generator longer or widen the filter's bounds")
-    return pairs
+class _Pairs:
+    """What an arm adds to the real cases, by arm and seed. Arms that filter otherwise have as many pairs as `synthetic`."""
+
+    def __init__(self, layout: Layout, settings: SegmentParams, real: Sequence[Case]) -> None:
+        """What the arms need is read at once, so that nothing is trained before something is found missing."""
+        self.layout, self.settings, self.real = layout, settings, real
+        self.accepted = cache(partial(read_accepted, layout.synthetic, layout.filtered))
+        self.painted = cache(partial(read_accepted, layout.synthetic, layout.filtered, corroded=False))
+        self.unfiltered = cache(partial(read_unfiltered, layout.synthetic, layout.filtered))
+        self.backgrounds = cache(partial(_backgrounds, layout))
+        for arm in settings.arms:
+            if arm == "copy_paste":
+                self.backgrounds()
+            elif arm not in WITHOUT_PAIRS and not self(arm, 0):
+                raise MeddiffError(layout.filtered / "decisions.parquet", f"the {arm} arm needs at least one accepted pair, "
+                                   "the filter left none",
+                                   "Look at reports/quality, then train the generator longer or widen the filter's bounds")
+
+    def __call__(self, arm: str, seed: int) -> list[Case]:
+        if arm in WITHOUT_PAIRS:
+            return []
+        if arm == "copy_paste":
+            # As many as the synthetic arm has, and where the filter left none as many as it would take.
+            wanted = max(1, round(self.settings.ratio * len(self.real)))
+            return copy_paste(self.real, self.backgrounds(), min(len(self.accepted()) or wanted, wanted), seed,
+                              self.settings.vertical_flips)
+        return {"uncorroded": self.painted, "unfiltered": self.unfiltered}.get(arm, self.accepted)()
 
 
-def _relevant(settings: SegmentParams, arm: str) -> SegmentParams:
-    """The settings without those that don't touch this segmenter, so that changing them doesn't train it again."""
-    unused = {"arms": (), "seeds": ()} | ({"ratio": 1.0, "share": 0.0} if arm == "real" else {})
-    return settings.model_copy(update=unused)
+def _backgrounds(layout: Layout) -> list[Pixels]:
+    table = layout.backgrounds / "backgrounds.csv"
+    if not table.is_file():
+        raise MeddiffError(table, "the copy_paste arm needs the lesion-free backgrounds", "Run `dvc repro backgrounds`")
+    return [read_image(layout.backgrounds / "images" / f"{id}.png") for id in pd.read_csv(table, dtype=str)["id"]]
+
+
+def _relevant(settings: SegmentParams, arm: str, ratio: float) -> SegmentParams:
+    """The arm's settings, without those that don't touch this segmenter, so that changing them doesn't train it again.
+
+    Args:
+        ratio: pairs that are used for each real case.
+    """
+    share = 0.0 if arm in WITHOUT_PAIRS else 1.0 if arm == "synthetic_only" else settings.share
+    return settings.model_copy(update={"arms": (), "seeds": (), "ratio": ratio, "share": share})
 
 
 def _digest(cases: Sequence[Case]) -> str:

@@ -1,22 +1,20 @@
 """Commands. Each imports what it needs when it runs, so that `--help` answers at once."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from meddiff.cli.data import catalog_app, export_app, release_app
+from meddiff.cli.project import any_project, project
 from meddiff.errors import MeddiffError
 from meddiff.layout import STAGES, Layout
 
-if TYPE_CHECKING:
-    from meddiff.params import Params
-
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
                   help="Guided synthesis of annotated medical images, and what it gains. `dvc repro` runs the whole chain.")
-catalog_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What is known of the synthetic samples.")
-release_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Synthetic datasets in S3-compatible storage.")
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(release_app, name="release")
+app.add_typer(export_app, name="export")
 
 STAGE_HELP = {
     "prepare": "Stage: decode, check, resize and split the raw dataset.",
@@ -28,27 +26,6 @@ STAGE_HELP = {
     "segment": "Stage: train the segmenters that are compared.",
     "evaluate": "Stage: measure them on the test data and write the report.",
 }
-
-
-def _project(start: Path | None = None) -> tuple[Layout, "Params"]:
-    """The project at or above a folder, the current one if none is given, and its settings."""
-    from meddiff.params_file import load_params
-
-    here = (start or Path.cwd()).resolve()
-    root = next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
-    return Layout(root), load_params(root / "params.yaml")
-
-
-def _any_project() -> tuple[Layout, "Params"]:
-    """The project here, else the checkout that this package runs from, for commands that work from any folder."""
-    from meddiff.params import Params
-    from meddiff.params_file import load_params
-
-    try:
-        return _project()
-    except MeddiffError:
-        checkout = Path(__file__).resolve().parents[1]
-        return Layout(checkout), load_params(checkout / "params.yaml") if (checkout / "params.yaml").is_file() else Params()
 
 
 def _add_stage(stage: str) -> None:
@@ -71,7 +48,7 @@ def init(
     from meddiff.params import PrepareParams
     from meddiff.params_file import edit_params
 
-    layout, _ = _project()
+    layout, _ = project()
     where = str(path.resolve()) if path else PrepareParams().path
     if path is None and dataset != "demo":
         raise MeddiffError("--path", f"the folder of the `{dataset}` dataset must be given", "Add --path DIR")
@@ -99,8 +76,8 @@ def profile(name: Annotated[str, typer.Argument(help="Such as paper: params/pape
     """Write a ready set of settings into params.yaml, comments and order kept."""
     from meddiff.params_file import apply_profile
 
-    layout, _ = _project()
-    checkout = Layout(Path(__file__).resolve().parents[1])
+    layout, _ = project()
+    checkout = Layout(Path(__file__).resolve().parents[2])
     print("\n".join(apply_profile(layout.params, [layout.profile(name), checkout.profile(name)])))
 
 
@@ -125,7 +102,7 @@ def generate(
     from meddiff.progress import bar
     from meddiff.sampling import sample_registered
 
-    layout, params = _any_project()
+    layout, params = any_project()
     with bar("sample") as report:
         made = sample_registered(layout, params, model, range(seed, seed + n), out, guidance, report)
     print(f"{made} samples in {out}: images/, masks/, samples.csv")
@@ -139,7 +116,7 @@ def promote(
     """Make a registered generator the champion if the gate of params.yaml holds; exit code 1 and the reasons if not."""
     from meddiff import promote as gate
 
-    layout, params = _project()
+    layout, params = project()
     decision = gate.rollback(layout, params) if rollback else gate.promote(layout, params, version)
     for reason in decision.reasons:
         print(reason)
@@ -156,7 +133,7 @@ def ui(port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000) -> None:
 
     from meddiff.tracking import tracking_uri, ui_command
 
-    layout, params = _project()
+    layout, params = project()
     command = ui_command(layout, params.tracking, port)
     if not command:
         print(f"the runs are at {tracking_uri(layout, params.tracking)}")
@@ -174,7 +151,7 @@ def tune(
     """Search guidance, filter bounds and corrosion by validation Dice and cost; shows the best as a change of params.yaml."""
     from meddiff import tune as search
 
-    layout, params = _project()
+    layout, params = project()
     result = search.tune(layout, params, trials)
     print(f"{'trial':>5} {'dice':>7} {'error':>7} {'cost':>8}  settings (cost: denoising runs for each accepted pair)")
     # a pruned trial's Dice is NaN, which equals nothing: last
@@ -202,7 +179,7 @@ def ablate(
     from meddiff import ablation
     from meddiff.comparison import cells_of
 
-    layout, params = _project(root)
+    layout, params = project(root)
     result = ablation.ablate(layout, params, [name.strip() for name in parts.split(",")] if parts else [])
     print(f"{'variant':>20} {'dice':>7} {'difference [points]':>24} {'accepted':>12} {'seconds':>8}")
     for row in result.rows:
@@ -216,82 +193,26 @@ def ablate(
         raise typer.Exit(1)
 
 
-@catalog_app.command("rebuild")
-def catalog_rebuild() -> None:
-    """Read the project's files into the catalogue anew."""
-    from meddiff import catalog
-
-    counts = catalog.rebuild(*_project())
-    print(f"{counts.batches} batches, {counts.samples} samples, {counts.decisions} decisions, {counts.promotions} promotions")
-
-
-@catalog_app.command("show")
-def catalog_show(id: Annotated[str, typer.Argument(help="Of the sample.")]) -> None:
-    """Tell where a sample comes from and what became of it."""
-    from dataclasses import fields
-
-    from meddiff import catalog
-
-    record = catalog.show(*_project(), id)
-    for field in fields(record):
-        if field.name != "promotions":
-            print(f"{field.name:>15}: {getattr(record, field.name)}")
-    for promotion in record.promotions:
-        verdict = "passed" if promotion.passed else "refused"
-        print(f"{'promotion':>15}: {promotion.model} version {promotion.version} {verdict}, {promotion.at}")
-
-
-@catalog_app.command("list")
-def catalog_list(
-    status: Annotated[str | None, typer.Option(help="accepted, rejected, quarantined or undecided; all if not given.")] = None,
-    limit: Annotated[int, typer.Option(min=1)] = 50,
+@app.command()
+def benchmark(
+    workers: Annotated[int | None, typer.Option(min=1, help="Cells at the same time; else benchmark.workers.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the project; the current one if not given.")] = None,
+    only_work: Annotated[bool, typer.Option(help="Help a benchmark that runs already; no page.")] = False,
+    page: Annotated[bool, typer.Option("--page", help="Only write the page anew from the cells that are finished.")] = False,
 ) -> None:
-    """List samples by their ids."""
-    from meddiff import catalog
+    """Prove the gain: all datasets, label budgets and seeds of params.yaml, on test data; goes on where it stopped."""
+    from meddiff import benchmark as proof
 
-    for record in catalog.find(*_project(), status, limit):
-        print(f"{record.id}  {record.verdict:<11}  {record.reason}")
-
-
-Bucket = Annotated[str, typer.Argument(help="s3://BUCKET or s3://BUCKET/PREFIX")]
-Endpoint = Annotated[str | None, typer.Option(help="URL of the server; MEDDIFF_S3_ENDPOINT_URL or AWS's if not given.")]
-
-
-@release_app.command("publish")
-def release_publish(name: str, bucket: Bucket, endpoint: Endpoint = None) -> None:
-    """Publish the accepted pairs as a release that never changes."""
-    from meddiff.progress import bar
-    from meddiff.releases import publish
-    from meddiff.storage import open_store
-
-    layout, params = _project()
-    with bar("publish") as report:
-        release = publish(layout, params, open_store(bucket, endpoint), name, report)
-    print(f"{release.url}: {release.pairs} pairs, {release.bytes / 1e6:.1f} MB")
-
-
-@release_app.command("fetch")
-def release_fetch(
-    name: str, bucket: Bucket, out: Annotated[Path, typer.Option(help="A new or empty folder.")], endpoint: Endpoint = None,
-) -> None:
-    """Fetch a release, every file checked by its hash; works from any folder."""
-    from meddiff.progress import bar
-    from meddiff.releases import fetch
-    from meddiff.storage import open_store
-
-    with bar("fetch") as report:
-        release = fetch(open_store(bucket, endpoint), name, out, report)
-    print(f"{release.pairs} pairs in {out}; use them with: meddiff init --dataset folder --path {out}")
-
-
-@release_app.command("list")
-def release_list(bucket: Bucket, endpoint: Endpoint = None) -> None:
-    """List the complete releases."""
-    from meddiff.releases import list_releases
-    from meddiff.storage import open_store
-
-    for release in list_releases(open_store(bucket, endpoint)):
-        print(f"{release.name}  {release.pairs} pairs  {release.bytes / 1e6:.1f} MB  {release.created}")
+    layout, params = project(root)
+    if only_work:
+        proof.help_out(layout, params)
+        return
+    if workers:
+        params = params.model_copy(update={"benchmark": params.benchmark.model_copy(update={"workers": workers})})
+    result = proof.report(layout, params, {}) if page else proof.benchmark(layout, params)
+    print("\n".join(proof.lines_of(result)))
+    if result.missing:
+        raise typer.Exit(1)
 
 
 for _stage in STAGES:

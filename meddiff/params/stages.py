@@ -1,19 +1,10 @@
-"""Every setting of `params.yaml`, read into frozen sections. A function gets its section, never the whole."""
+"""The settings of the stages."""
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-ClassName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]{0,39}$")]
-
-
-class Section(BaseModel):
-    """A frozen group of settings that rejects unknown names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from meddiff.params.section import ArmName, ClassName, Fraction, Positive, Section, Seed
 
 
 class PrepareParams(Section):
@@ -25,18 +16,21 @@ class PrepareParams(Section):
     fit: Literal["pad", "squash"] = Field("pad", description="how a frame that isn't square becomes so")
     n_labelled: Positive = Field(40, description="annotated training cases that the chain may see")
     val_fraction: Fraction = Field(0.15, description="share of cases for validation where the dataset has no split")
-    test_fraction: Fraction = Field(0.25, description="share of cases for the test where the dataset has no split")
+    test_fraction: Fraction = Field(
+        0.25, description="share of cases for the test where the dataset has no split, and of lesion-free images"
+    )
     duplicate_bits: Annotated[int, Field(ge=0, le=32)] = Field(
         4, description="64-bit perceptual hashes that differ in at most this many bits are near-duplicates"
     )
     demo_cases: Positive = Field(140, description="phantoms with a lesion")
     demo_normal: Positive = Field(60, description="lesion-free phantoms")
     demo_modality: Literal["ultrasound", "dermoscopy", "mixed"] = "mixed"
+    demo_seed: Seed = Field(0, description="of the phantoms")
     demo_lesions: Annotated[int, Field(ge=1, le=5)] = Field(1, description="greatest number of lesions in one phantom")
     classes: Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=8)] = Field(
         ("lesion",), description="names of the classes of lesions; several need masks that hold class indices"
     )
-    seed: Seed = 0
+    seed: Seed = Field(0, description="of the choice of annotated cases")
 
     @field_validator("classes")
     @classmethod
@@ -122,6 +116,7 @@ class GenerateParams(Section):
     n: Positive = Field(100, description="samples to make")
     samples_per_batch: Positive = Field(25, description="samples of one folder, the unit of resume and of quality control")
     batch_size: Positive = Field(16, description="samples computed together")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the networks' activations; bfloat16 on GPUs")
     steps: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="denoising steps")
     scheduler: Literal["ddim", "dpmsolver++", "unipc"] = "ddim"
     guidance_scale: Annotated[float, Field(ge=1, le=20)] = 1.5
@@ -172,12 +167,16 @@ class FilterParams(Section):
 
 
 class SegmentParams(Section):
-    """The segmenters whose Dice is compared: the same steps, order and augmentation in every arm."""
+    """The segmenters whose Dice is compared: equal steps and order in all arms, equal augmentation in all but `augmented`."""
 
-    network: Literal["unet", "segresnet"] = "unet"
-    arms: Annotated[tuple[Literal["real", "synthetic", "uncorroded", "unfiltered"], ...], Field(min_length=1)] = Field(
-        ("real", "synthetic"), description="what is compared: `synthetic` adds the accepted pairs, `uncorroded` the same with "
-        "the masks as painted, `unfiltered` as many pairs drawn by chance from all samples"
+    network: Literal["unet", "segresnet", "attention_unet", "swin_unetr", "flexible_unet"] = "unet"
+    encoder: Literal["resnet18", "resnet34", "resnet50"] = Field("resnet18", description="of flexible_unet")
+    encoder_weights: str = Field(
+        "", description="of flexible_unet: file of pretrained weights, full path; empty: random ones"
+    )
+    arms: Annotated[tuple[ArmName, ...], Field(min_length=1)] = Field(
+        ("real", "synthetic"), description="also augmented, copy_paste, uncorroded, unfiltered, synthetic_only, "
+        "synthetic_xRATIO: docs/method.md"
     )
     seeds: tuple[Seed, ...] = (0, 1, 2)
     steps: Positive = 200
@@ -186,6 +185,27 @@ class SegmentParams(Section):
     ratio: Annotated[float, Field(gt=0)] = Field(3.0, description="synthetic pairs used for each real pair, at most")
     share: Fraction = Field(0.33, description="share of each batch drawn from the synthetic pairs in a synthetic arm")
     vertical_flips: bool = Field(False, description="also flip images upside down in training; wrong for ultrasound")
+
+    @field_validator("arms")
+    @classmethod
+    def _arms_differ(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(arms)) < len(arms):
+            raise ValueError("arms must differ")
+        return arms
+
+    @field_validator("encoder_weights")
+    @classmethod
+    def _weights_need_an_encoder(cls, file: str, info: ValidationInfo) -> str:
+        if file and info.data.get("network") != "flexible_unet":
+            raise ValueError("only `network: flexible_unet` takes an encoder's weights")
+        return file
+
+    @field_validator("batch_size")
+    @classmethod
+    def _batch_norm_needs_two(cls, size: int, info: ValidationInfo) -> int:
+        if size < 2 and info.data.get("network") == "flexible_unet":
+            raise ValueError("flexible_unet normalises over the batch, which needs at least 2 images")
+        return size
 
 
 class EvaluateParams(Section):
@@ -196,74 +216,3 @@ class EvaluateParams(Section):
     tolerance: Annotated[float, Field(gt=0)] = Field(2.0, description="tolerance of the normalised surface distance [pixels]")
     pictures: Positive = Field(8, description="cases and pairs shown in the report")
     seed: Seed = 0
-
-
-class TrackingParams(Section):
-    """Where runs are recorded. MLFLOW_TRACKING_URI in the environment wins."""
-
-    uri: str = Field("", description="empty: a SQLite file in `.work/`")
-    experiment: str = "meddiff"
-
-
-class PromoteParams(Section):
-    """The registered generator and the gate it must pass to become champion."""
-
-    model: str = "meddiff-generator"
-    min_gain_lower: float = Field(0.0, description="least lower bound of the Dice gain's interval")
-    min_acceptance: Fraction = 0.2
-    max_copies: Fraction = Field(0.05, description="greatest share of generated samples rejected as copies")
-
-
-class TuneParams(Section):
-    """The search over guidance, filter bounds and corrosion, on validation Dice and cost."""
-
-    trials: Positive = 20
-    storage: str = Field("", description="Optuna storage URL; empty: a SQLite file in `.work/`")
-    study: str = "meddiff"
-    guidance_scale: tuple[float, float] = (1.0, 4.0)
-    similarity_low: tuple[float, float] = (0.0, 0.3)
-    similarity_high: tuple[float, float] = (0.9, 1.0)
-    corrosion_radius: tuple[float, float] = (0.0, 4.0)
-    seed: Seed = 0
-
-
-class AblateParams(Section):
-    """The ablation: the full method, then each part off in turn, on validation Dice."""
-
-    parts: tuple[str, ...] = Field((), description="names of the parts that are switched off in turn; empty: all")
-    seeds: tuple[Seed, ...] = Field((), description="training seeds of the segmenters; empty: those of `segment`")
-    shown: Annotated[int, Field(ge=1, le=32)] = Field(6, description="samples of each variant on the contact sheet")
-
-
-class CatalogParams(Section):
-    """The database of samples and decisions. MEDDIFF_CATALOG_URL in the environment wins."""
-
-    url: str = Field("", description="SQLAlchemy URL with its driver; empty: a SQLite file in `.work/`")
-    project: str = Field("", description="name of this project's rows in a shared database; empty: the folder's name")
-
-
-class ComputeParams(Section):
-    """The machine. Results are bit-equal for equal thread counts only, so the count is fixed rather than detected."""
-
-    threads: Positive = 2
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-
-
-class Params(Section):
-    """All sections of `params.yaml`."""
-
-    prepare: PrepareParams = PrepareParams()
-    foundation: FoundationParams = FoundationParams()
-    backgrounds: BackgroundsParams = BackgroundsParams()
-    mask_model: MaskModelParams = MaskModelParams()
-    finetune: FinetuneParams = FinetuneParams()
-    generate: GenerateParams = GenerateParams()
-    filter: FilterParams = FilterParams()
-    segment: SegmentParams = SegmentParams()
-    evaluate: EvaluateParams = EvaluateParams()
-    tracking: TrackingParams = TrackingParams()
-    promote: PromoteParams = PromoteParams()
-    tune: TuneParams = TuneParams()
-    ablate: AblateParams = AblateParams()
-    catalog: CatalogParams = CatalogParams()
-    compute: ComputeParams = ComputeParams()

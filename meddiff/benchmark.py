@@ -1,0 +1,224 @@
+"""The benchmark: every dataset, label budget and seed through the whole pipeline, one table with intervals, one page.
+
+Started again it goes on: a finished cell is kept in `.work/benchmark/done/` under a name made from its settings, the code of the
+stages and the dataset's files. Several processes may work on one benchmark, on one machine or over a shared disk: each takes
+a cell that nobody holds.
+"""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from meddiff import significance, tracking
+from meddiff.benchmark_cards import dataset_card, model_card
+from meddiff.benchmark_figures import figures
+from meddiff.benchmark_page import render
+from meddiff.cells import Cell, cells_of, key_of, read_cell, run_cell
+from meddiff.errors import MeddiffError
+from meddiff.layout import Layout, replacing
+from meddiff.page import Picture
+from meddiff.params import Params
+from meddiff.params_file import parse_params
+from meddiff.progress import bar
+from meddiff.trials import forget_execution, merged, pending_execution
+
+ACTION = "benchmark"
+# Runs one cell: the cell, environment variables, the folder to make.
+RunCell = Callable[[Cell, Mapping[str, str], Path], None]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a benchmark found.
+
+    Attributes:
+        gains: see `significance.gains`.
+        missing: cells that failed or are not finished, with the reason.
+        page: `benchmark.html`; tables, pictures and cards lie beside it.
+    """
+
+    gains: pd.DataFrame
+    missing: tuple[str, ...]
+    page: Path
+
+
+def benchmark(layout: Layout, params: Params, run: RunCell | None = None) -> Benchmark:
+    """Run the cells that aren't finished, and write `reports/benchmark/`; interrupted, the same command goes on.
+
+    A cell that fails is named on the page, and the others go on.
+
+    Args:
+        run: None for `cells.run_cell`.
+
+    Raises:
+        MeddiffError: a setting of a dataset breaks a rule, no cell is finished, or MLflow doesn't answer.
+    """
+    cells = cells_of(params)
+    whole = tracking.execution_run(layout, params, pending_execution(layout, ACTION))
+    whole.tags({"mlflow.runName": f"benchmark {', '.join(d.name for d in params.benchmark.datasets)}"})
+    whole.status("RUNNING")
+    helpers = [_helper(layout) for _ in range(params.benchmark.workers - 1)] if run is None else []
+    try:
+        errors = work(layout, params, cells, whole, run)
+        if [helper.wait() for helper in helpers]:
+            errors = work(layout, params, cells, whole, run)  # what failed there fails here with its reason, or is mended
+        result = report(layout, params, errors)
+        whole.file(layout.benchmark)
+        whole.metrics(_headlines(result))
+    except BaseException as e:
+        whole.status("FAILED" if isinstance(e, Exception) else "KILLED")
+        raise
+    finally:
+        for helper in helpers:
+            if helper.poll() is None:
+                helper.terminate()
+                helper.wait()
+    whole.status("FAILED" if result.missing else "FINISHED")
+    if not result.missing:
+        forget_execution(layout, ACTION)
+    return result
+
+
+def help_out(layout: Layout, params: Params) -> None:
+    """Work on the cells of a benchmark that another process has started and will report."""
+    whole = tracking.execution_run(layout, params, pending_execution(layout, ACTION))
+    errors = work(layout, params, cells_of(params), whole)
+    if errors:
+        raise MeddiffError("benchmark", f"{len(errors)} cells failed: {next(iter(errors.values()))}", "Mend what it names")
+
+
+def lines_of(result: Benchmark) -> list[str]:
+    """The gains as lines of text, what is missing, and where the page lies."""
+    points = [f"{row.dataset:>12} {row.budget:>6} {row.arm:>16} against {row.against:<10} {row.mean * 100:+5.1f} "
+              f"({row.lower * 100:+.1f} to {row.upper * 100:+.1f})  p {row.p_holm:.3f}" for row in result.gains.itertuples()]
+    head = f"{'dataset':>12} {'budget':>6} {'arm':>16} Dice points (interval), p after Holm's correction over datasets"
+    return [head, *points, *(f"missing: {line}" for line in result.missing), f"page: {result.page}"]
+
+
+def work(layout: Layout, params: Params, cells: Sequence[Cell], whole: tracking.Run,
+         run: RunCell | None = None) -> dict[str, str]:
+    """Run every cell that is neither finished nor held by another process.
+
+    Returns:
+        Name -> error of the cells that failed here.
+    """
+    errors = {}
+    with bar(ACTION) as show:
+        for number, cell in enumerate(cells):
+            show(number, len(cells), {})
+            folder = _folder(layout, params, cell)
+            lock = FileLock(layout.work / "benchmark/locks" / f"{cell.name}.lock", mode=0o666)
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with lock.acquire(timeout=0):
+                    if not folder.is_dir():
+                        _one(layout, params, cell, whole, folder, run)
+            except Timeout:
+                continue
+            except MeddiffError as e:
+                errors[cell.name] = " ".join(str(e).split())
+        show(len(cells), len(cells), {})
+    return errors
+
+
+def report(layout: Layout, params: Params, errors: Mapping[str, str]) -> Benchmark:
+    """Write `reports/benchmark/` from the cells that are finished.
+
+    Args:
+        errors: name -> error of cells that failed.
+
+    Raises:
+        MeddiffError: none is finished.
+    """
+    rows, tables, pictures, missing = [], [], list[Picture](), []
+    for cell in cells_of(params):
+        folder = _folder(layout, params, cell)
+        if not folder.is_dir():
+            missing.append(f"{cell.name}: {errors.get(cell.name, 'not finished')}")
+            continue
+        row, table = read_cell(folder, cell)
+        rows.append(row)
+        tables.append(table)
+        if cell.budget == params.benchmark.budget and cell.recipe == "method":
+            pictures += _pictures(folder / "pictures", cell, {picture.name for picture in pictures})
+    if not rows:
+        raise MeddiffError("benchmark", f"one cell at least must be finished ({missing[0]})", "Mend what it names")
+    per_case, cells = pd.concat(tables, ignore_index=True), pd.DataFrame(rows)
+    scores, gains = significance.scores(per_case, params.evaluate), significance.gains(per_case, params.evaluate)
+    facts = _facts(params) | {"seeds": sorted(map(int, set(cells["seed"])))}
+    shown = [*figures(scores, gains, facts), *pictures]
+    with replacing(layout.benchmark) as fresh:
+        for name, frame in (("per_case", per_case), ("scores", scores), ("gains", gains), ("cells", cells)):
+            frame.to_csv(fresh / f"{name}.csv", index=False)
+        (fresh / "pictures").mkdir()
+        for picture in shown:
+            (fresh / "pictures" / f"{picture.name}.png").write_bytes(picture.png)
+        (fresh / "facts.json").write_text(json.dumps(facts | {"missing": missing}, indent=1) + "\n")
+        (fresh / "benchmark.html").write_text(render(scores, gains, cells, shown, facts, missing))
+        (fresh / "model_card.md").write_text(model_card(facts, gains, cells))
+        (fresh / "dataset_card.md").write_text(dataset_card(facts, gains, cells))
+    return Benchmark(gains, tuple(missing), layout.benchmark / "benchmark.html")
+
+
+def _one(layout: Layout, params: Params, cell: Cell, whole: tracking.Run, folder: Path, run: RunCell | None) -> None:
+    execution = f"{whole.id}-{cell.name}"
+    own = tracking.execution_run(layout, parse_params(merged(params, cell.overrides), cell.name), execution, whole.id)
+    own.tags({"mlflow.runName": cell.name, "meddiff.recipe": cell.recipe})
+    env = {"MEDDIFF_EXECUTION": execution, "MEDDIFF_PARENT_RUN": whole.id}
+    try:
+        if run:
+            run(cell, env, folder)
+        else:
+            run_cell(layout, cell, env, folder)
+    except BaseException as e:
+        own.tags({"meddiff.error": " ".join(str(e).split())})
+        own.status("FAILED" if isinstance(e, Exception) else "KILLED")
+        raise
+    own.untag("meddiff.error")
+    own.status("FINISHED")
+    for other in folder.parent.glob(f"{cell.name}-*"):
+        if other != folder:  # of older settings, code or data
+            shutil.rmtree(other)
+
+
+def _folder(layout: Layout, params: Params, cell: Cell) -> Path:
+    return layout.work / "benchmark/done" / key_of(layout, params, cell)
+
+
+def _helper(layout: Layout) -> "subprocess.Popen[bytes]":
+    """One more process that works on the cells."""
+    return subprocess.Popen([sys.executable, "-m", "meddiff", ACTION, "--root", str(layout.root), "--only-work"])
+
+
+def _pictures(folder: Path, cell: Cell, there: Iterable[str]) -> list[Picture]:
+    captions = {"cases": "Evenly spaced from the best to the worst test case by mean Dice; one seed.",
+                "pairs": "Drawn at random from the accepted pairs, not picked by eye."}
+    found = [(f"{cell.dataset.name}-{kind}", folder / f"{kind}.png", caption) for kind, caption in captions.items()]
+    return [Picture(name, path.read_bytes(), f"{cell.dataset.name}. {caption}") for name, path, caption in found
+            if path.is_file() and name not in there]
+
+
+def _facts(params: Params) -> dict[str, Any]:
+    settings = params.benchmark
+    return {"size": params.prepare.size, "arms": list(dict.fromkeys((*settings.arms, *settings.further))),
+            "budgets": list(settings.budgets), "budget": settings.budget, "steps": params.segment.steps,
+            "network": params.segment.network, "datasets": [d.name for d in settings.datasets],
+            "device": params.compute.device, "threads": params.compute.threads, "extractor": params.filter.extractor,
+            "tolerance": params.evaluate.tolerance, "made": date.today().isoformat(), "command": "meddiff benchmark",
+            "foundation": params.foundation.source}
+
+
+def _headlines(result: Benchmark) -> dict[str, float]:
+    values = {f"gain_{row.dataset}_{row.budget}": float(row.mean) for row in result.gains.itertuples()
+              if (row.arm, row.against) == ("synthetic", "real")}
+    return {name: value for name, value in values.items() if math.isfinite(value)}

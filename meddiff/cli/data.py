@@ -1,0 +1,111 @@
+"""Commands on synthetic data that is there: the catalogue, releases, and the dataset for nnU-Net."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from meddiff.cli.project import project
+
+catalog_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What is known of the synthetic samples.")
+release_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Synthetic datasets in S3-compatible storage.")
+export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The training pairs in the format of another program.")
+
+
+@catalog_app.command("rebuild")
+def catalog_rebuild() -> None:
+    """Read the project's files into the catalogue anew."""
+    from meddiff import catalog
+
+    counts = catalog.rebuild(*project())
+    print(f"{counts.batches} batches, {counts.samples} samples, {counts.decisions} decisions, {counts.promotions} promotions")
+
+
+@catalog_app.command("show")
+def catalog_show(id: Annotated[str, typer.Argument(help="Of the sample.")]) -> None:
+    """Tell where a sample comes from and what became of it."""
+    from dataclasses import fields
+
+    from meddiff import catalog
+
+    record = catalog.show(*project(), id)
+    for field in fields(record):
+        if field.name != "promotions":
+            print(f"{field.name:>15}: {getattr(record, field.name)}")
+    for promotion in record.promotions:
+        verdict = "passed" if promotion.passed else "refused"
+        print(f"{'promotion':>15}: {promotion.model} version {promotion.version} {verdict}, {promotion.at}")
+
+
+@catalog_app.command("list")
+def catalog_list(
+    status: Annotated[str | None, typer.Option(help="accepted, rejected, quarantined or undecided; all if not given.")] = None,
+    limit: Annotated[int, typer.Option(min=1)] = 50,
+) -> None:
+    """List samples by their ids."""
+    from meddiff import catalog
+
+    for record in catalog.find(*project(), status, limit):
+        print(f"{record.id}  {record.verdict:<11}  {record.reason}")
+
+
+Bucket = Annotated[str, typer.Argument(help="s3://BUCKET or s3://BUCKET/PREFIX")]
+Endpoint = Annotated[str | None, typer.Option(help="URL of the server; MEDDIFF_S3_ENDPOINT_URL or AWS's if not given.")]
+
+
+@release_app.command("publish")
+def release_publish(name: str, bucket: Bucket, endpoint: Endpoint = None) -> None:
+    """Publish the accepted pairs as a release that never changes."""
+    from meddiff.progress import bar
+    from meddiff.releases import publish
+    from meddiff.storage import open_store
+
+    layout, params = project()
+    with bar("publish") as report:
+        release = publish(layout, params, open_store(bucket, endpoint), name, report)
+    print(f"{release.url}: {release.pairs} pairs, {release.bytes / 1e6:.1f} MB")
+
+
+@release_app.command("fetch")
+def release_fetch(
+    name: str, bucket: Bucket, out: Annotated[Path, typer.Option(help="A new or empty folder.")], endpoint: Endpoint = None,
+) -> None:
+    """Fetch a release, every file checked by its hash; works from any folder."""
+    from meddiff.progress import bar
+    from meddiff.releases import fetch
+    from meddiff.storage import open_store
+
+    with bar("fetch") as report:
+        release = fetch(open_store(bucket, endpoint), name, out, report)
+    print(f"{release.pairs} pairs in {out}; use them with: meddiff init --dataset folder --path {out}")
+
+
+@release_app.command("list")
+def release_list(bucket: Bucket, endpoint: Endpoint = None) -> None:
+    """List the complete releases."""
+    from meddiff.releases import list_releases
+    from meddiff.storage import open_store
+
+    for release in list_releases(open_store(bucket, endpoint)):
+        print(f"{release.name}  {release.pairs} pairs  {release.bytes / 1e6:.1f} MB  {release.created}")
+
+
+@export_app.command("nnunet")
+def export_nnunet(
+    out: Annotated[Path, typer.Argument(help="nnU-Net's folder nnUNet_raw, or a new one.")],
+    arm: Annotated[
+        str, typer.Option(help="real, synthetic, uncorroded, unfiltered, synthetic_only or synthetic_xRATIO.")
+    ] = "synthetic",
+    number: Annotated[int, typer.Option(min=1, max=999, help="Of the dataset in nnU-Net.")] = 501,
+) -> None:
+    """Write a dataset for nnU-Net v2: pairs never in its validation, test images without masks."""
+    from meddiff.nnunet import export
+    from meddiff.progress import bar
+
+    layout, params = project()
+    with bar("export") as report:
+        made = export(layout, params, out, arm, number, report)
+    print(f"{made.folder}: {made.real} real and {made.synthetic} synthetic training pairs, {made.validation} validation cases, "
+          f"{made.test} test images")
+    print(f"next, with nnU-Net: nnUNetv2_plan_and_preprocess -d {number} -c 2d --verify_dataset_integrity && "
+          f"nnUNetv2_train {number} 2d 0")

@@ -1,0 +1,71 @@
+"""Every setting of `params.yaml`, read into frozen sections. A function gets its section, never the whole."""
+
+from meddiff.params.actions import (
+    AblateParams,
+    BenchmarkDataset,
+    BenchmarkParams,
+    CatalogParams,
+    ComputeParams,
+    PromoteParams,
+    TrackingParams,
+    TuneParams,
+)
+from meddiff.params.section import ARMS, ArmName, Section, Seed, ratio_of
+from meddiff.params.stages import (
+    BackgroundsParams,
+    EvaluateParams,
+    FilterParams,
+    FinetuneParams,
+    FoundationParams,
+    GenerateParams,
+    MaskModelParams,
+    PrepareParams,
+    SegmentParams,
+)
+
+__all__ = [
+    "ARMS",
+    "AblateParams",
+    "ArmName",
+    "BackgroundsParams",
+    "BenchmarkDataset",
+    "BenchmarkParams",
+    "CatalogParams",
+    "ComputeParams",
+    "EvaluateParams",
+    "FilterParams",
+    "FinetuneParams",
+    "FoundationParams",
+    "GenerateParams",
+    "MaskModelParams",
+    "Params",
+    "PrepareParams",
+    "PromoteParams",
+    "Section",
+    "Seed",
+    "SegmentParams",
+    "TrackingParams",
+    "TuneParams",
+    "ratio_of",
+]
+
+
+class Params(Section):
+    """All sections of `params.yaml`."""
+
+    prepare: PrepareParams = PrepareParams()
+    foundation: FoundationParams = FoundationParams()
+    backgrounds: BackgroundsParams = BackgroundsParams()
+    mask_model: MaskModelParams = MaskModelParams()
+    finetune: FinetuneParams = FinetuneParams()
+    generate: GenerateParams = GenerateParams()
+    filter: FilterParams = FilterParams()
+    segment: SegmentParams = SegmentParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    tracking: TrackingParams = TrackingParams()
+    promote: PromoteParams = PromoteParams()
+    tune: TuneParams = TuneParams()
+    ablate: AblateParams = AblateParams()
+    benchmark: BenchmarkParams = BenchmarkParams()
+    catalog: CatalogParams = CatalogParams()
+    compute: ComputeParams = ComputeParams()

@@ -1,0 +1,98 @@
+"""The settings of what is done with the stages, and of the services."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from meddiff.params.section import ArmName, Fraction, Positive, Section, Seed
+
+
+class TrackingParams(Section):
+    """Where runs are recorded. MLFLOW_TRACKING_URI in the environment wins."""
+
+    uri: str = Field("", description="empty: a SQLite file in `.work/`")
+    experiment: str = "meddiff"
+
+
+class PromoteParams(Section):
+    """The registered generator and the gate it must pass to become champion."""
+
+    model: str = "meddiff-generator"
+    min_gain_lower: float = Field(0.0, description="least lower bound of the Dice gain's interval")
+    min_acceptance: Fraction = 0.2
+    max_copies: Fraction = Field(0.05, description="greatest share of generated samples rejected as copies")
+
+
+class TuneParams(Section):
+    """The search over guidance, filter bounds and corrosion, on validation Dice and cost."""
+
+    trials: Positive = 20
+    storage: str = Field("", description="Optuna storage URL; empty: a SQLite file in `.work/`")
+    study: str = "meddiff"
+    guidance_scale: tuple[float, float] = (1.0, 4.0)
+    similarity_low: tuple[float, float] = (0.0, 0.3)
+    similarity_high: tuple[float, float] = (0.9, 1.0)
+    corrosion_radius: tuple[float, float] = (0.0, 4.0)
+    seed: Seed = 0
+
+
+class AblateParams(Section):
+    """The ablation: the full method, then each part off in turn, on validation Dice."""
+
+    parts: tuple[str, ...] = Field((), description="names of the parts that are switched off in turn; empty: all")
+    seeds: tuple[Seed, ...] = Field((), description="training seeds of the segmenters; empty: those of `segment`")
+    shown: Annotated[int, Field(ge=1, le=32)] = Field(6, description="samples of each variant on the contact sheet")
+
+
+class BenchmarkDataset(Section):
+    """One dataset of the benchmark, with settings of its own, `section.name` -> value."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")]
+    dataset: Literal["demo", "folder", "busi", "isic2017", "isic2018", "ph2", "ddti"]
+    path: Annotated[str, Field(min_length=1)] = "raw"
+    settings: dict[str, Any] = Field({})
+
+
+class BenchmarkParams(Section):
+    """The benchmark: the pipeline on several datasets, label budgets and seeds, on the test parts."""
+
+    datasets: Annotated[tuple[BenchmarkDataset, ...], Field(min_length=1)] = Field(
+        (BenchmarkDataset(name="demo", dataset="demo"),),
+        description="each {name, dataset, path, settings: {section.name: value}}",
+    )
+    budgets: Annotated[tuple[Positive | Literal["all"], ...], Field(min_length=1)] = Field(
+        (10, 40), description="annotated training cases; `all` takes every one"
+    )
+    budget: Positive = Field(40, description="budget of the `further` arms, the paper's recipe and the verdict")
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(
+        (0, 1, 2, 3, 4), description="each chooses its annotated cases, trains its own generator and its own segmenters"
+    )
+    arms: tuple[ArmName, ...] = Field(("real", "augmented", "copy_paste", "synthetic"), description="at every budget")
+    further: tuple[ArmName, ...] = Field(
+        ("uncorroded", "unfiltered", "synthetic_only", "synthetic_x0.5", "synthetic_x1", "synthetic_x2", "synthetic_x5"),
+        description="further arms at `budget`",
+    )
+    paper: bool = Field(True, description="also run the paper's published recipe at `budget`")
+    workers: Positive = Field(1, description="cells that run at the same time, each in a process of its own")
+
+    @field_validator("datasets")
+    @classmethod
+    def _datasets_differ(cls, datasets: tuple[BenchmarkDataset, ...]) -> tuple[BenchmarkDataset, ...]:
+        if len({dataset.name for dataset in datasets}) < len(datasets):
+            raise ValueError("names of datasets must differ")
+        return datasets
+
+
+class CatalogParams(Section):
+    """The database of samples and decisions. MEDDIFF_CATALOG_URL in the environment wins."""
+
+    url: str = Field("", description="SQLAlchemy URL with its driver; empty: a SQLite file in `.work/`")
+    project: str = Field("", description="name of this project's rows in a shared database; empty: the folder's name")
+
+
+class ComputeParams(Section):
+    """The machine. Results are bit-equal for equal thread counts only, so the count is fixed rather than detected."""
+
+    threads: Positive = 2
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = Field(False, description="compile the UNet: minutes at the start, then faster steps on GPUs")

@@ -1,0 +1,111 @@
+"""Scores and gains of a benchmark with their intervals, and p-values corrected over datasets."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from meddiff.bootstrap import bootstrap_p, holm, mean_interval, resampled_means
+from meddiff.params import EvaluateParams
+from meddiff.summary import BASELINE, METRICS, TREATED, mean_over_classes, score_matrix, with_lesion
+
+AVERAGE = "average"  # of the datasets, in the place of a dataset's name
+RIVALS = ("copy_paste", "augmented", "paper")  # what the synthetic arm is held against, beside `real`
+
+
+def scores(table: pd.DataFrame, settings: EvaluateParams) -> pd.DataFrame:
+    """Mean of each metric with its interval.
+
+    Args:
+        table: the cells' `per_case.csv` under each other, with the columns dataset and budget.
+        settings: resamples, confidence and seed of the bootstrap.
+
+    Returns:
+        One row a dataset, budget, arm and metric: mean, lower, upper, cases, seeds; only cases with a lesion count.
+    """
+    rows = []
+    for (dataset, budget), part in _lesions(table).groupby(["dataset", "budget"], sort=False):
+        for arm, own in part.groupby("arm", sort=False):
+            for metric in METRICS:
+                found = mean_interval(score_matrix(own, str(arm), metric), groups_of(own), settings.resamples,
+                                      settings.confidence, settings.seed)
+                rows.append({"dataset": dataset, "budget": budget, "arm": arm, "metric": metric, "mean": found.mean,
+                             "lower": found.lower, "upper": found.upper, "cases": found.cases, "seeds": found.seeds})
+    return pd.DataFrame(rows)
+
+
+def gains(table: pd.DataFrame, settings: EvaluateParams) -> pd.DataFrame:
+    """Paired differences of Dice between arms, with intervals, p-values and Holm's correction over the datasets.
+
+    Each arm is held against `real`, and `synthetic` against `RIVALS` too, on the seeds that both have. The bootstrap draws
+    cases (patients) and seeds; since a seed stands for its own choice of annotated cases, its own generator and its own
+    segmenters, the interval covers them all. The row `average` is the mean over the datasets that have the comparison,
+    their draws independent; it is one test, so its p is not corrected.
+
+    Args:
+        table, settings: see `scores`.
+
+    Returns:
+        One row a dataset, budget, arm and rival: mean, lower, upper (Dice, 0 to 1), p, p_holm, cases, seeds.
+    """
+    found: dict[tuple[Any, str, str], dict[str, tuple[dict[str, Any], NDArray[np.float64]]]] = {}
+    for (dataset, budget), part in _lesions(table).groupby(["dataset", "budget"], sort=False):
+        for arm, against in _pairs(list(dict.fromkeys(part["arm"]))):
+            row, means = _gain(part, arm, against, settings)
+            if row["seeds"]:
+                found.setdefault((budget, arm, against), {})[str(dataset)] = (row, means)
+    rows = []
+    for (budget, arm, against), of in found.items():
+        corrected = holm([row["p"] for row, _ in of.values()])
+        key = {"budget": budget, "arm": arm, "against": against}
+        rows += [{"dataset": dataset, **key, **row, "p_holm": p}
+                 for (dataset, (row, _)), p in zip(of.items(), corrected, strict=True)]
+        if len(of) > 1:
+            rows.append({"dataset": AVERAGE, **key, **_average(list(of.values()), settings)})
+    return pd.DataFrame(rows)
+
+
+def groups_of(table: pd.DataFrame) -> list[str]:
+    """Patient of each case, in the order of `score_matrix`; a case without a known one is a patient of its own."""
+    first = table.drop_duplicates("case")
+    return list(first["group"].replace("", np.nan).fillna("case " + first["case"].astype(str)).astype(str))
+
+
+def _lesions(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of cases with a lesion, each metric averaged over classes."""
+    parts = [mean_over_classes(part).assign(dataset=dataset, budget=budget)
+             for (dataset, budget), part in with_lesion(table).groupby(["dataset", "budget"], sort=False)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _pairs(arms: Sequence[str]) -> Iterator[tuple[str, str]]:
+    if BASELINE in arms:
+        yield from ((arm, BASELINE) for arm in arms if arm != BASELINE)
+    if TREATED in arms:
+        yield from ((TREATED, rival) for rival in RIVALS if rival in arms)
+
+
+def _gain(part: pd.DataFrame, arm: str, against: str, settings: EvaluateParams) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    both = part[part["arm"].isin([arm, against])]
+    seeds = set.intersection(*(set(both.loc[both["arm"] == one, "seed"]) for one in (arm, against)))
+    both = both[both["seed"].isin(seeds)]
+    if not seeds:
+        return {"seeds": 0}, np.empty(0)
+    delta, groups = score_matrix(both, arm, "dice") - score_matrix(both, against, "dice"), groups_of(both)
+    whole = mean_interval(delta, groups, settings.resamples, settings.confidence, settings.seed)
+    means = resampled_means(delta, groups, settings.resamples, settings.seed) if whole.cases else np.full(1, np.nan)
+    return {"mean": whole.mean, "lower": whole.lower, "upper": whole.upper, "p": bootstrap_p(means), "cases": whole.cases,
+            "seeds": whole.seeds}, means
+
+
+def _average(of: Sequence[tuple[Mapping[str, Any], NDArray[np.float64]]], settings: EvaluateParams) -> dict[str, Any]:
+    rng = np.random.default_rng(settings.seed)  # the same seed drew all of them: shuffled, they are independent
+    draws = min(len(means) for _, means in of)
+    means = np.mean([rng.permutation(means)[:draws] for _, means in of], axis=0)
+    tail = (1 - settings.confidence) / 2
+    lower, upper = np.quantile(means, [tail, 1 - tail])
+    p = bootstrap_p(means)
+    return {"mean": float(np.mean([row["mean"] for row, _ in of])), "lower": float(lower), "upper": float(upper), "p": p,
+            "p_holm": p, "cases": sum(row["cases"] for row, _ in of), "seeds": min(row["seeds"] for row, _ in of)}

@@ -1,0 +1,200 @@
+"""The benchmark's page and cards: honest words, the numbers of the tables, nothing from outside, gaps told."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from meddiff.benchmark_cards import dataset_card, model_card
+from meddiff.benchmark_figures import figures
+from meddiff.benchmark_page import render, verdict
+from meddiff.page import Picture
+
+FACTS: dict[str, Any] = {
+    "size": 64,
+    "budget": 40,
+    "seeds": [0, 1, 2],
+    "steps": 400,
+    "network": "unet",
+    "datasets": ["busi", "a<b>"],
+    "device": "cpu",
+    "threads": 1,
+    "extractor": "lesion",
+    "tolerance": 2.0,
+    "made": "2026-11-22",
+    "command": "meddiff benchmark",
+    "foundation": "embedded",
+}
+
+
+def gain(
+    dataset: str = "busi",
+    arm: str = "synthetic",
+    against: str = "real",
+    mean: float = 0.03,
+    half: float = 0.01,
+    p: float = 0.001,
+    budget: int = 40,
+) -> dict[str, Any]:
+    return {
+        "dataset": dataset,
+        "budget": budget,
+        "arm": arm,
+        "against": against,
+        "mean": mean,
+        "lower": mean - half,
+        "upper": mean + half,
+        "p": p / 2,
+        "p_holm": p,
+        "cases": 162,
+        "seeds": 3,
+    }
+
+
+def score(dataset: str, arm: str, mean: float, budget: int = 40) -> list[dict[str, Any]]:
+    return [
+        {
+            "dataset": dataset,
+            "budget": budget,
+            "arm": arm,
+            "metric": metric,
+            "mean": np.nan if metric == "hd95" else mean,
+            "lower": mean - 0.05,
+            "upper": mean + 0.05,
+            "cases": 162,
+            "seeds": 3,
+        }
+        for metric in ("dice", "iou", "hd95", "nsd")
+    ]
+
+
+def cells() -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "dataset": dataset,
+                "budget": 40,
+                "seed": seed,
+                "recipe": recipe,
+                "labelled": 40,
+                "samples": 100,
+                "accepted": 60 + seed,
+                "seconds": 600.0,
+                "peak_memory_mb": 1500.0,
+                "sets.accepted.kid.lesion.mean": 0.25,
+                "sets.accepted.copies.share": 0.013,
+                "sets.generated.kid.lesion.mean": 0.5,
+            }
+            for dataset in ("busi", "a<b>")
+            for seed in (0, 1)
+            for recipe in ("method", "paper")
+        ]
+    )
+
+
+def page(gains: list[dict[str, Any]], missing: list[str] | None = None, scores: list[dict[str, Any]] | None = None) -> str:
+    table = pd.DataFrame(
+        scores or [*score("busi", "real", 0.611), *score("busi", "synthetic", 0.641), *score("a<b>", "real", 0.8)]
+    )
+    shown = [
+        *figures(table, pd.DataFrame(gains), FACTS),
+        Picture("busi-cases", b"png", "Cases."),
+        Picture("busi-pairs", b"png", "Pairs."),
+    ]
+    return render(table, pd.DataFrame(gains), cells(), shown, FACTS, missing or [])
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (gain(), "busi: synthetic pairs raised the Dice against real images only: +3.0 (+2.0 to +4.0) Dice points, p = 0.001."),
+        (
+            gain(mean=-0.03),
+            "busi: synthetic pairs lowered the Dice against real images only: −3.0 (−4.0 to −2.0) Dice points, p = 0.001.",
+        ),
+        (gain(p=0.06), "busi: no difference shown against real images only: +3.0 (+2.0 to +4.0) Dice points, p = 0.060."),
+        (
+            gain(mean=0.0, p=0.04),
+            "busi: no difference shown against real images only: +0.0 (−1.0 to +1.0) Dice points, p = 0.040.",
+        ),
+        (
+            gain("average", against="copy_paste", p=0.5),
+            "On average over the datasets: no difference shown against real + pasted real lesions: "
+            "+3.0 (+2.0 to +4.0) Dice points, p = 0.500.",
+        ),
+    ],
+)
+def test_the_verdict_claims_only_what_interval_and_test_say(row: dict[str, Any], words: str) -> None:
+    assert verdict(pd.DataFrame([row]), 40) == [words]
+    assert words in re.sub("<[^>]+>", "", page([row]))
+
+
+def test_fewer_than_three_seeds_claim_nothing() -> None:
+    assert verdict(pd.DataFrame([gain() | {"seeds": 2}]), 40) == [
+        "busi: too few seeds (2) to tell a difference from real images only: +3.0 (+2.0 to +4.0) Dice points, p = 0.001."]
+    assert "verdict better" in page([gain()])
+    assert "verdict better" not in page([gain() | {"seeds": 2}])
+
+
+def test_other_budgets_are_not_the_verdict() -> None:
+    assert verdict(pd.DataFrame([gain(budget=10)]), 40) == [
+        "No gain measured at 40 annotated images: that needs the arms `real` and `synthetic`."
+    ]
+    assert verdict(pd.DataFrame(), 40)[0].startswith("No gain measured")
+
+
+def test_numbers_of_the_tables_are_on_the_page() -> None:
+    whole = page(
+        [gain(), gain(budget=10, mean=0.015), gain(arm="paper", mean=-0.02)],
+        scores=[*score("busi", "real", 0.611), *score("busi", "synthetic", 0.641), *score("busi", "real", 0.4, 10)],
+    )
+    for shown in (
+        "0.611",
+        "0.591 to 0.691",
+        "+3.0 (+2.0 to +4.0)",
+        "+1.5 (+0.5 to +2.5)",
+        "real + the paper&#x27;s recipe",
+        "0.25",
+        "0.013",
+        "1.5 GB",
+        "64 pixels",
+        "162 test cases",
+        "Energy wasn",
+    ):
+        assert shown in whole, shown
+    assert "60% of" in whole
+    assert whole.count("<figure>") == 4  # arms, budgets, cases, pairs
+
+
+def test_the_page_stands_alone_and_escapes() -> None:
+    whole = page([gain("a<b>")])
+    assert "a&lt;b&gt;" in whole
+    assert "a<b>" not in whole
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", whole)
+    assert "http" not in re.sub(r"data:image/png;base64,[^\"]+", "", whole)
+    assert "aren't anonymous" in whole
+
+
+def test_missing_cells_are_told() -> None:
+    whole = page([gain()], ["busi-40-method-3: filter: it must <work>."])
+    assert "1 cells are missing" in whole
+    assert "busi-40-method-3: filter: it must &lt;work&gt;." in whole
+    assert "are missing" not in page([gain()])
+
+
+def test_a_benchmark_without_any_comparison_has_a_page() -> None:
+    whole = render(pd.DataFrame(score("busi", "real", 0.6)), pd.DataFrame(), cells(), [], FACTS, [])
+    assert "No gain measured" in whole
+
+
+def test_cards_hold_the_numbers_and_the_warnings() -> None:
+    gains = pd.DataFrame([gain(mean=-0.004, p=0.7)])
+    model, data = model_card(FACTS, gains, cells()), dataset_card(FACTS, gains, cells())
+    for card in (model, data):
+        assert "no difference shown against real images only: −0.4 (−1.4 to +0.6) Dice points" in card
+        assert "Not privacy-preserving" in card
+        assert "3 seeds" in card
+    assert "4 generators" in model
+    assert "| busi | 40 | 2 | 200 | 121 | 0.013 | 0.25 |" in data

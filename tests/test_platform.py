@@ -130,17 +130,17 @@ def test_a_run_completes_while_another_is_cancelled(platform: Running, tiny: Par
     endless = {"prepare": given["prepare"] | {"seed": 1}, "foundation": given["foundation"] | {"steps": 10**6}}
     other = platform.trigger(**given | endless).json()["id"]
 
-    until(lambda: platform.tasks(other).get("foundation") == "RUNNING", 120)
+    until(lambda: platform.tasks(other).get("foundation") == "RUNNING", 300)
     tree = platform.tree(other)
     assert tree
-    until(lambda: [p for p in psutil.process_iter(["cmdline", "cwd"]) if p.info["cwd"] == str(tree)], 60)
+    until(lambda: [p for p in psutil.process_iter(["cmdline", "cwd"]) if p.info["cwd"] == str(tree)], 120)
     platform.prefect.post(f"/flow_runs/{other}/set_state", json={"state": {"type": "CANCELLING", "name": "Cancelling"}})
-    until(lambda: platform.state(other)["type"] in ENDED, 90)
+    until(lambda: platform.state(other)["type"] in ENDED, 180)
     assert platform.state(other)["type"] == "CANCELLED"
-    until(lambda: not [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(tree)], 30)
+    until(lambda: not [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(tree)], 90)
     assert (tree / "data/split.json").is_file()  # what was done stays, for a retry
 
-    until(lambda: platform.state(run)["type"] in ENDED, 400)
+    until(lambda: platform.state(run)["type"] in ENDED, 900)
     state = platform.state(run)
     assert state["type"] == "COMPLETED", state["message"]
     assert state["message"].startswith("Dice: real 0.")
@@ -178,7 +178,7 @@ def test_ctrl_c_ends_runs_worker_and_servers_in_order(platform: Running) -> None
     """The last test: it stops the platform."""
     small = {"size": 32, "n_labelled": 8, "demo_cases": 24, "demo_normal": 8, "seed": 2}
     run = platform.trigger(prepare=small, foundation={"source": "scratch", "steps": 10**6, "channels": [32, 32]}).json()["id"]
-    until(lambda: platform.tasks(run).get("foundation") == "RUNNING", 120)
+    until(lambda: platform.tasks(run).get("foundation") == "RUNNING", 300)
     time.sleep(3)
     family = psutil.Process(platform.process.pid).children(recursive=True)
     assert len(family) >= 5  # two servers, the worker, the flow run, its stage

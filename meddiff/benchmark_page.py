@@ -56,7 +56,8 @@ def render(scores: pd.DataFrame, gains: pd.DataFrame, cells: pd.DataFrame, pictu
 
     Args:
         scores, gains: see `significance`.
-        cells: one row a cell: dataset, budget, seed, recipe, samples, accepted, seconds, peak_memory_mb, numbers of fidelity.
+        cells: one row a cell: dataset, budget, seed, recipe, samples, accepted, seconds, stages_run, peak_memory_mb,
+            numbers of fidelity.
         pictures: `budgets` and `arms` of `benchmark_figures`, and DATASET-cases, DATASET-pairs.
         facts: size [pixels], budget (of the verdict), seeds, steps, network, datasets, device, threads, extractor, tolerance
             [pixels], made (date), command.
@@ -166,8 +167,10 @@ def _fidelity(cells: pd.DataFrame, budget: int, facts: dict[str, Any]) -> str:
 
 def _cost(cells: pd.DataFrame) -> str:
     rows = [[f"{html.escape(str(dataset))}, {html.escape(str(recipe))}", str(len(own)), f"{own['seconds'].mean() / 60:.1f}",
+             f"{own['stages_run'].mean():.1f}",
              f"{own['accepted'].sum() / own['samples'].sum():.0%} of {own['samples'].sum()}"]
             for (dataset, recipe), own in cells.groupby(["dataset", "recipe"], sort=False)]
     note = (f'<p class="note">{cells["seconds"].sum() / 3600:.1f} hours of cells in all (several may have run at once); greatest '
-            f'memory of a process {cells["peak_memory_mb"].max() / 1000:.1f} GB.</p>')
-    return table(["", "cells", "minutes a cell", "samples accepted"], rows) + note
+            f'memory of a process {cells["peak_memory_mb"].max() / 1000:.1f} GB. Stages that another cell '
+            "or an earlier run had done already were taken from there and cost nothing.</p>")
+    return table(["", "cells", "minutes a cell", "stages run", "samples accepted"], rows) + note

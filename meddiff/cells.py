@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import pandas as pd
 import yaml
 
 from meddiff import versioning
+from meddiff.cases import sha256
 from meddiff.layout import Layout, replacing
 from meddiff.params import BenchmarkDataset, Params
 from meddiff.params_file import parse_params
@@ -109,8 +111,15 @@ def key_of(layout: Layout, params: Params, cell: Cell) -> str:
         folder = layout.root / cell.dataset.path
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                digest.update(f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
+                content = _content(path, path.stat().st_size, path.stat().st_mtime_ns)
+                digest.update(f"{path.relative_to(folder)} {content}".encode())
     return f"{cell.name}-{digest.hexdigest()[:12]}"
+
+
+@cache
+def _content(path: Path, size: int, changed_ns: int) -> str:
+    """Hash of a file, read again only when size or time have changed: a copy of a dataset, with times of its own, is the same."""
+    return sha256(path)
 
 
 def _code(root: Path) -> list[Path]:
@@ -135,14 +144,14 @@ def run_cell(layout: Layout, cell: Cell, env: Mapping[str, str], out: Path) -> N
     """
     begun = time.monotonic()
     with own_tree(layout, layout.work / "benchmark/trees" / cell.name, cell.overrides) as tree, replacing(out) as fresh:
-        versioning.reproduce(tree.root, "evaluate", env, False, lambda line: None)
+        done = versioning.reproduce(tree.root, "evaluate", env, False, lambda line: None)
         shutil.copy(tree.report / "per_case.csv", fresh / "per_case.csv")
         shutil.copytree(tree.report / "pictures", fresh / "pictures")
         verdicts = read_records(tree.synthetic, tree.filtered).decisions["verdict"]
         labelled = int(pd.read_csv(tree.cases("train") / "cases.csv")["labelled"].sum())
         row = {"dataset": cell.dataset.name, "budget": labelled if cell.budget == "all" else cell.budget, "seed": cell.seed,
                "recipe": cell.recipe, "labelled": labelled, "samples": len(verdicts),
-               "accepted": int((verdicts == "accepted").sum()), "seconds": time.monotonic() - begun,
+               "accepted": int((verdicts == "accepted").sum()), "seconds": time.monotonic() - begun, "stages_run": len(done.ran),
                "peak_memory_mb": peak_memory(children=True),
                **fidelity_numbers(tree.filtered / "fidelity.json")}
         (fresh / ROW).write_text(json.dumps(row, indent=1))

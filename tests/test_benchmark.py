@@ -1,6 +1,7 @@
 """The benchmark: its cells, going on where it stopped, failures, several processes, and what is written and recorded."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -73,7 +74,7 @@ class Cells:
             pd.DataFrame(rows).to_csv(fresh / "per_case.csv", index=False)
             (fresh / "cell.json").write_text(json.dumps({
                 "dataset": cell.dataset.name, "budget": cell.budget, "seed": cell.seed, "recipe": cell.recipe,
-                "labelled": cell.budget, "samples": 20, "accepted": 12, "seconds": 3.0, "peak_memory_mb": 900.0,
+                "labelled": cell.budget, "samples": 20, "accepted": 12, "seconds": 3.0, "stages_run": 9, "peak_memory_mb": 900.0,
                 "sets.accepted.kid.lesion.mean": 0.1}))
 
 
@@ -121,6 +122,10 @@ def test_a_key_changes_with_settings_code_and_data(project: Layout) -> None:
     assert first == key(workers=3)
     assert len({first, data, key(arms=("real",)), key(datasets=({"name": "demo", "dataset": "demo",
                                                                  "settings": {"segment.steps": 7}},))}) == 4
+    os.utime(project.root / "raw/a.png", (1, 1))
+    assert key(**folder) == data
+    (project.root / "raw/a.png").write_bytes(b"3")
+    assert key(**folder) != data
     (project.root / "raw/b.png").write_bytes(b"2")
     assert key(**folder) != data
     assert key() == first

@@ -82,6 +82,7 @@ def cells() -> pd.DataFrame:
                 "samples": 100,
                 "accepted": 60 + seed,
                 "seconds": 600.0,
+                "stages_run": 9,
                 "peak_memory_mb": 1500.0,
                 "sets.accepted.kid.lesion.mean": 0.25,
                 "sets.accepted.copies.share": 0.013,

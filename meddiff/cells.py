@@ -38,8 +38,8 @@ PAPER: dict[str, Any] = {
     "finetune.inside_weight": 1.0, "finetune.outside_weight": 1.0, "finetune.min_snr": 0.0, "finetune.prompt_dropout": 0.0,
     "finetune.token": "", "finetune.precision": "float32",
     "generate.batch_size": 1, "generate.steps": 50, "generate.scheduler": "ddim", "generate.guidance_scale": 7.5,
-    "generate.strength": 1.0, "generate.mask_widening": 0.0, "generate.adaptive": False, "generate.rim": 0,
-    "generate.feather": False, "generate.texture": 0.0, "filter.corrosion_radius": 0.0, **NO_FILTER}
+    "generate.strength": 1.0, "generate.site_share": 0.0, "generate.mask_widening": 0.0, "generate.adaptive": False,
+    "generate.rim": 0, "generate.feather": False, "generate.texture": 0.0, "filter.corrosion_radius": 0.0, **NO_FILTER}
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
-from torch.nn import functional as F
 
 from meddiff.cases import Pixels
 from meddiff.duplicates import repeats
-from meddiff.inspector import probability, seen
+from meddiff.inspector import predicted
 from meddiff.lesions import Scalars, erode
 from meddiff.metrics import class_dice
 from meddiff.params import FilterParams
@@ -54,12 +52,7 @@ def agreement(images: Pixels, masks: Pixels, segmenter: Segmenter) -> Scalars:
     Where the segmenter tells classes apart it is the mean over the classes that either shows.
     """
     classes = segmenter.architecture.classes
-    if classes == 1:
-        predicted = probability(images, segmenter) > 0.5
-    else:
-        small = torch.from_numpy(segmenter.segment(seen(images)))[:, None]
-        predicted = F.interpolate(small, images.shape[1:3], mode="nearest-exact")[:, 0].numpy()
-    return np.nan_to_num([class_dice(p, m, classes) for p, m in zip(predicted, masks, strict=True)])
+    return np.nan_to_num([class_dice(p, m, classes) for p, m in zip(predicted(images, segmenter), masks, strict=True)])
 
 
 def contrast(images: Pixels, masks: Pixels) -> Scalars:

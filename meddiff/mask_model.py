@@ -17,7 +17,7 @@ from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
 from meddiff.mask_statistics import likeness, outline
 from meddiff.params import MaskModelParams
-from meddiff.placement import ALL_LEVELS, NOISE, SHAPE, SIZES, Lesions, MaskLevels, learn_lesions, place
+from meddiff.placement import ALL_LEVELS, NOISE, SHAPE, SIZES, Lesions, MaskLevels, cover, learn_lesions, place
 from meddiff.progress import Report, silent
 from meddiff.shapes import (
     Bits,
@@ -29,6 +29,7 @@ from meddiff.shapes import (
     disc,
     elastic,
     finer,
+    parts,
     roughened,
     roughness,
 )
@@ -92,23 +93,25 @@ class MaskModel:
         greatest: Floats = among.max(axis=1)
         return greatest
 
-    def sample(self, seeds: Sequence[int], size: int, levels: MaskLevels = ALL_LEVELS, fields: Sequence[Bits] | None = None
-               ) -> Pixels:
+    def sample(self, seeds: Sequence[int], size: int, levels: MaskLevels = ALL_LEVELS, fields: Sequence[Bits] | None = None,
+               sites: Sequence[Pixels | None] | None = None) -> Pixels:
         """Invent one mask a seed: `[len(seeds), size, size]` uint8 of 0 to K; see `invent`."""
-        return self.invent(seeds, size, levels, fields).masks
+        return self.invent(seeds, size, levels, fields, sites).masks
 
-    def invent(self, seeds: Sequence[int], size: int, levels: MaskLevels = ALL_LEVELS, fields: Sequence[Bits] | None = None
-               ) -> Invented:
+    def invent(self, seeds: Sequence[int], size: int, levels: MaskLevels = ALL_LEVELS, fields: Sequence[Bits] | None = None,
+               sites: Sequence[Pixels | None] | None = None) -> Invented:
         """Invent one mask a seed.
 
         A lesion more alike to a training lesion than `COPY`, and than any two training lesions are, is drawn again from the next
         stream of noise and shape, up to three times; then the least alike of the four is kept.
 
         Args:
-            seeds: a mask depends on its own seed and field alone.
+            seeds: a mask depends on its own seed, field and site alone.
             size: side of the masks [pixels].
             levels: which levels of randomness are on.
             fields: `[size,size]` bool for each seed, where lesions may be, see `fields.imaged_field`; None: the whole frame.
+            sites: for each seed the lesions `[size,size]` of 0 to K that the new ones shall replace and cover, or None. They
+                give number, class, size and place (see `placement.cover`): `condition`, `pose` and `placement` don't matter.
 
         Returns:
             The masks. A lesion is connected, without holes, and of a size within the training range and 15 percent around it,
@@ -117,14 +120,17 @@ class MaskModel:
         Raises:
             MeddiffError: a field leaves no room for a lesion.
         """
-        lent = [self.lesions.lent(seed, levels.condition) for seed in seeds]
+        replaced = [[] if site is None else parts(site) for site in (sites or [None] * len(seeds))]
+        lent = [[self.lesions.like(part) for part in there] or self.lesions.lent(seed, levels.condition)
+                for seed, there in zip(seeds, replaced, strict=True)]
         wanted = [_Wanted(seed, number, lesion) for seed, some in zip(seeds, lent, strict=True)
                   for number, lesion in enumerate(some)]
         shapes, alike, tries, copies = self._novel(wanted, levels)
         masks, rest = np.zeros((len(seeds), size, size), np.uint8), iter(shapes)
         for i, (seed, some) in enumerate(zip(seeds, lent, strict=True)):
             field = np.ones((size, size), bool) if fields is None else fields[i]
-            masks[i] = place([next(rest) for _ in some], some, self.lesions, levels, field, seed)
+            own = [next(rest) for _ in some]
+            masks[i] = cover(own, replaced[i], field) if replaced[i] else place(own, some, self.lesions, levels, field, seed)
         return Invented(masks, alike, tries, copies)
 
     def _novel(self, wanted: list[_Wanted], levels: MaskLevels) -> tuple[list[Shape], Floats, int, int]:

@@ -44,6 +44,8 @@ FULL = Part("full", "the method with the settings of params.yaml", {})
 PARTS = (
     Part("no-pretraining", "starting from the same network untrained", {"foundation.source": "scratch"},
          {"foundation.source": "embedded"}),
+    Part("no-sites", "lesions are painted into lesion-free images alone, none over a lesion of an image without annotation",
+         {"generate.site_share": 0.0}),
     Part("removed-backgrounds", "lesions are painted into training images whose lesion was removed",
          {"backgrounds.sources": "removed"}),
     Part("normal-backgrounds", "lesions are painted into the dataset's lesion-free images alone",

@@ -13,7 +13,7 @@ from scipy import ndimage
 from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
 from meddiff.fields import box
-from meddiff.shapes import NEIGHBOURS, Bits, Floats, Shape, parts, pose_of
+from meddiff.shapes import NEIGHBOURS, Bits, Floats, Part, Shape, parts, pose_of
 
 TRIES = 50  # the second half of them shrinks the lesion, step by step to a quarter of its diameter
 SHRINK = np.log(0.95)
@@ -21,6 +21,7 @@ CUT, CUT_AT_WORST = 0.03, 0.125  # share of a lesion that may lie outside of the
 LEAST_PIXELS = 8
 GAP = 0.02  # least distance of two lesions, as a share of the frame's side
 SIZES, PEERS = 3, 8  # classes of size, fewer where they would hold less than `PEERS` training lesions each
+LARGER, RIM = np.log(1.1), 1 / 64  # how a lesion that replaces another is made to cover it
 MARGIN = np.array([0.07, 0.03, 0.03, 0.05, 0.05])  # how far a pose may leave the training range; 0.07 is 15 percent of the area
 POSE_AXES, PLACE_AXES = [0, 3, 4], [1, 2]
 NOISE, CONDITION, SHAPE, POSE, PLACEMENT = 4, 5, 2, 3, 6  # streams [seed, level, ...]; 1 chooses the background
@@ -84,6 +85,14 @@ class Lesions:
             image = images[np.argsort(areas, kind="stable")[len(areas) // 2]]
         return [int(i) for i in np.flatnonzero(self.image == image)]
 
+    def like(self, part: Part) -> int:
+        """The training lesion nearest in size to another one of its class."""
+        size = pose_of(part.where)[0]
+        distance = np.abs(self.poses[:, 0] - size)
+        if part.label in self.label:
+            distance[self.label != part.label] = np.inf
+        return int(distance.argmin())
+
     def pose(self, lesion: int, levels: MaskLevels, seed: int, number: int, attempt: int) -> Floats:
         """Pose of a training lesion, or one near it: `[5]`."""
         pose: Floats = self.poses[lesion].copy()
@@ -146,6 +155,29 @@ def place(shapes: Sequence[Shape], lent: Sequence[int], lesions: Lesions, levels
     if not mask.any():
         rule = f"one of {TRIES} poses must keep {LEAST_PIXELS} pixels and at least {1 - CUT_AT_WORST:.1%} within the imaged field"
         raise MeddiffError(f"mask of seed {seed}", rule, "Train on lesions that are neither tiny nor fill the frame")
+    return mask
+
+
+def cover(shapes: Sequence[Shape], site: Sequence[Part], field: Bits) -> Pixels:
+    """Draw a lesion over each lesion of a site, so that nothing of what was there is left outside.
+
+    Each shape takes place and elongation of the lesion that it replaces, and its area, 21 percent larger. What it doesn't cover
+    of that lesion, or of a rim of 1/64 of the side around it, belongs to it too: lesions are often seen a little too small.
+
+    Args:
+        shapes: one a lesion, in the order of `site`.
+        site: lesions of one image, see `shapes.parts`.
+        field: `[S,S]`, the imaged field; nothing is drawn outside.
+
+    Returns:
+        `[S,S]` uint8 of 0 to K.
+    """
+    mask, rim = np.zeros(field.shape, np.uint8), max(1, round(RIM * len(field)))
+    for shape, part in zip(shapes, site, strict=True):
+        pose = pose_of(part.where)
+        pose[0] += LARGER
+        drawn = (shape.draw(pose, len(field)) > 0) | ndimage.binary_dilation(part.where, NEIGHBOURS, rim)
+        mask[drawn & field & (mask == 0)] = part.label
     return mask
 
 

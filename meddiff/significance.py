@@ -12,7 +12,7 @@ from meddiff.params import EvaluateParams
 from meddiff.summary import BASELINE, METRICS, TREATED, mean_over_classes, score_matrix, with_lesion
 
 AVERAGE = "average"  # of the datasets, in the place of a dataset's name
-RIVALS = ("copy_paste", "augmented", "paper")  # what the synthetic arm is held against, beside `real`
+RIVALS = ("copy_paste", "self_training", "augmented", "paper")  # what the synthetic arm is held against, beside `real`
 
 
 def scores(table: pd.DataFrame, settings: EvaluateParams) -> pd.DataFrame:

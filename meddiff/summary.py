@@ -17,7 +17,7 @@ METRICS = ("dice", "iou", "hd95", "nsd")
 COUNTS = ("lesions", "found", "false_positives")    # see `metrics.Detection`
 SIZES = ("small", "medium", "large")
 BASELINE, TREATED = "real", "synthetic"
-MAIN = (BASELINE, "augmented", "copy_paste", TREATED)
+MAIN = (BASELINE, "augmented", "copy_paste", "self_training", TREATED)
 
 
 @dataclass(frozen=True)

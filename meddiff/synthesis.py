@@ -3,12 +3,12 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from meddiff.cases import Pixels, read_image
+from meddiff.cases import Pixels, read_image, read_mask
 from meddiff.errors import MeddiffError
 from meddiff.fields import imaged_field
 from meddiff.mask_model import MaskModel
@@ -40,7 +40,7 @@ class Sample:
         id: made from the seed.
         image: `[H,W,3]` uint8.
         mask: `[H,W]` of 0 to K.
-        background: id of the lesion-free image, or `given`.
+        background: id of the image that was painted into, or `given`.
     """
 
     id: str
@@ -52,27 +52,36 @@ class Sample:
 
 @dataclass(frozen=True)
 class Synthesizer:
-    """Everything that a sample needs: the fine-tuned pipeline, the mask model and lesion-free images of one size."""
+    """Everything that a sample needs, images of one size.
+
+    Attributes:
+        painter: the fine-tuned pipeline.
+        masks: the mask model.
+        backgrounds: `[S,S,3]` uint8 by id: lesion-free images, and those with a site.
+        sites: `[S,S]` uint8 of 0 to K by id of the background: the lesions there, which new ones replace; see `sites.find_sites`.
+    """
 
     painter: Painter
     masks: MaskModel
     backgrounds: dict[str, Pixels]
+    sites: dict[str, Pixels] = field(default_factory=dict)
 
     @classmethod
     def load(cls, generator: Path, mask_model: Path, backgrounds: Path, device: str) -> "Synthesizer":
         """Load the three folders as the stages leave them.
 
         Raises:
-            MeddiffError: a folder is missing, or there is no lesion-free image.
+            MeddiffError: a folder is missing, or there is no background.
         """
         images = {path.stem: read_image(path) for path in sorted((backgrounds / "images").glob("*.png"))}
         if not images:
             raise MeddiffError(
                 backgrounds,
-                "there must be at least one lesion-free image",
+                "there must be at least one background",
                 "Add a `normal` folder to the dataset, or more annotated cases whose lesion can be removed",
             )
-        return cls(load_painter(generator, device), MaskModel.load(mask_model), images)
+        sites = {path.stem: read_mask(path) for path in sorted((backgrounds / "sites").glob("*.png"))}
+        return cls(load_painter(generator, device), MaskModel.load(mask_model), images, sites)
 
     def sample(self, requests: Sequence[Request], params: GenerateParams) -> list[Sample]:
         """Make one sample a request, in order; equal seeds give equal samples whatever the other requests are.
@@ -80,8 +89,8 @@ class Synthesizer:
         Raises:
             MeddiffError: a given mask or background hasn't the model's size.
         """
-        names, size = list(self.backgrounds), next(iter(self.backgrounds.values())).shape[0]
-        chosen = [names[np.random.default_rng([request.seed, 1]).integers(len(names))] for request in requests]
+        size = next(iter(self.backgrounds.values())).shape[0]
+        chosen = [self._background(request.seed, params.site_share) for request in requests]
         grounds = [
             self.backgrounds[name] if r.background is None else r.background for name, r in zip(chosen, requests, strict=True)
         ]
@@ -93,7 +102,7 @@ class Synthesizer:
                         f"masks and backgrounds are {size}×{size} pixels for this model, not {given.shape[1]}×{given.shape[0]}",
                         "Resize them",
                     )
-        drawn = self._masks(requests, grounds, size, params)
+        drawn = self._masks(requests, chosen, grounds, size, params)
         samples = []
         for start in range(0, len(requests), params.batch_size):
             part = slice(start, start + params.batch_size)
@@ -104,22 +113,33 @@ class Synthesizer:
             ]
         return samples
 
-    def _masks(self, requests: Sequence[Request], grounds: list[Pixels], size: int, params: GenerateParams) -> list[Pixels]:
-        """The masks given, and invented ones within the imaged field of their backgrounds."""
+    def _background(self, seed: int, site_share: float) -> str:
+        """Id of the background of a seed: one with a site for this share of the seeds, as far as there are both kinds."""
+        sites = [name for name in self.backgrounds if name in self.sites]
+        free = [name for name in self.backgrounds if name not in self.sites]
+        names = (sites or free) if np.random.default_rng([seed, 1, 0]).random() < site_share else (free or sites)
+        return names[np.random.default_rng([seed, 1]).integers(len(names))]
+
+    def _masks(self, requests: Sequence[Request], chosen: list[str], grounds: list[Pixels], size: int, params: GenerateParams
+               ) -> list[Pixels]:
+        """The masks given, and invented ones within the imaged field of their backgrounds, over the lesions that are there."""
         levels = MaskLevels(
             params.mask_noise, params.mask_condition, params.mask_shape, params.mask_pose, params.mask_placement
         )
         bare = [i for i, request in enumerate(requests) if request.mask is None]
         fields = [imaged_field(grounds[i]) for i in bare]
-        invented = iter(self.masks.sample([requests[i].seed for i in bare], size, levels, fields) if bare else ())
+        sites = [self.sites.get(chosen[i]) if requests[i].background is None else None for i in bare]
+        invented = iter(self.masks.sample([requests[i].seed for i in bare], size, levels, fields, sites) if bare else ())
         return [next(invented) if request.mask is None else request.mask for request in requests]
 
 
 def bundle(target: Path, generator: Path, mask_model: Path, backgrounds: Path, params: GenerateParams) -> None:
     """Copy all that `Synthesizer.load` needs into one folder, with the settings it was used with."""
-    parts = {"generator": generator, "mask_model": mask_model, "backgrounds/images": backgrounds / "images"}
+    parts = {"generator": generator, "mask_model": mask_model, "backgrounds/images": backgrounds / "images",
+             "backgrounds/sites": backgrounds / "sites"}
     for name, source in parts.items():
-        shutil.copytree(source, target / name, dirs_exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target / name, dirs_exist_ok=True)
     (target / "generate.json").write_text(json.dumps(params.model_dump(), indent=1))
 
 

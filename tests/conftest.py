@@ -46,7 +46,7 @@ def tiny() -> Params:
         {
             "prepare": {"size": 32, "n_labelled": 8, "demo_cases": 24, "demo_normal": 8},
             "foundation": {"source": "scratch", "steps": 4, "channels": [32, 32], "batch_size": 4, "patch": 4},
-            "backgrounds": {"inspector_steps": 4, "fill_steps": 2},
+            "backgrounds": {"inspector_steps": 4, "finder_steps": 4, "fill_steps": 2},
             "mask_model": {"steps": 4, "grid": 16, "batch_size": 4},
             "finetune": {"steps": 4, "batch_size": 4},
             "generate": {"n": 8, "samples_per_batch": 4, "batch_size": 4, "steps": 3},

@@ -239,6 +239,27 @@ def test_pasted_lesions_need_no_accepted_pair_but_backgrounds(layout, monkeypatc
     assert pd.read_csv(layout.segmenters / "validation.csv")["n_synthetic"].tolist() == [24]  # ratio 3 of 8 real cases
 
 
+def test_copies_go_on_lesion_free_images_and_self_training_takes_what_was_found(layout, monkeypatch):
+    only = settings(segment={"arms": ["self_training"], "seeds": [0]})
+    put_backgrounds(layout)
+    with pytest.raises(MeddiffError, match=r"sites: the self_training arm needs.*site_agreement"):
+        segment.run(layout, only, Unrecorded())
+    found, table = make_cases(3, seed=31), pd.read_csv(layout.backgrounds / "backgrounds.csv")
+    for case in found:
+        write_image(layout.backgrounds / "images" / f"{case.id}_site.png", case.image)
+        write_mask(layout.backgrounds / "sites" / f"{case.id}_site.png", case.mask)
+    sites = pd.DataFrame({"id": [f"{case.id}_site" for case in found], "source": [f"site:{case.id}" for case in found]})
+    pd.concat([table, sites]).to_csv(layout.backgrounds / "backgrounds.csv", index=False)
+    trained = Trained(monkeypatch)
+    given, paste = [], segment.copy_paste
+    monkeypatch.setattr(segment, "copy_paste",
+                        lambda real, grounds, *rest: given.append(len(grounds)) or paste(real, grounds, *rest))
+    segment.run(layout, settings(segment={"arms": ["self_training", "copy_paste"], "seeds": [0]}), Unrecorded())
+    assert [case.id for case in trained.calls[0].pairs] == [f"{case.id}_site" for case in found]
+    assert all(np.array_equal(pair.mask, case.mask) for pair, case in zip(trained.calls[0].pairs, found, strict=True))
+    assert given == [4]
+
+
 def test_the_report_and_the_closing_lines_name_all_arms(layout, monkeypatch, capsys):
     put_backgrounds(layout)
     Trained(monkeypatch)

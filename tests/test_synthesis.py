@@ -153,5 +153,5 @@ def test_stage_writes_batches_and_resumes_them(layout: Layout, tiny: Params, mon
 def test_missing_parts_are_named(tmp_path: Path) -> None:
     with pytest.raises(MeddiffError, match="generator bundle"):
         load_bundle(tmp_path, "cpu")
-    with pytest.raises(MeddiffError, match="lesion-free"):
+    with pytest.raises(MeddiffError, match="at least one background"):
         Synthesizer.load(tmp_path, tmp_path, tmp_path, "cpu")

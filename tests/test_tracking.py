@@ -280,6 +280,14 @@ def test_an_unreachable_server_is_told_within_seconds(tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+def test_processes_that_start_together_make_one_database(tmp_path: Path) -> None:
+    code = ("from pathlib import Path; from meddiff.layout import Layout; from meddiff.params import Params; "
+            "from meddiff.tracking.server import connect; connect(Layout(Path.cwd()), Params().tracking)")
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    together = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env) for _ in range(3)]
+    assert [process.wait(120) for process in together] == [0, 0, 0]
+
+
 def test_a_deleted_experiment_is_told(empty: Path, tmp_path: Path) -> None:
     settings = Params().tracking.model_copy(update={"experiment": "gone"})
     server = connect(Layout(empty), settings)

@@ -16,10 +16,12 @@ app.add_typer(catalog_app, name="catalog")
 app.add_typer(release_app, name="release")
 app.add_typer(export_app, name="export")
 
+# Steps for real images. With the demo's few a segmenter learns too little for more images to help it: benchmarks/README.md.
+LONGER = {"segment.steps": 1500, "backgrounds.finder_steps": 1500}
 STAGE_HELP = {
     "prepare": "Stage: decode, check, resize and split the raw dataset.",
     "foundation": "Stage: load or pretrain the inpainting model.",
-    "backgrounds": "Stage: make the lesion-free images that lesions are painted into.",
+    "backgrounds": "Stage: make the images that lesions are painted into.",
     "mask_model": "Stage: train the diffusion model that invents masks.",
     "finetune": "Stage: teach the foundation the lesions of the annotated cases.",
     "filter": "Stage: score, accept or reject samples, and tighten their masks.",
@@ -47,15 +49,18 @@ def init(
     """Point the project at a dataset: checks the folder and changes params.yaml, comments and order kept."""
     from meddiff.params import PrepareParams
     from meddiff.params_file import edit_params
+    from meddiff.parts import setting
+    from meddiff.trials import nested
 
-    layout, _ = project()
+    layout, params = project()
     where = str(path.resolve()) if path else PrepareParams().path
     if path is None and dataset != "demo":
         raise MeddiffError("--path", f"the folder of the `{dataset}` dataset must be given", "Add --path DIR")
     names = [name.strip() for name in classes.split(",")] if classes else list(PrepareParams().classes)
     values = {"dataset": dataset, "path": where, "n_labelled": n_labelled, "size": size, "classes": names}
     change = {"prepare": {name: value for name, value in values.items() if value is not None}}
-    text = edit_params(layout.params.read_text(), change, layout.params)
+    longer = {} if dataset == "demo" else {key: steps for key, steps in LONGER.items() if setting(params, key) < steps}
+    text = edit_params(layout.params.read_text(), change | nested(longer), layout.params)
     if dataset != "demo":
         from meddiff import adapters
 
@@ -68,6 +73,8 @@ def init(
               else "the dataset has no split; `prepare` makes one by groups")
     layout.params.write_text(text)
     print(f"params.yaml now says {', '.join(f'{name}: {value}' for name, value in change['prepare'].items())}")
+    for key, steps in longer.items():
+        print(f"params.yaml now says {key}: {steps}, since the demo's are too few for real images")
     print("next: dvc repro")
 
 

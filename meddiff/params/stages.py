@@ -58,7 +58,7 @@ class FoundationParams(Section):
 
 
 class BackgroundsParams(Section):
-    """Lesion-free images to paint into, and the inspector: a segmenter that judges them and, later, the synthetic samples."""
+    """Images to paint into, and the inspector: a segmenter that judges them and, later, the synthetic samples."""
 
     sources: Literal["auto", "normal", "removed", "both"] = Field(
         "auto", description="the dataset's lesion-free images, labelled training images with the lesion removed, or both; "
@@ -73,6 +73,13 @@ class BackgroundsParams(Section):
         0.1, description="greatest area where the inspector still finds a lesion, as a share of what it found before; 1: no check"
     )
     inspector_steps: Positive = Field(300, description="training steps of the inspector")
+    finder_steps: Annotated[int, Field(ge=0)] = Field(
+        300, description="training steps of the finder, which looks for lesions to be replaced in the training images without "
+        "annotation; 0: no such backgrounds"
+    )
+    site_agreement: Fraction = Field(
+        0.75, description="least Dice between what finder and inspector see in an image without annotation, else it isn't used"
+    )
     seed: Seed = 0
 
 
@@ -122,6 +129,10 @@ class GenerateParams(Section):
     guidance_scale: Annotated[float, Field(ge=1, le=20)] = 1.5
     strength: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="share of the noise schedule that is run; 1 starts from pure noise"
+    )
+    site_share: Fraction = Field(
+        1.0, description="share of the samples whose lesion replaces one of an image without annotation, as far as there are "
+        "such sites"
     )
     mask_widening: Annotated[float, Field(ge=0, le=1)] = Field(
         0.25, description="first widening of the guiding mask, as a share of the lesion's radius; 0 keeps it exact throughout"
@@ -175,7 +186,7 @@ class SegmentParams(Section):
         "", description="of flexible_unet: file of pretrained weights, full path; empty: random ones"
     )
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1)] = Field(
-        ("real", "synthetic"), description="also augmented, copy_paste, uncorroded, unfiltered, synthetic_only, "
+        ("real", "synthetic"), description="also augmented, copy_paste, self_training, uncorroded, unfiltered, synthetic_only, "
         "synthetic_xRATIO: docs/method.md"
     )
     seeds: tuple[Seed, ...] = (0, 1, 2)

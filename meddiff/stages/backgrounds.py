@@ -1,18 +1,19 @@
-"""Stage `backgrounds`: the lesion-free images that lesions are painted into, and the inspector that judges them."""
+"""Stage `backgrounds`: the images that lesions are painted into, lesion-free or with a lesion to replace, and the inspector."""
 
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy import ndimage
 
 from meddiff.backgrounds import REASONS, Removal, hole, remove_lesions
-from meddiff.cases import Case, read_cases, sha256, write_image
+from meddiff.cases import Case, Pixels, read_cases, sha256, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.inspector import train_inspector
 from meddiff.layout import Layout, replacing
@@ -20,49 +21,70 @@ from meddiff.painting import load_painter
 from meddiff.params import BackgroundsParams, Params
 from meddiff.progress import bar
 from meddiff.segmentation import Segmenter
+from meddiff.sites import find_sites, train_finder
 from meddiff.stages import checkpoint_file, use_machine
 from meddiff.tracking import StageRun
 
-ENOUGH_NORMAL = 8  # with fewer lesion-free images of the dataset, `auto` removes lesions
+ENOUGH = 8  # with fewer lesion-free images of the dataset `auto` removes lesions, and fewer sites aren't used
 COLUMNS = ["id", "source", "group", "method", "sha256"]
 SHOWN = 24  # cases on the contact sheet
 
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
-    """Train the inspector, and fill `backgrounds/` with the dataset's lesion-free images, cleared training images, or both.
+    """Train the inspector, and fill `backgrounds/` with the dataset's lesion-free images, cleared training images, or both, and
+    with the training images without annotation in which it is plain where the lesion is.
 
     Raises:
         MeddiffError: no background comes of it, or the training cases or the foundation are missing.
     """
     settings, begun = params.backgrounds, time.monotonic()
-    device = use_machine(params.compute)
-    cases = read_cases(layout.cases("train"))
-    inspector = _inspector(layout, cases, settings, len(params.prepare.classes), device)
+    device, classes = use_machine(params.compute), len(params.prepare.classes)
+    cases, unlabelled = read_cases(layout.cases("train")), _unlabelled(layout, settings)
+    inspector = _trained(train_inspector, settings.inspector_steps, layout, cases, settings.seed, classes, device)
+    finder = _trained(train_finder, settings.finder_steps, layout, cases, settings.seed, classes, device) if unlabelled else None
     trained = time.monotonic()
+    found = find_sites(unlabelled, finder, inspector, settings.site_agreement, settings.largest) if finder else []
+    sites = [(case, site) for case, site in zip(unlabelled, found, strict=True) if site is not None]
+    looked = {"unlabelled": len(unlabelled), "sites": len(sites)}
+    if len(sites) < ENOUGH:
+        sites = []
     normal = _normal(layout, settings)
     removals = _removals(layout, cases, settings, len(normal), inspector, device)
     settled = {removal.case: removal for removal in removals}  # the last attempt at each case
     with replacing(layout.backgrounds) as folder, replacing(layout.inspector) as model:
-        table = _write(folder, layout.normal, normal, cases, settled)
+        table = _write(folder, layout.normal, normal, cases, settled, sites, classes)
+        if sites:
+            _site_sheet(sites).save(folder / "sites.png")
         if removals:
             _report(removals).to_csv(folder / "removals.csv", index=False, float_format="%.4f", lineterminator="\n")
             _sheet(cases, settled).save(folder / "removed.png")
         inspector.save(model)
-    counts = _counts(table, settled)
+    counts = _counts(table, settled) | looked
     _tell(counts)
     tracker.metrics(counts | {"inspector_loss": float(np.mean(inspector.losses[-50:])), "seconds_training": trained - begun,
                               "seconds": time.monotonic() - trained})
     tracker.dataset(table, "backgrounds", "backgrounds")
+    if sites:
+        tracker.file(layout.backgrounds / "sites.png", "pictures")
     if removals:
         tracker.file(layout.backgrounds / "removals.csv")
         tracker.file(layout.backgrounds / "removed.png", "pictures")
 
 
-def _inspector(layout: Layout, cases: list[Case], settings: BackgroundsParams, classes: int, device: str) -> Segmenter:
-    steps, seed = settings.inspector_steps, settings.seed
-    checkpoint = checkpoint_file(layout, "backgrounds", layout.cases("train"), f"{steps} {seed} {classes} {device}")
-    with bar("inspector") as report:
-        return train_inspector(cases, steps, seed, classes, device, checkpoint, report)
+def _unlabelled(layout: Layout, settings: BackgroundsParams) -> list[Case]:
+    """The training images without annotation, none if no site shall be looked for."""
+    if not settings.finder_steps:
+        return []
+    annotated = {case.id for case in read_cases(layout.cases("train"))}
+    return [case for case in read_cases(layout.cases("train"), labelled=False) if case.id not in annotated]
+
+
+def _trained(train: Callable[..., Segmenter], steps: int, layout: Layout, cases: list[Case], seed: int, classes: int,
+             device: str) -> Segmenter:
+    name = train.__name__.removeprefix("train_")
+    checkpoint = checkpoint_file(layout, "backgrounds", layout.cases("train"), f"{name} {steps} {seed} {classes} {device}")
+    with bar(name) as report:
+        return train(cases, steps, seed, classes, device, checkpoint, report)
 
 
 def _normal(layout: Layout, settings: BackgroundsParams) -> pd.DataFrame:
@@ -76,7 +98,7 @@ def _normal(layout: Layout, settings: BackgroundsParams) -> pd.DataFrame:
 
 def _removals(layout: Layout, cases: list[Case], settings: BackgroundsParams, normal: int, inspector: Segmenter,
               device: str) -> list[Removal]:
-    if settings.sources == "normal" or (settings.sources == "auto" and normal >= ENOUGH_NORMAL):
+    if settings.sources == "normal" or (settings.sources == "auto" and normal >= ENOUGH):
         return []
     painter = cache(partial(load_painter, layout.foundation, device))
     with bar("remove lesions") as report:
@@ -84,8 +106,9 @@ def _removals(layout: Layout, cases: list[Case], settings: BackgroundsParams, no
         return remove_lesions(with_lesion, settings, inspector, painter, report)
 
 
-def _write(folder: Path, source: Path, normal: pd.DataFrame, cases: Sequence[Case], settled: dict[str, Removal]) -> pd.DataFrame:
-    """Write the images and `backgrounds.csv`."""
+def _write(folder: Path, source: Path, normal: pd.DataFrame, cases: Sequence[Case], settled: dict[str, Removal],
+           sites: Sequence[tuple[Case, Pixels]], classes: int) -> pd.DataFrame:
+    """Write the images, the sites and `backgrounds.csv`."""
     images = folder / "images"
     images.mkdir()
     for id in normal["id"]:
@@ -98,6 +121,12 @@ def _write(folder: Path, source: Path, normal: pd.DataFrame, cases: Sequence[Cas
             write_image(file, removal.image)
             rows.append({"id": file.stem, "source": f"removed:{case.id}", "group": case.group, "method": removal.method,
                          "sha256": sha256(file)})
+    for case, site in sites:
+        file = images / f"{case.id}_site.png"
+        write_image(file, case.image)
+        write_mask(folder / "sites" / file.name, site, classes)
+        rows.append({"id": file.stem, "source": f"site:{case.id}", "group": case.group, "method": "found",
+                     "sha256": sha256(file)})
     table = pd.concat([normal.assign(method="")[COLUMNS], pd.DataFrame(rows, columns=COLUMNS)], ignore_index=True)
     if table.empty:
         tried = f"; each of {len(settled)} labelled lesions was too large or still found" if settled else ""
@@ -115,9 +144,10 @@ def _report(removals: Sequence[Removal]) -> pd.DataFrame:
 
 
 def _counts(table: pd.DataFrame, settled: dict[str, Removal]) -> dict[str, float]:
-    removed = table["source"].str.startswith("removed:")
+    removed, site = (table["source"].str.startswith(kind) for kind in ("removed:", "site:"))
     after = [removal.after for removal in settled.values() if not removal.reason]
-    return {"backgrounds": len(table), "normal": int((~removed).sum()), "tried": len(settled), "removed": int(removed.sum()),
+    return {"backgrounds": len(table), "normal": int((~removed & ~site).sum()), "tried": len(settled),
+            "removed": int(removed.sum()),
             **{f"removed_by_{method}": int((table["method"] == method).sum()) for method in ("texture", "foundation")},
             **{f"dropped_{reason.replace(' ', '_')}": sum(removal.reason == reason for removal in settled.values())
                for reason in REASONS},
@@ -127,10 +157,25 @@ def _counts(table: pd.DataFrame, settled: dict[str, Removal]) -> dict[str, float
 def _tell(counts: dict[str, float]) -> None:
     """What a user must know, one line each."""
     print("backgrounds: {normal} lesion-free images, {removed} with the lesion removed".format(**counts), file=sys.stderr)
+    if counts["unlabelled"]:
+        use = "new ones will replace it" if counts["sites"] >= ENOUGH else f"fewer than {ENOUGH}, they aren't used"
+        print("backgrounds: {sites} of {unlabelled} images without annotation show plainly where the lesion is: ".format(**counts)
+              + use, file=sys.stderr)
     notes = {"dropped_too_large": "too large", "dropped_no_source": "no lesion-free place of the image fits",
              "dropped_lesion_found": "the inspector still finds a lesion"}
     if dropped := [f"{counts[name]} ({why})" for name, why in notes.items() if counts[name]]:
         print(f"backgrounds: lesions not removed: {', '.join(dropped)}", file=sys.stderr)
+
+
+def _site_sheet(sites: Sequence[tuple[Case, Pixels]]) -> Image.Image:
+    """Images with the outline of what is seen there, eight a row."""
+    tiles = []
+    for case, site in sites[:2 * SHOWN]:
+        outlined, inside = case.image.copy(), site > 0
+        outlined[inside & ~ndimage.binary_erosion(inside)] = (255, 255, 0)
+        tiles.append(outlined)
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 8)
+    return Image.fromarray(np.concatenate([np.concatenate(tiles[i:i + 8], axis=1) for i in range(0, len(tiles), 8)]))
 
 
 def _sheet(cases: Sequence[Case], settled: dict[str, Removal]) -> Image.Image:

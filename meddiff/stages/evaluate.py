@@ -116,12 +116,12 @@ def _used(layout: Layout, records: Records) -> Iterator[Used]:
             yield Used(f"data/{folder.name}", row["id"], row["id"], row["group"], seen)
     origins = {}
     for row in _table(layout.backgrounds / "backgrounds.csv", "backgrounds").to_dict("records"):
-        origins[row["id"]] = origin = row["source"].removeprefix("removed:") if ":" in row["source"] else row["id"]
+        origins[row["id"]] = origin = row["source"].partition(":")[2] or row["id"]
         seen = look(read_image(layout.backgrounds / "images" / f"{row['id']}.png"), frames.get(origin))
         yield Used("backgrounds", row["id"], origin, row.get("group", ""), seen, painted=origin != row["id"])
     accepted = set(records.decisions.loc[records.decisions["verdict"] == "accepted", "id"])
     for id, batch, background in records.samples[["id", "batch", "background"]].itertuples(index=False):
-        origin = origins.get(background, background.removesuffix("_removed"))
+        origin = origins.get(background, background.removesuffix("_removed").removesuffix("_site"))
         image = layout.synthetic / batch / "images" / f"{id}.png"
         yield Used(f"synthetic/{batch}", id, origin, look=look(read_image(image), frames.get(origin)) if id in accepted else None,
                    painted=True)

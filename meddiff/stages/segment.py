@@ -13,7 +13,7 @@ import pandas as pd
 
 from meddiff import augmentation, metrics, networks, segmentation, training
 from meddiff.augmentation import augment, augment_strongly
-from meddiff.cases import Case, Pixels, read_accepted, read_cases, read_image, read_unfiltered, sha256
+from meddiff.cases import Case, Pixels, read_accepted, read_cases, read_image, read_mask, read_unfiltered, sha256
 from meddiff.copy_paste import copy_paste
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
@@ -82,9 +82,12 @@ class _Pairs:
         self.painted = cache(partial(read_accepted, layout.synthetic, layout.filtered, corroded=False))
         self.unfiltered = cache(partial(read_unfiltered, layout.synthetic, layout.filtered))
         self.backgrounds = cache(partial(_backgrounds, layout))
+        self.sites = cache(partial(_found, layout))
         for arm in settings.arms:
             if arm == "copy_paste":
                 self.backgrounds()
+            elif arm == "self_training":
+                self.sites()
             elif arm not in WITHOUT_PAIRS and not self(arm, 0):
                 raise MeddiffError(layout.filtered / "decisions.parquet", f"the {arm} arm needs at least one accepted pair, "
                                    "the filter left none",
@@ -98,14 +101,30 @@ class _Pairs:
             wanted = max(1, round(self.settings.ratio * len(self.real)))
             return copy_paste(self.real, self.backgrounds(), min(len(self.accepted()) or wanted, wanted), seed,
                               self.settings.vertical_flips)
+        if arm == "self_training":
+            return self.sites()
         return {"uncorroded": self.painted, "unfiltered": self.unfiltered}.get(arm, self.accepted)()
 
 
 def _backgrounds(layout: Layout) -> list[Pixels]:
+    """The lesion-free ones."""
     table = layout.backgrounds / "backgrounds.csv"
     if not table.is_file():
         raise MeddiffError(table, "the copy_paste arm needs the lesion-free backgrounds", "Run `dvc repro backgrounds`")
-    return [read_image(layout.backgrounds / "images" / f"{id}.png") for id in pd.read_csv(table, dtype=str)["id"]]
+    known = pd.read_csv(table, dtype=str)
+    free = known["id"][~known["source"].str.startswith("site:")]
+    return [read_image(layout.backgrounds / "images" / f"{id}.png") for id in free]
+
+
+def _found(layout: Layout) -> list[Case]:
+    """The images without annotation with what finder and inspector see in them, as if it were their annotation."""
+    found = [Case(path.stem, read_image(layout.backgrounds / "images" / path.name), read_mask(path))
+             for path in sorted((layout.backgrounds / "sites").glob("*.png"))]
+    if not found:
+        raise MeddiffError(layout.backgrounds / "sites", "the self_training arm needs training images without annotation in "
+                           "which a lesion is found, and there is none",
+                           "Leave the arm out, lower backgrounds.site_agreement, or set backgrounds.finder_steps above 0")
+    return found
 
 
 def _relevant(settings: SegmentParams, arm: str, ratio: float) -> SegmentParams:

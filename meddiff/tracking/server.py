@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import TrackingParams
@@ -65,9 +67,7 @@ def connect(layout: Layout, params: TrackingParams) -> Server:
         MeddiffError: nothing answers within seconds, or the experiment is deleted.
     """
     uri = tracking_uri(layout, params)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    with answering(uri), _environment(IMPATIENCE):
+    with _alone(uri), answering(uri), _environment(IMPATIENCE):
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -85,6 +85,18 @@ def connect(layout: Layout, params: TrackingParams) -> Server:
         raise MeddiffError(f"tracking.experiment {params.experiment}", f"the experiment is deleted at {uri}",
                            "Restore it, or set another name")
     return Server(uri, client, found.experiment_id)
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """One process at a time where MLflow makes the tables of a SQLite file, which two that start together would both do."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    file = Path(uri.removeprefix("sqlite:///"))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_name(f"{file.name}.lock")):
+        yield
 
 
 @contextmanager

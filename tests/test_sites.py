@@ -1,0 +1,198 @@
+"""Sites: which images without annotation get one, how a new lesion covers what is there, and what the arms make of them."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from meddiff import placement, shapes, sites
+from meddiff.cases import Case, Frame, Pixels, read_image, read_mask, sha256, write_image, write_mask
+from meddiff.inpainting import to_tensor
+from meddiff.layout import Layout
+from meddiff.mask_model import MaskModel, fit_mask_model
+from meddiff.metrics import dice
+from meddiff.params import GenerateParams, MaskModelParams, Params
+from meddiff.segmentation import Architecture, Segmenter
+from meddiff.sites import find_sites
+from meddiff.stages import backgrounds as stage
+from meddiff.synthesis import Request, Synthesizer, bundle, load_bundle
+from tests.conftest import make_cases
+from tests.pipelines import embedded
+from tests.test_backgrounds_stage import Recorder, write_normal
+from tests.test_shapes import ellipse
+
+SIDE = 64
+
+
+def lesion(y: float, x: float, radius: float, label: int = 1) -> Pixels:
+    return (ellipse(SIDE, y, x, radius, radius, 0) * label).astype(np.uint8)
+
+
+def found(monkeypatch: pytest.MonkeyPatch, first: Pixels, second: Pixels, classes: int = 1, frame: Frame | None = None
+          ) -> Pixels | None:
+    """The site of an image in which the two segmenters see these."""
+    seen = {"finder": first, "inspector": second}
+    monkeypatch.setattr(sites, "predicted", lambda images, who: np.stack([seen[who.architecture.network]] * len(images)))
+    finder, inspector = (Segmenter(torch.nn.Identity(), Architecture(name, (4,), classes)) for name in seen)
+    case = Case("a", np.zeros((SIDE, SIDE, 3), np.uint8), None, frame=frame)
+    both = find_sites([case, case], finder, inspector, agreement=0.75, largest=0.2)
+    assert len(both) == 2
+    assert both[0] is both[1] is None or np.array_equal(both[0], both[1])
+    return both[0]
+
+
+def test_a_site_is_what_the_finder_sees_where_both_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, near, far = lesion(30, 30, 10), lesion(31, 30, 10), lesion(30, 45, 10)
+    hollow = seen.copy()
+    hollow[30, 30] = 0
+    hollow[2, 2] = 1
+    site = found(monkeypatch, hollow, near)
+    assert np.array_equal(site, seen), "without holes and specks"
+    assert found(monkeypatch, seen, far) is None
+    assert found(monkeypatch, seen * 0, near) is None
+    assert found(monkeypatch, seen, seen * 0) is None
+    assert found(monkeypatch, lesion(30, 30, 20), lesion(30, 30, 20)) is None, "too large"
+
+
+def test_of_two_classes_both_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = lesion(20, 20, 8) + lesion(45, 45, 8, 2)
+    assert np.array_equal(found(monkeypatch, both, both, classes=2), both)
+    assert found(monkeypatch, both, lesion(20, 20, 8) + lesion(45, 45, 8), classes=2) is None
+
+
+def test_what_is_seen_on_the_bars_of_padding_is_no_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = lesion(8, 30, 6)
+    assert found(monkeypatch, seen, seen, frame=Frame(16, 0, 32, 64)) is None
+    assert found(monkeypatch, seen, seen, frame=Frame(0, 0, 32, 64)) is not None
+
+
+def test_a_new_lesion_covers_the_old_one_and_stays_in_the_field() -> None:
+    old, field = lesion(30, 12, 10), np.broadcast_to(np.arange(SIDE) >= 6, (SIDE, SIDE))
+    small = shapes.Shape.of(shapes.finer(shapes.disc(32)))
+    mask = placement.cover([small], shapes.parts(old), field)
+    rim = shapes.ndimage.binary_dilation(old > 0)
+    assert (mask[rim & field] == 1).all()
+    assert not mask[~field].any()
+    assert 1.1 < mask.sum() / (old > 0)[field].sum() < 1.7
+    two = lesion(20, 20, 8) + lesion(45, 45, 6, 2)
+    both = placement.cover([small, small], shapes.parts(two), np.ones((SIDE, SIDE), bool))
+    assert set(np.unique(both)) == {0, 1, 2}
+    assert (both[two > 0] == two[two > 0]).all()
+
+
+@pytest.fixture(scope="module")
+def model() -> MaskModel:
+    masks = [case.mask for case in make_cases(12, SIDE) if case.mask is not None]
+    return fit_mask_model(masks, MaskModelParams(steps=3, grid=16, batch_size=4), "cpu")[0]
+
+
+def test_invented_masks_take_the_site_but_not_its_outline(model: MaskModel) -> None:
+    old = lesion(40, 25, 9)
+    seeds = [0, 1, 2, 3]
+    masks = model.sample(seeds, SIDE, sites=[old, old, None, old])
+    for i in (0, 1, 3):
+        assert (masks[i][old > 0] == 1).all()
+        assert shapes.pose_of(masks[i] > 0)[1:3] == pytest.approx([40 / SIDE, 25 / SIDE], abs=0.03)
+    assert not np.array_equal(masks[0], masks[1])
+    assert np.array_equal(masks[2], model.sample([2], SIDE)[0]), "a seed without site is what it was"
+    assert np.array_equal(masks[3], model.sample([3], SIDE, sites=[old])[0])
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """Ten annotated cases and fourteen others, and eight lesion-free images."""
+    layout, cases = Layout(tmp_path), make_cases(24, seed=1)
+    rows = []
+    for i, case in enumerate(cases):
+        write_image(layout.cases("train") / f"images/{case.id}.png", case.image)
+        if i < 10 and case.mask is not None:
+            write_mask(layout.cases("train") / f"masks/{case.id}.png", case.mask)
+        rows.append({"id": case.id, "group": case.group, "labelled": int(i < 10), "image_sha256": "", "mask_sha256": ""})
+    pd.DataFrame(rows).to_csv(layout.cases("train") / "cases.csv", index=False)
+    embedded(torch.stack([to_tensor(case.image) for case in cases])).save_pretrained(layout.foundation)
+    write_normal(layout, make_cases(8, seed=2, lesion=False))
+    return layout
+
+
+def run(layout: Layout, tiny: Params, **changes: object) -> tuple[pd.DataFrame, Recorder]:
+    settings = tiny.backgrounds.model_copy(update={"inspector_steps": 150, "finder_steps": 150, "site_agreement": 0.5, **changes})
+    recorder = Recorder()
+    stage.run(layout, tiny.model_copy(update={"backgrounds": settings}), recorder)
+    return pd.read_csv(layout.backgrounds / "backgrounds.csv", keep_default_na=False), recorder
+
+
+def test_stage_finds_sites_and_uses_them_where_they_are_enough(
+    layout: Layout, tiny: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, told = run(layout, tiny)
+    at = table[table["source"].str.startswith("site:")]
+    assert len(table) == 8 + len(at)
+    assert len(at) >= stage.ENOUGH
+    assert (told.values["unlabelled"], told.values["sites"], told.values["normal"]) == (14, len(at), 8)
+    assert f"{len(at)} of 14 images without annotation show plainly where the lesion is" in capsys.readouterr().err
+    truth, overlaps = {case.id: case.mask for case in make_cases(24, seed=1)}, []
+    for row in at.itertuples():
+        case = row.source.removeprefix("site:")
+        assert int(case[-3:]) >= 10, "no annotated case"
+        assert row.sha256 == sha256(layout.backgrounds / f"images/{row.id}.png")
+        assert np.array_equal(read_image(layout.backgrounds / f"images/{row.id}.png"),
+                              read_image(layout.cases("train") / f"images/{case}.png"))
+        overlaps.append(dice(read_mask(layout.backgrounds / f"sites/{row.id}.png"), truth[case]))
+    assert np.mean(overlaps) > 0.7
+    assert "sites.png" in told.files
+    with Image.open(layout.backgrounds / "sites.png") as sheet:
+        assert sheet.size == (8 * 32, -(-len(at) // 8) * 32)
+
+    table, told = run(layout, tiny, site_agreement=0.999)
+    assert set(table["source"]) == {"normal"}
+    assert told.values["unlabelled"] == 14
+    assert "aren't used" in capsys.readouterr().err
+    table, told = run(layout, tiny, finder_steps=0)
+    assert set(table["source"]) == {"normal"}
+    assert (told.values["unlabelled"], told.values["sites"]) == (0, 0)
+    assert "without annotation" not in capsys.readouterr().err
+
+
+@pytest.fixture
+def synthesizer(model: MaskModel, tmp_path: Path) -> Synthesizer:
+    """Two lesion-free backgrounds, and two with a site."""
+    cases = make_cases(2, SIDE, seed=3)
+    embedded(torch.stack([to_tensor(case.image) for case in make_cases(8, SIDE)])).save_pretrained(tmp_path / "generator")
+    model.save(tmp_path / "mask_model")
+    for case in make_cases(2, SIDE, seed=4, lesion=False):
+        write_image(tmp_path / f"backgrounds/images/{case.id}.png", case.image)
+    for case in cases:
+        assert case.mask is not None
+        write_image(tmp_path / f"backgrounds/images/{case.id}_site.png", case.image)
+        write_mask(tmp_path / f"backgrounds/sites/{case.id}_site.png", case.mask)
+    (tmp_path / "generator/meddiff.json").write_text('{"prompt": "a photo of hta"}')
+    target = tmp_path / "bundle"
+    bundle(target, tmp_path / "generator", tmp_path / "mask_model", tmp_path / "backgrounds", GenerateParams(steps=2))
+    for name in ("generator", "mask_model", "backgrounds"):
+        shutil.rmtree(tmp_path / name)
+    return load_bundle(target, "cpu")[0]
+
+
+@pytest.mark.parametrize(("share", "kinds"), [(1.0, {True}), (0.0, {False}), (0.5, {True, False})])
+def test_samples_are_painted_over_sites_for_their_share(synthesizer: Synthesizer, share: float, kinds: set[bool]) -> None:
+    assert len(synthesizer.sites) == 2
+    samples = synthesizer.sample([Request(seed) for seed in range(8)], GenerateParams(steps=2, site_share=share))
+    assert {sample.background in synthesizer.sites for sample in samples} == kinds
+    for sample in samples:
+        ground = synthesizer.backgrounds[sample.background]
+        if sample.background in synthesizer.sites:
+            assert (sample.mask[synthesizer.sites[sample.background] > 0] == 1).all()
+        outside = ~shapes.ndimage.binary_dilation(sample.mask > 0, iterations=2)
+        assert np.array_equal(sample.image[outside], ground[outside])
+
+
+def test_a_given_background_has_no_site(synthesizer: Synthesizer) -> None:
+    free = make_cases(1, SIDE, seed=9, lesion=False)[0].image
+    given, = synthesizer.sample([Request(5, background=free)], GenerateParams(steps=2))
+    assert given.background == "given"
+    alone = synthesizer.masks.sample([5], SIDE)
+    assert np.array_equal(given.mask, alone[0])

@@ -96,8 +96,8 @@ def _cells(params: Params) -> Iterator[Cell]:
             for budget in budgets:
                 further = settings.further if budget == settings.budget else ()
                 yield Cell(dataset, budget, seed, "method", tuple(dict.fromkeys((*settings.arms, *further))))
-            if settings.paper:
-                yield Cell(dataset, settings.budget, seed, "paper", (ARM,))
+        if settings.paper:  # last, so that processes beside each other seldom make what it shares with the method twice
+            yield from (Cell(dataset, settings.budget, seed, "paper", (ARM,)) for dataset in settings.datasets)
 
 
 def key_of(layout: Layout, params: Params, cell: Cell) -> str:

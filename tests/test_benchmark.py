@@ -93,12 +93,12 @@ def test_the_papers_recipe_is_that_of_its_profile() -> None:
 def test_cells_cover_datasets_budgets_and_seeds(project: Layout) -> None:
     cells = cells_of(settings(project, datasets=({"name": "a", "dataset": "demo"}, {"name": "b", "dataset": "demo",
                                                                                     "settings": {"segment.steps": 7}})))
-    assert [cell.name for cell in cells[:6]] == ["a-10-method-0", "a-40-method-0", "a-40-paper-0",
-                                                 "b-10-method-0", "b-40-method-0", "b-40-paper-0"]
+    assert [cell.name for cell in cells[:6]] == ["a-10-method-0", "a-40-method-0", "b-10-method-0", "b-40-method-0",
+                                                 "a-40-paper-0", "b-40-paper-0"]
     assert len(cells) == 12
     assert cells[0].arms == ("real", "synthetic")
     assert cells[1].arms == ("real", "synthetic", "copy_paste")
-    assert cells[2].arms == ("synthetic",)
+    assert cells[4].arms == ("synthetic",)
     full = parse_params(merged(settings(project), cells[-1].overrides), "test")
     assert (full.prepare.n_labelled, full.prepare.seed, full.generate.seed, full.segment.seeds) == (40, 1, 1, (1,))
     assert (full.segment.steps, full.finetune.learning_rate, full.filter.agreement) == (7, 3e-6, 0.0)

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +28,19 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     work = layout.work / "generate" / work_key(settings, model, layout.backgrounds)
     classes = len(synthesizer.painter.prompts) - 1
     seeds = [settings.seed * 1_000_000 + i for i in range(settings.n)]
-    with bar("generate") as report:
+    with bar("generate") as report, ThreadPoolExecutor(1) as writer:
+        written: Future[None] | None = None  # a batch is written while the next one is painted
         for start in range(0, settings.n, settings.samples_per_batch):
             part = seeds[start:start + settings.samples_per_batch]
             folder = work / f"b{start // settings.samples_per_batch:04d}"
             if not folder.is_dir():
-                with replacing(folder) as fresh:
-                    samples = synthesizer.sample([Request(seed) for seed in part], settings)
-                    _write(fresh, folder.name, samples, settings, model, classes)
+                samples = synthesizer.sample([Request(seed) for seed in part], settings)
+                if written:
+                    written.result()
+                written = writer.submit(_write, folder, samples, settings, model, classes)
             report(start + len(part), settings.n, {})
+        if written:
+            written.result()
     with replacing(layout.synthetic) as fresh:
         shutil.copytree(work, fresh, dirs_exist_ok=True)
     shutil.rmtree(work)
@@ -61,10 +66,11 @@ def _seams(folder: Path, table: pd.DataFrame, synthesizer: Synthesizer, rim: int
     return painted | ({"seam_real": float(np.mean(real))} if real else {})
 
 
-def _write(folder: Path, batch: str, samples: list[Sample], settings: GenerateParams, model: str, classes: int) -> None:
-    for sample in samples:
-        write_image(folder / "images" / f"{sample.id}.png", sample.image)
-        write_mask(folder / "masks" / f"{sample.id}.png", sample.mask, classes)
-    pd.DataFrame([{"id": s.id, "batch": batch, "seed": s.seed, "background": s.background, "area": float((s.mask > 0).mean()),
-                   "guidance_scale": settings.guidance_scale, "steps": settings.steps, "generator": model} for s in samples]
-                 ).to_parquet(folder / "batch.parquet", index=False)
+def _write(folder: Path, samples: list[Sample], settings: GenerateParams, model: str, classes: int) -> None:
+    rows = [{"id": s.id, "batch": folder.name, "seed": s.seed, "background": s.background, "area": float((s.mask > 0).mean()),
+             "guidance_scale": settings.guidance_scale, "steps": settings.steps, "generator": model} for s in samples]
+    with replacing(folder) as fresh:
+        for sample in samples:
+            write_image(fresh / "images" / f"{sample.id}.png", sample.image)
+            write_mask(fresh / "masks" / f"{sample.id}.png", sample.mask, classes)
+        pd.DataFrame(rows).to_parquet(fresh / "batch.parquet", index=False)

@@ -15,16 +15,17 @@ def model_card(facts: dict[str, Any], gains: pd.DataFrame, cells: pd.DataFrame) 
     own = cells[cells["recipe"] == "method"]
     return f"""# Model card: lesion inpainting generators of {", ".join(facts["datasets"])}
 
-{len(own)} generators, one for each dataset, label budget and seed: {facts["foundation"]}, fine-tuned to paint lesions into
-lesion-free images under a mask, at {facts["size"]} × {facts["size"]} pixels.
+{len(own)} generators, one for each dataset, label budget and seed: {facts["foundation"]}, fine-tuned to paint lesions under
+a mask into lesion-free images and over the lesions of images without annotation, at {facts["size"]} × {facts["size"]} pixels.
 
 ## Intended use
 Making synthetic training pairs for segmentation networks, beside real annotated images of the same kind. Research only: not for
 diagnosis, not for tests or benchmarks of other methods, not a medical device.
 
 ## Training data
-{", ".join(facts["datasets"])}: {_range(own["labelled"])} annotated images each; the foundation also the other training images,
-without masks. Validation cases chose the segmenters' weights; test cases were seen by the final scoring alone, which a check of
+{", ".join(facts["datasets"])}: {_range(own["labelled"])} annotated images each. The foundation has seen the other training
+images too, without masks; where it was plain where a lesion lies in them, painted ones replaced it.
+Validation cases chose the segmenters' weights; test cases were seen by the final scoring alone, which a check of
 ids, patients and near-duplicates holds.
 
 ## What their samples gained on test data
@@ -45,7 +46,8 @@ def dataset_card(facts: dict[str, Any], gains: pd.DataFrame, cells: pd.DataFrame
                      for (dataset, budget), part in own.groupby(["dataset", "budget"], sort=False))
     return f"""# Dataset card: synthetic pairs of {", ".join(facts["datasets"])}
 
-Images of {facts["size"]} × {facts["size"]} pixels with lesion masks, painted into lesion-free images of the same datasets.
+Images of {facts["size"]} × {facts["size"]} pixels with lesion masks, painted into images of the same datasets: lesion-free
+ones, and training images without annotation, over the lesion that was there.
 
 | dataset | annotated images | seeds | generated | accepted | share of copies | KID, lesion |
 |---|---|---|---|---|---|---|

@@ -73,7 +73,8 @@ def copy_paste(cases: Sequence[Case], backgrounds: Sequence[Pixels], n: int, see
         MeddiffError: no lesion, no background, or lesions that fit nowhere.
     """
     if not backgrounds:
-        raise MeddiffError("copy-paste", "lesions need a lesion-free background to be pasted into", "Run `dvc repro backgrounds`")
+        raise MeddiffError("copy-paste", "lesions need a lesion-free background to be pasted into, and there is none",
+                           "Add lesion-free images, raise `backgrounds.residue`, or leave the arm out")
     lesions, cuts = _cut(cases)
     fields = [imaged_field(image) for image in backgrounds]
     sources, grounds = _turns(sorted(cuts), seed, CASE), _turns(range(len(backgrounds)), seed, BACKGROUND)

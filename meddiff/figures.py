@@ -24,7 +24,7 @@ class Pair:
 
     Attributes:
         case: image and final mask.
-        background: `[H, W, 3]` uint8 lesion-free image.
+        background: `[H, W, 3]` uint8 image that was painted into.
         intended: `[H, W]` the mask that guided the painting, before corrosion.
     """
 
@@ -53,7 +53,7 @@ def contact_sheet(pairs: Sequence[Pair], classes: int = 1) -> Figure:
 
     Outlines have the colours of their classes where there are several.
     """
-    labels = ("lesion-free image\n+ invented mask", "synthetic image", "with the mask\nused in training")
+    labels = ("background\n+ invented mask", "synthetic image", "with the mask\nused in training")
     figure, axes = _tiles(3, len(pairs), labels)
     for column, pair in zip(axes.T, pairs, strict=True):
         _image(column[0], pair.background, _outlines(pair.intended, TRUTH, classes))

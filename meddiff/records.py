@@ -57,7 +57,7 @@ class SampleRecord:
 
     Attributes:
         seed: of background, mask and noise.
-        background: id of the lesion-free image, or `given`.
+        background: id of the image that was painted into, or `given`.
         area: share of the image that the mask covers, 0 to 1.
         generator: hash of the model that made it; `promotions` are those recorded for this hash.
         similarity, nearest, agreement, contrast: the filter's scores and the nearest real case; None before `filter` ran.

@@ -24,7 +24,7 @@ class Request:
     Attributes:
         seed: of the background's choice, the mask and the noise.
         mask: `[H,W]` of 0 to K; None to invent one within the imaged field of the background.
-        background: `[H,W,3]` uint8; None to choose one of the lesion-free images.
+        background: `[H,W,3]` uint8; None to choose one of the model's own.
     """
 
     seed: int

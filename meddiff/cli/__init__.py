@@ -96,7 +96,7 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="With --model: the first sample's seed; the others follow.")] = 0,
     guidance: Annotated[float | None, typer.Option(min=1, max=20, help="With --model: if not the model's own.")] = None,
 ) -> None:
-    """Stage: paint invented lesions into lesion-free images. With --model: sample a registered model, from any folder."""
+    """Stage: paint invented lesions into the backgrounds. With --model: sample a registered model, from any folder."""
     if model is None:
         if out is not None or guidance is not None:
             raise MeddiffError("--model", "--out and --guidance are for a registered model", "Add --model, or use params.yaml")

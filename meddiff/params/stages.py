@@ -118,7 +118,7 @@ class FinetuneParams(Section):
 
 
 class GenerateParams(Section):
-    """Painting invented lesions into lesion-free images."""
+    """Painting invented lesions into lesion-free images, and over lesions of images without annotation."""
 
     n: Positive = Field(100, description="samples to make")
     samples_per_batch: Positive = Field(25, description="samples of one folder, the unit of resume and of quality control")

@@ -155,7 +155,8 @@ def report(layout: Layout, params: Params, errors: Mapping[str, str]) -> Benchma
         raise MeddiffError("benchmark", f"one cell at least must be finished ({missing[0]})", "Mend what it names")
     per_case, cells = pd.concat(tables, ignore_index=True), pd.DataFrame(rows)
     scores, gains = significance.scores(per_case, params.evaluate), significance.gains(per_case, params.evaluate)
-    facts = _facts(params) | {"seeds": sorted(map(int, set(cells["seed"])))}
+    seeds = set(cells.loc[cells["recipe"] == "method", "seed"]) or set(cells["seed"])
+    facts = _facts(params) | {"seeds": sorted(map(int, seeds))}
     shown = [*figures(scores, gains, facts), *pictures]
     with replacing(layout.benchmark) as fresh:
         for name, frame in (("per_case", per_case), ("scores", scores), ("gains", gains), ("cells", cells)):

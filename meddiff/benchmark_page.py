@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from meddiff.benchmark_figures import named
-from meddiff.page import Picture, document, figure, listed, points, section, table
+from meddiff.page import Picture, counted, document, figure, listed, points, section, table
 from meddiff.report import NAMES, PRIVACY
 from meddiff.significance import AVERAGE, RIVALS
 
@@ -91,7 +91,7 @@ def render(scores: pd.DataFrame, gains: pd.DataFrame, cells: pd.DataFrame, pictu
 def limits(facts: dict[str, Any]) -> list[str]:
     """What limits the result, one sentence each."""
     few = len(facts["seeds"])
-    return [f"{few} seeds, each with its own annotated cases, generator and segmenters"
+    return [f"{counted(few, 'seed')}, each with its own annotated cases, generator and segmenters"
             + (": with fewer than five the interval is rough." if few < 5 else "."),
             f"Images of {facts['size']} pixels and segmenters of {facts['steps']} steps ({facts['network']}): larger images or "
             "longer training may give other gains.",
@@ -129,10 +129,18 @@ def _arms(scores: pd.DataFrame, gains: pd.DataFrame, budget: int, facts: dict[st
             cells = [_score(by.loc[metric], metric) for metric in NAMES]
             over = [row for row in _rows(gains, budget, str(arm), "real") if row.dataset == dataset]
             rows.append([html.escape(named(str(arm))), *cells, interval(over[0]) if over else "–"])
-        first = own.iloc[0]
         found += f"<h3>{html.escape(str(dataset))}</h3>" + table(["trained on", *NAMES.values(), "over real only [points]"], rows)
-        found += f'<p class="note">{first["cases"]} test cases with a lesion, {first["seeds"]} seeds.</p>'
+        found += f'<p class="note">{own["cases"].iloc[0]} test cases with a lesion, {_seeds(own)}.</p>'
     return found + f'<p class="note">NSD: share of the outlines within {facts["tolerance"]:g} pixels of each other.</p>'
+
+
+def _seeds(own: pd.DataFrame) -> str:
+    """How many seeds the arms of one dataset have, told apart where not all are finished."""
+    by_arm = own.groupby("arm", sort=False)["seeds"].first()
+    most = by_arm.value_counts().index[0]
+    others = [f"{html.escape(named(str(arm)))}: {n}" for arm, n in by_arm.items() if n != most]
+    apart = f" (but {', '.join(others)}; differences are over the seeds that both have)" if others else ""
+    return counted(int(most), "seed") + apart
 
 
 def _score(row: "pd.Series[Any]", metric: str) -> str:

@@ -132,6 +132,16 @@ def rebuild(layout: Layout, params: Params) -> Counts:
     return Counts(len(rows[Batch]), len(rows[Sample]), len(rows[Decision]), promotions)
 
 
+def outdated(layout: Layout, params: Params) -> bool:
+    """Whether the project's samples or decisions were written after they were last read in; False where they never were."""
+    files = [*layout.synthetic.glob("*/batch.parquet"), layout.filtered / "decisions.parquet"]
+    written = max((path.stat().st_mtime for path in files if path.is_file()), default=0.0)
+    with _session(layout, params) as session:
+        known = session.get(Project, project_name(layout, params))
+        read = known.rebuilt if known else None
+    return read is not None and datetime.fromtimestamp(written, UTC).replace(tzinfo=None) > read
+
+
 def show(layout: Layout, params: Params, id: str) -> SampleRecord:
     """Everything known of one sample.
 

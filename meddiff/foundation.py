@@ -81,7 +81,8 @@ def _place(source: str, revision: str | None) -> tuple[str | Path, str | None]:
             )
         return local, None
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
-        raise MeddiffError(source, "the model folder must be there", "Correct foundation.source, or set `embedded`")
+        raise MeddiffError(source, "the model folder must be there",
+                           "Run `dvc repro` for one below models/; else correct foundation.source, or set `embedded`")
     if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         raise MeddiffError(
             source,

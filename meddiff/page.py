@@ -65,6 +65,11 @@ def points(value: float) -> str:
     return f"{value * 100:+.1f}".replace("-", "−")
 
 
+def counted(n: int, thing: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{n} {thing}{'' if n == 1 else 's'}"
+
+
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; heads are escaped, cells are HTML."""
     top = "".join(f"<th>{html.escape(head)}</th>" for head in heads)

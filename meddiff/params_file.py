@@ -104,6 +104,8 @@ def parse_params(values: dict[str, Any], where: object) -> Params:
         return Params.model_validate(values)
     except ValidationError as e:
         first = e.errors()[0]
+        if not first["loc"]:  # a rule over several sections
+            raise MeddiffError(where, first["msg"].removeprefix("Value error, "), "Change one of the settings named") from e
         name = ".".join(str(part) for part in first["loc"][:2])
         if first["type"] == "extra_forbidden":
             section = getattr(Params(), str(first["loc"][0])) if len(first["loc"]) > 1 else Params()

@@ -32,7 +32,8 @@ class Decision:
 def judge(found: Evidence, gate: PromoteParams) -> Decision:
     """Hold a version's evidence against the gate; a number that is missing or NaN fails its rule."""
     if not found.run:
-        return Decision(False, ("no complete pipeline execution has evaluated this version",), found.version)
+        return Decision(False, ("no complete pipeline execution has evaluated this version: run `dvc repro`, or name an "
+                                "evaluated one by --version",), found.version)
     rules = (("gain_lower", "at least", gate.min_gain_lower), ("acceptance", "at least", gate.min_acceptance),
              ("copies", "at most", gate.max_copies))
     reasons, passed = [], True

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from meddiff.bootstrap import Interval
 from meddiff.cases import CLASS_COLOURS
-from meddiff.page import Picture, document, figure, listed, points, section, table
+from meddiff.page import Picture, counted, document, figure, listed, points, section, table
 from meddiff.params import ratio_of
 from meddiff.summary import BASELINE, TREATED, Summary, main_arms
 
@@ -88,8 +88,8 @@ def caveats(summary: Summary) -> list[str]:
     gain, found = summary.gain, []
     if gain and gain.cases < 100:
         found.append(f"{gain.cases} test cases: differences of about one point need 100 to 200 to be told from chance.")
-    if gain and gain.seeds < 5:
-        found.append(f"{gain.seeds} training seeds: the luck of training is known only roughly, the interval may be too narrow.")
+    if (seeds := gain.seeds if gain else _seeds(summary)) < 5:
+        found.append(f"{counted(seeds, 'training seed')}: the luck of training is hardly known, and intervals may be too narrow.")
     if summary.quality.copies:
         share = f"{summary.quality.copies} of {summary.quality.generated}"
         found.append(f"{share} samples were near copies of real lesions, and left out.")
@@ -175,12 +175,16 @@ def _cell(interval: Interval, name: str) -> str:
     return f"{show(interval.mean)}<small>{show(interval.lower)} to {show(interval.upper)}</small>"
 
 
+def _seeds(summary: Summary) -> int:
+    return next(iter(summary.arms.values()))["dice"].seeds
+
+
 def _done(summary: Summary) -> str:
-    dice = next(iter(summary.arms.values()))["dice"]
+    drew = f"; the synthetic arm also drew from {summary.n_synthetic} accepted pairs" if TREATED in summary.arms else ""
     return listed([
-        f"{summary.n_real} annotated training images; the synthetic arm also drew from {summary.n_synthetic} accepted pairs.",
-        f"Each arm: {dice.seeds} training seeds, {summary.steps} optimizer steps, the same batch size, initial weights and "
-        f"classic augmentation{' (stronger in one arm, which says so)' if 'augmented' in summary.arms else ''}.",
+        f"{summary.n_real} annotated training images{drew}.",
+        f"Each arm: {counted(_seeds(summary), 'training seed')}, {summary.steps} optimizer steps, the same batch size, initial "
+        f"weights and classic augmentation{' (stronger in one arm, which says so)' if 'augmented' in summary.arms else ''}.",
         "The best weights on the validation cases were kept. The test cases were opened for this page alone.",
         "Intervals: bootstrap over patients and seeds of the paired difference of each case.",
         f"Training of all segmenters took {summary.seconds / 60:.1f} minutes."])

@@ -169,6 +169,13 @@ def test_numbers_of_the_tables_are_on_the_page() -> None:
     assert whole.count("<figure>") == 4  # arms, budgets, cases, pairs
 
 
+def test_arms_of_fewer_seeds_are_named() -> None:
+    few = [row | {"seeds": 1} for row in score("busi", "paper", 0.6)]
+    scores = [*score("busi", "real", 0.6), *score("busi", "synthetic", 0.6), *few]
+    whole = page([gain()], scores=scores)
+    assert "162 test cases with a lesion, 3 seeds (but real + the paper&#x27;s recipe: 1;" in whole
+
+
 def test_the_page_stands_alone_and_escapes() -> None:
     whole = page([gain("a<b>")])
     assert "a&lt;b&gt;" in whole

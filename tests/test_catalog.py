@@ -123,10 +123,13 @@ def test_before_the_filter_samples_are_undecided(params: Params, tmp_path: Path)
 
 def test_a_stale_catalogue_says_how_to_renew_it(params: Params, tmp_path: Path) -> None:
     layout = write_files(tmp_path, n=2)
+    assert not catalog.outdated(layout, params)
     with pytest.raises(MeddiffError, match=r"never read into the catalogue\. Run `meddiff catalog rebuild`"):
         catalog.find(layout, params)
     catalog.rebuild(layout, params)
+    assert not catalog.outdated(layout, params)
     write_files(tmp_path, n=6)
+    assert catalog.outdated(layout, params)
     with pytest.raises(MeddiffError, match="meddiff catalog rebuild"):
         catalog.show(layout, params, "s0000000005")
     catalog.rebuild(layout, params)

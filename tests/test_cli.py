@@ -186,11 +186,21 @@ def test_the_page_of_runs_is_a_command_on_loopback(project: Path, run: Run, monk
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     started: list[list[str]] = []
 
-    def start(words: list[str], **given: object) -> subprocess.CompletedProcess[str]:
-        started.append(words)
-        return subprocess.CompletedProcess(words, len(started) - 1)
+    class Server:
+        pid = 0
 
-    monkeypatch.setattr(subprocess, "run", start)
+        def __init__(self, words: list[str], **given: object) -> None:
+            started.append(words)
+            self.returncode = len(started) - 1
+
+        def __enter__(self) -> "Server":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(subprocess, "Popen", Server)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     assert "http://127.0.0.1:5055" in run("ui", "--port", "5055").stdout
     assert started[0][started[0].index("--backend-store-uri") + 1] == f"sqlite:///{project}/.work/mlflow.db"
     assert started[0][started[0].index("--host") + 1] == "127.0.0.1"

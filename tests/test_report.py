@@ -104,6 +104,14 @@ def test_caveats_come_from_the_numbers():
     strong = " ".join(caveats(summary(interval(0.02, 0.01, 0.03, cases=200, seeds=5))))
     for words in ("test cases: differences", "training seeds: the luck", "near copies", "HD95"):
         assert words not in strong
+    assert "3 training seeds" in " ".join(caveats(summary()))
+
+
+def test_a_report_without_a_synthetic_arm_does_not_speak_of_its_pairs():
+    whole = summary()
+    page = render(replace(whole, arms={"real": whole.arms["real"]}), [], "demo", "now", 2.0)
+    assert "40 annotated training images." in page
+    assert "also drew from" in render(whole, [], "demo", "now", 2.0)
 
 
 def test_outlines_show_the_truth_in_green_and_the_prediction_in_red(cases):

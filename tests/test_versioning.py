@@ -202,6 +202,14 @@ def test_a_failed_stage_says_its_own_line(project: Path, tmp_path: Path) -> None
         versioning.reproduce(tree, "segment", {}, single=True, show=seen.append)
 
 
+def test_a_missing_dependency_is_no_crash(project: Path, tmp_path: Path) -> None:
+    tree = versioning.work_tree(project, tmp_path / "tree", {})
+    (tree / "stage.py").unlink()
+    with pytest.raises(MeddiffError, match="a path that a stage reads must be there") as caught:
+        versioning.reproduce(tree, "prepare", {}, single=True, show=lambda line: None)
+    assert not isinstance(caught.value, versioning.StageCrash)
+
+
 def test_outputs_that_dvc_removed_come_back(project: Path, tmp_path: Path) -> None:
     tree = versioning.work_tree(project, tmp_path / "tree", {"segment": {"steps": 14}})
     with pytest.raises(MeddiffError):

@@ -136,6 +136,7 @@ def promote(
 def ui(port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000) -> None:
     """Open MLflow on this project's runs."""
     import os
+    import signal
     import subprocess
 
     from meddiff.tracking import tracking_uri, ui_command
@@ -145,9 +146,17 @@ def ui(port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000) -> None:
     if not command:
         print(f"the runs are at {tracking_uri(layout, params.tracking)}")
         return
-    print(f"the runs are at http://127.0.0.1:{port} - end with Ctrl-C", flush=True)
-    done = subprocess.run(command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, check=False)
-    if done.returncode:
+    print(f"the runs will be at http://127.0.0.1:{port} in some seconds - end with Ctrl-C", flush=True)
+    env, stopped = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, []
+    with subprocess.Popen(command, env=env, start_new_session=True) as server:
+
+        def stop(number: int, _frame: object) -> None:
+            stopped.append(number)
+            os.killpg(server.pid, signal.SIGTERM)  # MLflow's own processes too
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+    if server.returncode and not stopped:
         raise MeddiffError(f"port {port}", "MLflow must start; the lines above say why it didn't", "Choose another by --port")
 
 

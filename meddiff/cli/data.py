@@ -1,5 +1,6 @@
 """Commands on synthetic data that is there: the catalogue, releases, and the dataset for nnU-Net."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,7 @@ def catalog_show(id: Annotated[str, typer.Argument(help="Of the sample.")]) -> N
     from meddiff import catalog
 
     record = catalog.show(*project(), id)
+    _tell_if_outdated()
     for field in fields(record):
         if field.name != "promotions":
             print(f"{field.name:>15}: {getattr(record, field.name)}")
@@ -47,6 +49,14 @@ def catalog_list(
 
     for record in catalog.find(*project(), status, limit):
         print(f"{record.id}  {record.verdict:<11}  {record.reason}")
+    _tell_if_outdated()
+
+
+def _tell_if_outdated() -> None:
+    from meddiff import catalog
+
+    if catalog.outdated(*project()):
+        print(f"catalog: samples or decisions were written since they were read in. {catalog.REBUILD}", file=sys.stderr)
 
 
 Bucket = Annotated[str, typer.Argument(help="s3://BUCKET or s3://BUCKET/PREFIX")]

@@ -1,5 +1,7 @@
 """Every setting of `params.yaml`, read into frozen sections. A function gets its section, never the whole."""
 
+from pydantic import model_validator
+
 from meddiff.params.actions import (
     AblateParams,
     BenchmarkDataset,
@@ -69,3 +71,9 @@ class Params(Section):
     benchmark: BenchmarkParams = BenchmarkParams()
     catalog: CatalogParams = CatalogParams()
     compute: ComputeParams = ComputeParams()
+
+    @model_validator(mode="after")
+    def _self_training_needs_a_finder(self) -> "Params":
+        if "self_training" in self.segment.arms and not self.backgrounds.finder_steps:
+            raise ValueError("the arm self_training of segment.arms needs backgrounds.finder_steps above 0")
+        return self

@@ -19,6 +19,7 @@ from meddiff.params_file import edit_params, load_params
 from meddiff.versioning.lock import LOCK, run_git
 
 ERROR_MARK = "meddiff: "  # how `python -m meddiff` begins the line of a MeddiffError
+ABSENT = re.compile(r"failed to reproduce '.*': \[Errno 2\] No such file or directory: '(.+)'")  # said by DVC before a stage runs
 NOT_COPIED = {".git", ".venv", ".work", "data", "models", "backgrounds", "synthetic", "filtered", "reports"}
 STOP_SECONDS = 20.0
 
@@ -184,5 +185,7 @@ def _failure(words: tuple[str, ...], lines: list[str]) -> MeddiffError:
     rule, _, remedy = rest.rpartition(". ")
     if rule:
         return MeddiffError(where, rule, remedy)
+    if absent := next((found[1] for line in lines if (found := ABSENT.search(line))), ""):
+        return MeddiffError(absent, "a path that a stage reads must be there", "Correct `prepare.path`, or put the data there")
     tail = " | ".join(line.strip() for line in lines[-8:] if line.strip())
     return StageCrash(f"dvc {' '.join(words)}", f"the command must succeed ({tail})", "Mend what these lines name, and try again")

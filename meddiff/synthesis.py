@@ -114,11 +114,15 @@ class Synthesizer:
         return samples
 
     def _background(self, seed: int, site_share: float) -> str:
-        """Id of the background of a seed: one with a site for this share of the seeds, as far as there are both kinds."""
+        """Id of the background of a seed: one with a site for this share of the seeds, as far as there are both kinds.
+
+        Of N images of a kind, N seeds in a row that begin at a multiple of N get each once: none is left out by chance.
+        """
         sites = [name for name in self.backgrounds if name in self.sites]
         free = [name for name in self.backgrounds if name not in self.sites]
         names = (sites or free) if np.random.default_rng([seed, 1, 0]).random() < site_share else (free or sites)
-        return names[np.random.default_rng([seed, 1]).integers(len(names))]
+        turn, place = divmod(seed, len(names))
+        return names[np.random.default_rng([turn, 1]).permutation(len(names))[place]]
 
     def _masks(self, requests: Sequence[Request], chosen: list[str], grounds: list[Pixels], size: int, params: GenerateParams
                ) -> list[Pixels]:

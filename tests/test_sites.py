@@ -196,3 +196,12 @@ def test_a_given_background_has_no_site(synthesizer: Synthesizer) -> None:
     assert given.background == "given"
     alone = synthesizer.masks.sample([5], SIDE)
     assert np.array_equal(given.mask, alone[0])
+
+
+def test_no_site_comes_again_before_each_has_had_its_turn(synthesizer: Synthesizer) -> None:
+    params = GenerateParams(steps=2)
+    for first in range(0, 8, 2):
+        pair = synthesizer.sample([Request(first), Request(first + 1)], params)
+        assert {sample.background for sample in pair} == set(synthesizer.sites)
+        again, = synthesizer.sample([Request(first + 1)], params)
+        assert again.background == pair[1].background, "a sample depends on its own seed alone"

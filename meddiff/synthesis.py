@@ -122,7 +122,7 @@ class Synthesizer:
         free = [name for name in self.backgrounds if name not in self.sites]
         names = (sites or free) if np.random.default_rng([seed, 1, 0]).random() < site_share else (free or sites)
         turn, place = divmod(seed, len(names))
-        return names[np.random.default_rng([turn, 1]).permutation(len(names))[place]]
+        return names[int(np.random.default_rng([turn, 1]).permutation(len(names))[place])]
 
     def _masks(self, requests: Sequence[Request], chosen: list[str], grounds: list[Pixels], size: int, params: GenerateParams
                ) -> list[Pixels]:

@@ -34,14 +34,14 @@ def interval(row: Any) -> str:
     return "–" if math.isnan(row.mean) else f"{points(row.mean)} ({points(row.lower)} to {points(row.upper)})"
 
 
-def verdict(gains: pd.DataFrame, budget: int) -> list[str]:
-    """The result in sentences: over real images only, then over each rival; the average last."""
+def verdict(gains: pd.DataFrame, budget: int, rivals: Sequence[str] = ("real", *RIVALS)) -> list[str]:
+    """The result in sentences: over each rival in turn, the average over the datasets last."""
     told = []
-    for against in ("real", *RIVALS):
+    for against in rivals:
         rows = _rows(gains, budget, "synthetic", against)
         for row in rows:
             word = {"gain": "raised", "loss": "lowered"}.get(found := decision(row), "")
-            what = {"real": "real images only", "paper": "the paper's recipe"}.get(against, named(against))
+            what = named(against)
             numbers = f"{interval(row)} Dice points, p = {row.p_holm:.3f}"
             who = "On average over the datasets" if row.dataset == AVERAGE else row.dataset
             told.append(f"{who}: synthetic pairs {word} the Dice against {what}: {numbers}." if word else
@@ -70,7 +70,7 @@ def render(scores: pd.DataFrame, gains: pd.DataFrame, cells: pd.DataFrame, pictu
     shown = {picture.name: figure(picture) for picture in pictures}
     whole = [decision(row) for row in _rows(gains, budget, "synthetic", "real")]
     tone = " better" if whole and set(whole) == {"gain"} else " worse" if "loss" in whole else ""
-    lines = "".join(f"<p>{html.escape(line)}</p>" for line in verdict(gains, budget))
+    lines = "".join(f"<p>{html.escape(line)}</p>" for line in verdict(gains, budget, ["real"])) + _rivals(gains, budget)
     cases = "".join(body for name, body in shown.items() if name.endswith("-cases"))
     key = '<p class="note"><i class="truth"></i>reference<i class="prediction"></i>prediction</p>' if cases else ""
     body = f"""<h1>What synthetic images gain: {html.escape(", ".join(facts["datasets"]))}</h1>
@@ -109,6 +109,27 @@ def _rows(gains: pd.DataFrame, budget: int, arm: str, against: str) -> list[Any]
     return [row for row in part.itertuples() if not math.isnan(row.mean)]
 
 
+def _rivals(gains: pd.DataFrame, budget: int) -> str:
+    """What the synthetic arm gains over each rival, datasets side by side."""
+    datasets = list(dict.fromkeys(row.dataset for against in RIVALS for row in _rows(gains, budget, "synthetic", against)))
+    rows = []
+    for against in RIVALS:
+        found = {row.dataset: row for row in _rows(gains, budget, "synthetic", against)}
+        if found:
+            rows.append([html.escape(named(against)), *(_against(found[name]) if name in found else "–" for name in datasets)])
+    return table(["Dice points of synthetic pairs over", *datasets], rows) if rows else ""
+
+
+def _against(row: Any) -> str:
+    word = {"gain": "better", "loss": "worse", "few": "too few seeds to tell"}.get(decision(row), "no difference shown")
+    return f"{_points(row)}<small>{word}, p = {row.p_holm:.3f}</small>"
+
+
+def _points(row: Any) -> str:
+    """A gain in points, its interval beneath."""
+    return "–" if math.isnan(row.mean) else f"{points(row.mean)}<small>{points(row.lower)} to {points(row.upper)}</small>"
+
+
 def _subtitle(facts: dict[str, Any]) -> str:
     return (f"{facts['size']} pixels · {facts['network']}, {facts['steps']} steps in every arm · "
             f"seeds {', '.join(map(str, facts['seeds']))} · {facts['device']}, {facts['threads']} threads · {facts['made']} · "
@@ -116,7 +137,8 @@ def _subtitle(facts: dict[str, Any]) -> str:
 
 
 def _missing(missing: Sequence[str]) -> str:
-    head = f"<summary><b>Not everything is in: {len(missing)} cells are missing.</b></summary>"
+    what = f"{counted(len(missing), 'cell')} {'is' if len(missing) == 1 else 'are'} missing"
+    head = f"<summary><b>Not everything is in: {what}.</b></summary>"
     return f"<details{' open' if len(missing) < 4 else ''}>{head}{listed(missing)}</details>" if missing else ""
 
 
@@ -128,7 +150,7 @@ def _arms(scores: pd.DataFrame, gains: pd.DataFrame, budget: int, facts: dict[st
             by = part.set_index("metric")
             cells = [_score(by.loc[metric], metric) for metric in NAMES]
             over = [row for row in _rows(gains, budget, str(arm), "real") if row.dataset == dataset]
-            rows.append([html.escape(named(str(arm))), *cells, interval(over[0]) if over else "–"])
+            rows.append([html.escape(named(str(arm))), *cells, _points(over[0]) if over else "–"])
         found += f"<h3>{html.escape(str(dataset))}</h3>" + table(["trained on", *NAMES.values(), "over real only [points]"], rows)
         found += f'<p class="note">{own["cases"].iloc[0]} test cases with a lesion, {_seeds(own)}.</p>'
     return found + f'<p class="note">NSD: share of the outlines within {facts["tolerance"]:g} pixels of each other.</p>'
@@ -152,7 +174,7 @@ def _score(row: "pd.Series[Any]", metric: str) -> str:
 
 def _gains(gains: pd.DataFrame) -> str:
     rows = [[html.escape(str(row.dataset)), str(row.budget), html.escape(named(row.arm)), html.escape(named(row.against)),
-             interval(row), f"{row.p:.3f}", f"{row.p_holm:.3f}", str(row.seeds)] for row in gains.itertuples()]
+             _points(row), f"{row.p:.3f}", f"{row.p_holm:.3f}", str(row.seeds)] for row in gains.itertuples()]
     note = ('<p class="note">p: two-sided, from the bootstrap over patients and seeds. Holm: corrected over the datasets of the '
             "same budget, arm and rival; `average` is one test of its own.</p>")
     return table(["dataset", "annotated", "arm", "against", "points", "p", "Holm", "seeds"], rows) + note if rows else ""

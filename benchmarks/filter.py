@@ -21,6 +21,7 @@ from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from floors import count, machine  # noqa: E402
 from PIL import Image  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
@@ -123,9 +124,10 @@ def separation(folder: Path, size: int, source: str, draws: int) -> None:
 
 
 def speed(project: Path) -> None:
+    from meddiff.filtering import score
     from meddiff.layout import Layout
     from meddiff.segmentation import Segmenter
-    from meddiff.stages.filter import _measure, _samples
+    from meddiff.stages.filter import _measure, _read, _samples
 
     torch.set_num_threads(2)
     layout = Layout(project)
@@ -137,8 +139,13 @@ def speed(project: Path) -> None:
         _measure(layout.synthetic, samples, real, inspector, cases[0].image.shape[0])
         clocks.append((time.perf_counter() - begun[0], time.process_time() - begun[1]))
     wall, cpu = np.array(clocks[1:]).T
+    name, rows = next(iter(samples.groupby("batch")))
+    read = _read(layout.synthetic / str(name), rows["id"].tolist(), cases[0].image.shape[0])
+    (rates, bandwidth), (operations, moved) = machine("cpu"), count(lambda: score(read.images, read.masks, real, inspector))
+    floors = [1000 * seconds / len(rows) for seconds in (operations / rates[torch.float32], moved / bandwidth)]
     print(f"{len(samples)} samples: best {len(samples) / wall.min():.0f}/s, median {len(samples) / np.median(wall):.0f}/s, "
-          f"{1000 * np.median(cpu) / len(samples):.1f} ms of CPU a sample")
+          f"{1000 * np.median(cpu) / len(samples):.1f} ms of CPU a sample; floors of its network: operations {floors[0]:.2f}, "
+          f"bytes {floors[1]:.2f} ms a sample ({rates[torch.float32] / 1e9:.0f} Gop/s, {bandwidth / 1e9:.0f} GB/s)")
 
 
 def search() -> None:

@@ -1,7 +1,7 @@
 """Weights and training time of the segmenters' networks: `python benchmarks/networks.py [--sides 64 128] [--steps 10]`.
 
 A step is `train_segmenter`'s own, 8 images with augmentation, on one thread. The networks take turns; a time is the median over
-the steps, the first of each round left out.
+the steps, the first of each round left out. Beside it the larger floor of a step, as a share of the time.
 """
 
 from meddiff.environment import quiet
@@ -14,6 +14,8 @@ from itertools import pairwise  # noqa: E402
 from statistics import median  # noqa: E402
 
 import torch  # noqa: E402
+from floors import count, machine  # noqa: E402
+from torch import nn  # noqa: E402
 
 from meddiff.networks import WIDTHS  # noqa: E402
 from meddiff.params import SegmentParams  # noqa: E402
@@ -31,6 +33,7 @@ def main() -> None:
     torch.set_num_threads(1)
     seconds: dict[tuple[str, int], list[float]] = {}
     weights: dict[str, int] = {}
+    work: dict[tuple[str, int], tuple[int, int]] = {}
     for _ in range(ROUNDS):
         for side in asked.sides:
             cases = make_phantoms(8, True, side, "mixed", 0)
@@ -40,10 +43,25 @@ def main() -> None:
                 trained = train_segmenter(cases, [], params, 0, report=lambda *_, kept=moments: kept.append(time.perf_counter()))
                 seconds.setdefault((network, side), []).extend(b - a for a, b in pairwise(moments))
                 weights[network] = sum(weight.numel() for weight in trained.network.parameters())
+                work[network, side] = work.get((network, side)) or step(trained.network, side)
+    rates, bandwidth = machine("cpu")
+    print(f"{rates[torch.float32] / 1e9:.0f} Gop/s, {bandwidth / 1e9:.0f} GB/s\n")
     print(f"| network | weights | {' | '.join(f'{side} px' for side in asked.sides)} |")
-    for network, count in weights.items():
-        times = (f"{median(seconds[network, side]):.2f} s" for side in asked.sides)
-        print(f"| `{network}` | {count / 1e6:.1f} M | {' | '.join(times)} |")
+    print("|---" * (2 + len(asked.sides)) + "|")
+    for network, parameters in weights.items():
+        times = []
+        for side in asked.sides:
+            each, (operations, moved) = median(seconds[network, side]), work[network, side]
+            floors = operations / rates[torch.float32], moved / bandwidth
+            times.append(f"{each:.3f} s (operations {floors[0]:.3f}, bytes {floors[1]:.3f}: {max(floors) / each:.0%})")
+        print(f"| `{network}` | {parameters / 1e6:.1f} M | {' | '.join(times)} |")
+
+
+def step(network: nn.Module, side: int) -> tuple[int, int]:
+    """Operations of one step of 8 images, and the bytes of its matrix operations and of Adam."""
+    images = torch.zeros(8, 3, side, side)
+    operations, moved = count(lambda: network.train()(images).sum().backward())
+    return operations, moved + 4 * 7 * sum(weight.numel() for weight in network.parameters())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ def model_card(facts: dict[str, Any], gains: pd.DataFrame, cells: pd.DataFrame) 
     return f"""# Model card: lesion inpainting generators of {", ".join(facts["datasets"])}
 
 {len(own)} generators, one for each dataset, label budget and seed: {facts["foundation"]}, fine-tuned to paint lesions under
-a mask into lesion-free images and over the lesions of images without annotation, at {facts["size"]} × {facts["size"]} pixels.
+a mask into lesion-free images and at the place of the lesions in images without annotation, at {facts["size"]} ×
+{facts["size"]} pixels.
 
 ## Intended use
 Making synthetic training pairs for segmentation networks, beside real annotated images of the same kind. Research only: not for
@@ -24,7 +25,7 @@ diagnosis, not for tests or benchmarks of other methods, not a medical device.
 
 ## Training data
 {", ".join(facts["datasets"])}: {_range(own["labelled"])} annotated images each. The foundation has seen the other training
-images too, without masks; where it was plain where a lesion lies in them, painted ones replaced it.
+images too, without masks; where it was plain where a lesion lies in them, it was filled in and painted ones took its place.
 Validation cases chose the segmenters' weights; test cases were seen by the final scoring alone, which a check of
 ids, patients and near-duplicates holds.
 
@@ -47,7 +48,7 @@ def dataset_card(facts: dict[str, Any], gains: pd.DataFrame, cells: pd.DataFrame
     return f"""# Dataset card: synthetic pairs of {", ".join(facts["datasets"])}
 
 Images of {facts["size"]} × {facts["size"]} pixels with lesion masks, painted into images of the same datasets: lesion-free
-ones, and training images without annotation, over the lesion that was there.
+ones, and training images without annotation, where the lesion that was there was filled in before.
 
 | dataset | annotated images | seeds | generated | accepted | share of copies | KID, lesion |
 |---|---|---|---|---|---|---|

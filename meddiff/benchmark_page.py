@@ -132,8 +132,8 @@ def _points(row: Any) -> str:
 
 def _subtitle(facts: dict[str, Any]) -> str:
     return (f"{facts['size']} pixels · {facts['network']}, {facts['steps']} steps in every arm · "
-            f"seeds {', '.join(map(str, facts['seeds']))} · {facts['device']}, {facts['threads']} threads · {facts['made']} · "
-            f"{facts['command']}")
+            f"seeds {', '.join(map(str, facts['seeds']))} · {facts['device']}, {counted(facts['threads'], 'thread')} · "
+            f"{facts['made']} · {facts['command']}")
 
 
 def _missing(missing: Sequence[str]) -> str:

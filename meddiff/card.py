@@ -25,7 +25,7 @@ def dataset_card(manifest: dict[str, Any], summary: Path) -> str:
     return f"""# {manifest["name"]}: synthetic pairs of image and mask
 
 {counts["accepted"]} images, each with the mask of its lesion, made by meddiff {manifest["meddiff"]}: a diffusion model painted
-lesions of invented shape into lesion-free images, or over the lesions of images without annotation.
+lesions of invented shape into lesion-free images, or at the place of the lesions in images without annotation.
 
 ## How they were made
 - Source dataset: `{made["prepare"]["dataset"]}`; at most {made["prepare"]["n_labelled"]} annotated cases were seen.

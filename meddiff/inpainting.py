@@ -149,13 +149,13 @@ def diffusion_loss(
 def _time_weights(scheduler: DDPMScheduler, times: Tensor, gamma: float) -> Tensor:
     """Weights `[B]` of the squared error at `times`: min-SNR (Hang et al. 2023, eq. 8), so that no time outweighs the others.
 
-    The error of the clean latents weighs min(SNR, gamma), but at least 1 where they are what is predicted (ours): with a
-    zero terminal SNR the first step of the sampler would never be trained.
+    The error of the clean latents weighs min(SNR, gamma), but at least 1 where they or the velocity are what is predicted (ours):
+    with a zero terminal SNR the first step of the sampler would never be trained.
     """
     kept = scheduler.alphas_cumprod.to(times.device)[times]
     snr = kept / (1 - kept)
     return {
         "sample": lambda: snr.clamp(min(1.0, gamma), gamma),
         "epsilon": lambda: (gamma / snr.clamp_min(1e-6)).clamp(max=1.0),
-        "v_prediction": lambda: snr.clamp(max=gamma) / (snr + 1),
+        "v_prediction": lambda: snr.clamp(min(1.0, gamma), gamma) / (snr + 1),
     }[scheduler.config.prediction_type]()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
@@ -17,7 +18,7 @@ from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
 from meddiff.mask_statistics import likeness, outline
 from meddiff.params import MaskModelParams
-from meddiff.placement import ALL_LEVELS, NOISE, SHAPE, SIZES, Lesions, MaskLevels, cover, learn_lesions, place
+from meddiff.placement import ALL_LEVELS, NOISE, SHAPE, SIZES, Lesions, MaskLevels, learn_lesions, place, replace
 from meddiff.progress import Report, silent
 from meddiff.shapes import (
     Bits,
@@ -39,6 +40,7 @@ PATCH = 4  # the network sees patches of 4x4 values as channels: maps are smooth
 DEVIATION = 0.2  # the network learns (map - disc) / this: taught whole maps it drew nothing but discs after 300 steps (measured)
 STEPS = 20
 COPY = 0.97  # least likeness to a training lesion that is called a copy: outlines 1.5 percent of the radius apart
+ORDINARY = 0.9  # ... but not where so many of the training lesions are as alike to another; a few twins don't raise the bound
 TRIES = 4  # maps drawn for one lesion until it is no copy
 TOGETHER = 64  # maps computed at once
 
@@ -49,12 +51,14 @@ class Invented:
 
     Attributes:
         masks: `[N,S,S]` uint8 of 0 to K.
+        owners: `[L]` number of the mask that each invented lesion is for.
         alike: `[L]` greatest likeness of each invented lesion to a training lesion, see `mask_statistics.likeness`.
         redrawn: lesions drawn again because they were copies.
         copies: lesions that were copies still at the last try.
     """
 
     masks: Pixels
+    owners: NDArray[np.int64]
     alike: Floats
     redrawn: int
     copies: int
@@ -102,16 +106,16 @@ class MaskModel:
                sites: Sequence[Pixels | None] | None = None) -> Invented:
         """Invent one mask a seed.
 
-        A lesion more alike to a training lesion than `COPY`, and than any two training lesions are, is drawn again from the next
-        stream of noise and shape, up to three times; then the least alike of the four is kept.
+        A lesion more alike to a training lesion than `COPY`, and than nine of ten training lesions are to another one, is drawn
+        again from the next stream of noise and shape, up to three times; then the least alike of the four is kept.
 
         Args:
             seeds: a mask depends on its own seed, field and site alone.
             size: side of the masks [pixels].
             levels: which levels of randomness are on.
             fields: `[size,size]` bool for each seed, where lesions may be, see `fields.imaged_field`; None: the whole frame.
-            sites: for each seed the lesions `[size,size]` of 0 to K that the new ones shall replace and cover, or None. They
-                give number, class, size and place (see `placement.cover`): `condition`, `pose` and `placement` don't matter.
+            sites: for each seed the lesions `[size,size]` of 0 to K that the new ones shall replace, or None. They give number,
+                class, place and least size (see `placement.replace`): `condition` doesn't matter.
 
         Returns:
             The masks. A lesion is connected, without holes, and of a size within the training range and 15 percent around it,
@@ -130,12 +134,16 @@ class MaskModel:
         for i, (seed, some) in enumerate(zip(seeds, lent, strict=True)):
             field = np.ones((size, size), bool) if fields is None else fields[i]
             own = [next(rest) for _ in some]
-            masks[i] = cover(own, replaced[i], field) if replaced[i] else place(own, some, self.lesions, levels, field, seed)
-        return Invented(masks, alike, tries, copies)
+            if replaced[i]:
+                masks[i] = replace(own, some, self.lesions, levels, replaced[i], field, seed)
+            if not masks[i].any():  # no site, or one outside of the field
+                masks[i] = place(own, some, self.lesions, levels, field, seed)
+        owners = np.repeat(np.arange(len(seeds)), [len(some) for some in lent])
+        return Invented(masks, owners, alike, tries, copies)
 
     def _novel(self, wanted: list[_Wanted], levels: MaskLevels) -> tuple[list[Shape], Floats, int, int]:
         """Shapes that are no copies where possible; their likeness; how many were drawn again, and how many are copies still."""
-        bound = max(COPY, float(self.alike.max()))
+        bound = max(COPY, float(np.quantile(self.alike, ORDINARY)))
         shapes, alike = self._shapes(wanted, levels, 0)
         redrawn = 0
         for attempt in range(1, TRIES if levels.noise or levels.shape else 1):

@@ -2,7 +2,8 @@
 
 Ours. What a segmenter lacks most with few annotated images is lesions in surroundings it hasn't seen, as they really occur: with
 their shadows, in the tissue and at the depth where lesions are. Images without annotation have all of that, but no trustworthy
-outline. A lesion that is painted over the one in the image, and covers it, brings its outline with it.
+outline. There the lesion is filled in with the texture around it, and a new one is painted at its place, with an outline of its
+own.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from meddiff.cases import Case, Pixels
+from meddiff.fill import fill_with_texture, widened
 from meddiff.inspector import predicted, reduced
 from meddiff.metrics import class_dice
 from meddiff.params import SegmentParams
@@ -19,6 +21,7 @@ from meddiff.segmentation import Segmenter, train_segmenter, within_frame
 from meddiff.shapes import parts
 
 TOGETHER = 64  # images that are looked at together
+RIM = 1 / 32   # lesions are often seen a little too small: as much is filled in around them, as a share of the side
 
 
 def train_finder(
@@ -61,6 +64,17 @@ def find_sites(
         pairs = zip(some, predicted(images, finder), predicted(images, inspector), strict=True)
         found += [_site(case, first, second, finder.architecture.classes, agreement, largest) for case, first, second in pairs]
     return found
+
+
+def cleared(case: Case, site: Pixels) -> Pixels | None:
+    """The image of a site without its lesions: they and a rim of 1/32 of the side are filled with texture of the same image.
+
+    Returns:
+        `[S, S, 3]` uint8, equal to the case's image elsewhere; None where no texture fits.
+    """
+    size = len(site)
+    frame = np.ones((size, size), bool) if case.frame is None else case.frame.mask(size)
+    return fill_with_texture(case.image, widened(site > 0, max(1, round(RIM * size))) & frame, frame)
 
 
 def _site(case: Case, first: Pixels, second: Pixels, classes: int, agreement: float, largest: float) -> Pixels | None:

@@ -41,6 +41,8 @@ class Sample:
         image: `[H,W,3]` uint8.
         mask: `[H,W]` of 0 to K.
         background: id of the image that was painted into, or `given`.
+        likeness: of its invented lesions' shapes, the greatest to a training lesion's, 0 to 1 (see `mask_statistics.likeness`);
+            NaN where the mask was given.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Sample:
     image: Pixels
     mask: Pixels
     background: str
+    likeness: float
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class Synthesizer:
     Attributes:
         painter: the fine-tuned pipeline.
         masks: the mask model.
-        backgrounds: `[S,S,3]` uint8 by id: lesion-free images, and those with a site.
-        sites: `[S,S]` uint8 of 0 to K by id of the background: the lesions there, which new ones replace; see `sites.find_sites`.
+        backgrounds: `[S,S,3]` uint8 by id: lesion-free images, and those whose lesion at a site was filled in.
+        sites: `[S,S]` uint8 of 0 to K by id of the background: the lesions that were there, at whose place new ones are painted.
     """
 
     painter: Painter
@@ -102,14 +105,14 @@ class Synthesizer:
                         f"masks and backgrounds are {size}×{size} pixels for this model, not {given.shape[1]}×{given.shape[0]}",
                         "Resize them",
                     )
-        drawn = self._masks(requests, chosen, grounds, size, params)
+        drawn, alike = self._masks(requests, chosen, grounds, size, params)
         samples = []
         for start in range(0, len(requests), params.batch_size):
             part = slice(start, start + params.batch_size)
             images = self.painter.paint(grounds[part], drawn[part], [request.seed for request in requests[part]], params)
             samples += [
-                Sample(f"s{r.seed:010d}", r.seed, image, mask, name if r.background is None else "given")
-                for r, image, mask, name in zip(requests[part], images, drawn[part], chosen[part], strict=True)
+                Sample(f"s{r.seed:010d}", r.seed, image, mask, name if r.background is None else "given", like)
+                for r, image, mask, name, like in zip(requests[part], images, drawn[part], chosen[part], alike[part], strict=True)
             ]
         return samples
 
@@ -125,16 +128,21 @@ class Synthesizer:
         return names[int(np.random.default_rng([turn, 1]).permutation(len(names))[place])]
 
     def _masks(self, requests: Sequence[Request], chosen: list[str], grounds: list[Pixels], size: int, params: GenerateParams
-               ) -> list[Pixels]:
-        """The masks given, and invented ones within the imaged field of their backgrounds, over the lesions that are there."""
+               ) -> tuple[list[Pixels], list[float]]:
+        """The masks given, and invented ones within the field of their backgrounds, at their sites; and `Sample.likeness`."""
         levels = MaskLevels(
             params.mask_noise, params.mask_condition, params.mask_shape, params.mask_pose, params.mask_placement
         )
-        bare = [i for i, request in enumerate(requests) if request.mask is None]
-        fields = [imaged_field(grounds[i]) for i in bare]
-        sites = [self.sites.get(chosen[i]) if requests[i].background is None else None for i in bare]
-        invented = iter(self.masks.sample([requests[i].seed for i in bare], size, levels, fields, sites) if bare else ())
-        return [next(invented) if request.mask is None else request.mask for request in requests]
+        masks, likeness = [request.mask for request in requests], [float("nan")] * len(requests)
+        bare = [i for i, mask in enumerate(masks) if mask is None]
+        if bare:
+            fields = [imaged_field(grounds[i]) for i in bare]
+            sites = [self.sites.get(chosen[i]) if requests[i].background is None else None for i in bare]
+            invented = self.masks.invent([requests[i].seed for i in bare], size, levels, fields, sites)
+            for number, i in enumerate(bare):
+                masks[i] = invented.masks[number]
+                likeness[i] = float(invented.alike[invented.owners == number].max())
+        return [mask for mask in masks if mask is not None], likeness
 
 
 def bundle(target: Path, generator: Path, mask_model: Path, backgrounds: Path, params: GenerateParams) -> None:

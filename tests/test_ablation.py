@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,7 @@ from meddiff.comparison import caveat, compare, difference, sheet, table_markdow
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import AblateParams, Params
-from meddiff.params_file import load_params, parse_params
+from meddiff.params_file import edit_params, load_params, parse_params
 from meddiff.parts import FULL, PARTS, Part, chosen, setting
 from meddiff.trials import Overrides, merged
 from meddiff.variants import VariantOutcome, tile
@@ -45,7 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def project(tmp_path: Path, runs: str) -> Layout:
-    shutil.copy(SETTINGS, tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text(edit_params(SETTINGS.read_text(), {"filter": {"agreement": 0.5}}, SETTINGS))
     return Layout(tmp_path)
 
 

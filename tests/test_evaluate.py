@@ -246,7 +246,8 @@ def test_copies_go_on_lesion_free_images_and_self_training_takes_what_was_found(
         segment.run(layout, only, Unrecorded())
     found, table = make_cases(3, seed=31), pd.read_csv(layout.backgrounds / "backgrounds.csv")
     for case in found:
-        write_image(layout.backgrounds / "images" / f"{case.id}_site.png", case.image)
+        write_image(layout.cases("train") / "images" / f"{case.id}.png", case.image)
+        write_image(layout.backgrounds / "images" / f"{case.id}_site.png", 255 - case.image)
         write_mask(layout.backgrounds / "sites" / f"{case.id}_site.png", case.mask)
     sites = pd.DataFrame({"id": [f"{case.id}_site" for case in found], "source": [f"site:{case.id}" for case in found]})
     pd.concat([table, sites]).to_csv(layout.backgrounds / "backgrounds.csv", index=False)
@@ -255,8 +256,10 @@ def test_copies_go_on_lesion_free_images_and_self_training_takes_what_was_found(
     monkeypatch.setattr(segment, "copy_paste",
                         lambda real, grounds, *rest: given.append(len(grounds)) or paste(real, grounds, *rest))
     segment.run(layout, settings(segment={"arms": ["self_training", "copy_paste"], "seeds": [0]}), Unrecorded())
-    assert [case.id for case in trained.calls[0].pairs] == [f"{case.id}_site" for case in found]
-    assert all(np.array_equal(pair.mask, case.mask) for pair, case in zip(trained.calls[0].pairs, found, strict=True))
+    for pair, case in zip(trained.calls[0].pairs, found, strict=True):
+        assert pair.id == case.id
+        assert np.array_equal(pair.image, case.image), "as it was before its lesion was filled in"
+        assert np.array_equal(pair.mask, case.mask)
     assert given == [4]
 
 

@@ -93,7 +93,7 @@ def _loss(pipeline, images: torch.Tensor, masks: torch.Tensor, inside: float, ou
 
 
 def test_min_snr_weighs_every_time_and_none_above_gamma() -> None:
-    for kind, at_noise, at_signal in (("sample", 1.0, 5.0), ("epsilon", 1.0, 0.0), ("v_prediction", 0.0, 0.0)):
+    for kind, at_noise, at_signal in (("sample", 1.0, 5.0), ("epsilon", 1.0, 0.0), ("v_prediction", 1.0, 0.0)):
         scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=kind, rescale_betas_zero_snr=True)
         noise, signal = _time_weights(scheduler, torch.tensor([999, 0]), 5.0).tolist()
         assert noise == pytest.approx(at_noise, abs=1e-3)

@@ -1,12 +1,14 @@
-"""Sites: which images without annotation get one, how a new lesion covers what is there, and what the arms make of them."""
+"""Sites: which images without annotation get one, how they are cleared, the lesions drawn there, and what arms make of them."""
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from meddiff import placement, shapes, sites
@@ -70,18 +72,18 @@ def test_what_is_seen_on_the_bars_of_padding_is_no_site(monkeypatch: pytest.Monk
     assert found(monkeypatch, seen, seen, frame=Frame(0, 0, 32, 64)) is not None
 
 
-def test_a_new_lesion_covers_the_old_one_and_stays_in_the_field() -> None:
-    old, field = lesion(30, 12, 10), np.broadcast_to(np.arange(SIDE) >= 6, (SIDE, SIDE))
-    small = shapes.Shape.of(shapes.finer(shapes.disc(32)))
-    mask = placement.cover([small], shapes.parts(old), field)
-    rim = shapes.ndimage.binary_dilation(old > 0)
-    assert (mask[rim & field] == 1).all()
-    assert not mask[~field].any()
-    assert 1.1 < mask.sum() / (old > 0)[field].sum() < 1.7
-    two = lesion(20, 20, 8) + lesion(45, 45, 6, 2)
-    both = placement.cover([small, small], shapes.parts(two), np.ones((SIDE, SIDE), bool))
-    assert set(np.unique(both)) == {0, 1, 2}
-    assert (both[two > 0] == two[two > 0]).all()
+def test_a_site_is_cleared_and_nothing_else() -> None:
+    case = make_cases(1, SIDE, seed=5)[0]
+    assert case.mask is not None
+    image = sites.cleared(case, case.mask)
+    assert image is not None
+    near = shapes.ndimage.binary_dilation(case.mask > 0, iterations=3)
+    assert np.array_equal(image[~near], case.image[~near])
+    inside, around = case.mask > 0, shapes.ndimage.binary_dilation(near, iterations=6) & ~near
+    levels = [float(picture[where].mean()) for picture, where in ((case.image, inside), (image, inside), (image, around))]
+    assert abs(levels[1] - levels[2]) < 0.3 * abs(levels[0] - levels[2])
+    whole = np.ones((SIDE, SIDE), np.uint8)
+    assert sites.cleared(case, whole) is None, "there is no texture to take"
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +97,44 @@ def test_invented_masks_take_the_site_but_not_its_outline(model: MaskModel) -> N
     seeds = [0, 1, 2, 3]
     masks = model.sample(seeds, SIDE, sites=[old, old, None, old])
     for i in (0, 1, 3):
-        assert (masks[i][old > 0] == 1).all()
-        assert shapes.pose_of(masks[i] > 0)[1:3] == pytest.approx([40 / SIDE, 25 / SIDE], abs=0.03)
-    assert not np.array_equal(masks[0], masks[1])
+        assert (masks[i][old > 0] == 1).mean() >= placement.COVERED
+        assert 1.1 * old.sum() < masks[i].sum() < 3 * old.sum()
+        assert shapes.pose_of(masks[i] > 0)[1:3] == pytest.approx([40 / SIDE, 25 / SIDE], abs=0.08)
     assert np.array_equal(masks[2], model.sample([2], SIDE)[0]), "a seed without site is what it was"
     assert np.array_equal(masks[3], model.sample([3], SIDE, sites=[old])[0])
+
+
+def test_outlines_at_a_site_are_neither_its_own_nor_alike(model: MaskModel) -> None:
+    old = (ellipse(SIDE, 34, 30, 14, 7, 0.6)).astype(np.uint8)
+    masks = model.sample(range(12), SIDE, sites=[old] * 12) > 0
+    grown = [shapes.ndimage.binary_dilation(old > 0, iterations=n) for n in range(4)]
+
+    def overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+        return float((a & b).sum() / (a | b).sum())
+
+    assert np.median([max(overlap(mask, wide) for wide in grown) for mask in masks]) < 0.9
+    assert np.median([overlap(a, b) for a, b in pairwise(masks)]) < 0.85
+    for level in ("shape", "pose", "placement"):
+        off = model.sample(range(12), SIDE, placement.MaskLevels(**{level: False}), sites=[old] * 12) > 0
+        assert sum(np.array_equal(a, b) for a, b in zip(masks, off, strict=True)) < 4, level
+
+
+def test_several_lesions_keep_their_classes_and_the_field(model: MaskModel) -> None:
+    small = shapes.Shape.of(shapes.finer(shapes.disc(32)))
+    two = shapes.parts(lesion(20, 20, 8) + lesion(45, 45, 6, 2))
+    field = np.broadcast_to(np.arange(SIDE) >= 16, (SIDE, SIDE))
+    mask = placement.replace([small, small], [0, 0], model.lesions, placement.ALL_LEVELS, two, field, 0)
+    assert set(np.unique(mask)) == {0, 1, 2}
+    assert not mask[~field].any()
+    for part in two:
+        assert (mask[part.where & field] == part.label).mean() >= 0.8
+
+
+def test_a_site_outside_of_the_field_gets_its_lesion_elsewhere(model: MaskModel) -> None:
+    field = np.broadcast_to(np.arange(SIDE) >= 24, (SIDE, SIDE))
+    mask, = model.sample([7], SIDE, fields=[field], sites=[lesion(30, 8, 6)])
+    assert mask.any()
+    assert not mask[:, :20].any()
 
 
 @pytest.fixture
@@ -139,13 +174,16 @@ def test_stage_finds_sites_and_uses_them_where_they_are_enough(
         case = row.source.removeprefix("site:")
         assert int(case[-3:]) >= 10, "no annotated case"
         assert row.sha256 == sha256(layout.backgrounds / f"images/{row.id}.png")
-        assert np.array_equal(read_image(layout.backgrounds / f"images/{row.id}.png"),
-                              read_image(layout.cases("train") / f"images/{case}.png"))
+        changed = (read_image(layout.backgrounds / f"images/{row.id}.png")
+                   != read_image(layout.cases("train") / f"images/{case}.png")).any(axis=2)
+        site = read_mask(layout.backgrounds / f"sites/{row.id}.png") > 0
+        assert changed[site].any()
+        assert not changed[~shapes.ndimage.binary_dilation(site, iterations=2)].any()
         overlaps.append(dice(read_mask(layout.backgrounds / f"sites/{row.id}.png"), truth[case]))
     assert np.mean(overlaps) > 0.7
     assert "sites.png" in told.files
     with Image.open(layout.backgrounds / "sites.png") as sheet:
-        assert sheet.size == (8 * 32, -(-len(at) // 8) * 32)
+        assert sheet.size == (8 * 32, -(-len(at) // 4) * 32)
 
     table, told = run(layout, tiny, site_agreement=0.999)
     assert set(table["source"]) == {"normal"}
@@ -185,7 +223,8 @@ def test_samples_are_painted_over_sites_for_their_share(synthesizer: Synthesizer
     for sample in samples:
         ground = synthesizer.backgrounds[sample.background]
         if sample.background in synthesizer.sites:
-            assert (sample.mask[synthesizer.sites[sample.background] > 0] == 1).all()
+            assert (sample.mask[synthesizer.sites[sample.background] > 0] == 1).mean() >= 0.6
+        assert 0 < sample.likeness <= 1
         outside = ~shapes.ndimage.binary_dilation(sample.mask > 0, iterations=2)
         assert np.array_equal(sample.image[outside], ground[outside])
 

@@ -166,7 +166,7 @@ class FilterParams(Section):
         "lesion", description="features: `lesion`, or beside them `inspector`, a hub id, a folder of transformers, or NAME:FILE"
     )
     extractor_revision: str | None = Field(None, description="commit of the hub id; required for a hub id")
-    agreement: Fraction = Field(0.5, description="least Dice between the mask and an independent segmenter's prediction")
+    agreement: Fraction = Field(0.2, description="least Dice between the mask and an independent segmenter's prediction")
     corrosion_radius: Annotated[float, Field(ge=0, le=16)] | Literal["auto"] = Field(
         "auto", description="erosion of accepted masks [pixels at 128 px, scaled with size], 0: none; `auto`: by border profiles"
     )

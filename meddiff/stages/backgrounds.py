@@ -21,10 +21,11 @@ from meddiff.painting import load_painter
 from meddiff.params import BackgroundsParams, Params
 from meddiff.progress import bar
 from meddiff.segmentation import Segmenter
-from meddiff.sites import find_sites, train_finder
+from meddiff.sites import cleared, find_sites, train_finder
 from meddiff.stages import checkpoint_file, use_machine
 from meddiff.tracking import StageRun
 
+Site = tuple[Case, Pixels, Pixels]  # an image without annotation, the lesions seen in it [S, S], and it without them [S, S, 3]
 ENOUGH = 8  # with fewer lesion-free images of the dataset `auto` removes lesions, and fewer sites aren't used
 COLUMNS = ["id", "source", "group", "method", "sha256"]
 SHOWN = 24  # cases on the contact sheet
@@ -44,7 +45,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     finder = _trained(train_finder, settings.finder_steps, layout, cases, settings.seed, classes, device) if unlabelled else None
     trained = time.monotonic()
     found = find_sites(unlabelled, finder, inspector, settings.site_agreement, settings.largest) if finder else []
-    sites = [(case, site) for case, site in zip(unlabelled, found, strict=True) if site is not None]
+    sites = _cleared([(case, site) for case, site in zip(unlabelled, found, strict=True) if site is not None])
     looked = {"unlabelled": len(unlabelled), "sites": len(sites)}
     if len(sites) < ENOUGH:
         sites = []
@@ -87,6 +88,18 @@ def _trained(train: Callable[..., Segmenter], steps: int, layout: Layout, cases:
         return train(cases, steps, seed, classes, device, checkpoint, report)
 
 
+def _cleared(found: Sequence[tuple[Case, Pixels]]) -> list[Site]:
+    """The sites whose lesions could be filled in."""
+    with bar("clear sites") as report:
+        sites = []
+        for number, (case, site) in enumerate(found, 1):
+            image = cleared(case, site)
+            if image is not None:
+                sites.append((case, site, image))
+            report(number, len(found), {})
+    return sites
+
+
 def _normal(layout: Layout, settings: BackgroundsParams) -> pd.DataFrame:
     """The table of the dataset's lesion-free images, without rows if they aren't wanted."""
     table = layout.normal / "backgrounds.csv"
@@ -107,7 +120,7 @@ def _removals(layout: Layout, cases: list[Case], settings: BackgroundsParams, no
 
 
 def _write(folder: Path, source: Path, normal: pd.DataFrame, cases: Sequence[Case], settled: dict[str, Removal],
-           sites: Sequence[tuple[Case, Pixels]], classes: int) -> pd.DataFrame:
+           sites: Sequence[Site], classes: int) -> pd.DataFrame:
     """Write the images, the sites and `backgrounds.csv`."""
     images = folder / "images"
     images.mkdir()
@@ -121,9 +134,9 @@ def _write(folder: Path, source: Path, normal: pd.DataFrame, cases: Sequence[Cas
             write_image(file, removal.image)
             rows.append({"id": file.stem, "source": f"removed:{case.id}", "group": case.group, "method": removal.method,
                          "sha256": sha256(file)})
-    for case, site in sites:
+    for case, site, image in sites:
         file = images / f"{case.id}_site.png"
-        write_image(file, case.image)
+        write_image(file, image)
         write_mask(folder / "sites" / file.name, site, classes)
         rows.append({"id": file.stem, "source": f"site:{case.id}", "group": case.group, "method": "found",
                      "sha256": sha256(file)})
@@ -167,13 +180,13 @@ def _tell(counts: dict[str, float]) -> None:
         print(f"backgrounds: lesions not removed: {', '.join(dropped)}", file=sys.stderr)
 
 
-def _site_sheet(sites: Sequence[tuple[Case, Pixels]]) -> Image.Image:
-    """Images with the outline of what is seen there, eight a row."""
+def _site_sheet(sites: Sequence[Site]) -> Image.Image:
+    """Pairs, four a row: the image with the outline of what is seen there, and without its lesion."""
     tiles = []
-    for case, site in sites[:2 * SHOWN]:
+    for case, site, image in sites[:SHOWN]:
         outlined, inside = case.image.copy(), site > 0
         outlined[inside & ~ndimage.binary_erosion(inside)] = (255, 255, 0)
-        tiles.append(outlined)
+        tiles += [outlined, image]
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 8)
     return Image.fromarray(np.concatenate([np.concatenate(tiles[i:i + 8], axis=1) for i in range(0, len(tiles), 8)]))
 

@@ -50,6 +50,8 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     table = pd.concat(pd.read_parquet(path) for path in sorted(layout.synthetic.glob("*/batch.parquet")))
     tracker.dataset(table, "synthetic", "generated")
     tracker.metrics({"samples": float(len(table)), "seconds_per_image": (time.monotonic() - begun) / len(table)})
+    alike = table["mask_likeness"]
+    tracker.metrics({"mask_likeness_mean": float(alike.mean()), "mask_likeness_max": float(alike.max())})
     tracker.metrics(_seams(layout.synthetic, table, synthesizer, settings.rim))
 
 
@@ -68,6 +70,7 @@ def _seams(folder: Path, table: pd.DataFrame, synthesizer: Synthesizer, rim: int
 
 def _write(folder: Path, samples: list[Sample], settings: GenerateParams, model: str, classes: int) -> None:
     rows = [{"id": s.id, "batch": folder.name, "seed": s.seed, "background": s.background, "area": float((s.mask > 0).mean()),
+             "mask_likeness": s.likeness,
              "guidance_scale": settings.guidance_scale, "steps": settings.steps, "generator": model} for s in samples]
     with replacing(folder) as fresh:
         for sample in samples:

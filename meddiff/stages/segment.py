@@ -118,8 +118,12 @@ def _backgrounds(layout: Layout) -> list[Pixels]:
 
 def _found(layout: Layout) -> list[Case]:
     """The images without annotation with what finder and inspector see in them, as if it were their annotation."""
-    found = [Case(path.stem, read_image(layout.backgrounds / "images" / path.name), read_mask(path))
-             for path in sorted((layout.backgrounds / "sites").glob("*.png"))]
+    table = layout.backgrounds / "backgrounds.csv"
+    known = pd.read_csv(table, dtype=str) if table.is_file() else pd.DataFrame({"id": [], "source": []}, dtype=str)
+    at = known[known["source"].str.startswith("site:")]
+    images, sites = layout.cases("train") / "images", layout.backgrounds / "sites"
+    found = [Case(case, read_image(images / f"{case}.png"), read_mask(sites / f"{id}.png"))
+             for id, case in zip(at["id"], at["source"].str.removeprefix("site:"), strict=True)]
     if not found:
         raise MeddiffError(layout.backgrounds / "sites", "the self_training arm needs training images without annotation in "
                            "which a lesion is found, and there is none",

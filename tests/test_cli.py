@@ -123,9 +123,10 @@ def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> N
     after = (project / "params.yaml").read_text()
     wanted = {"dataset": "folder", "path": f"{project}/raw", "n_labelled": 2, "size": 32}
     assert yaml.safe_load(after)["prepare"] == yaml.safe_load(before)["prepare"] | wanted
-    assert (yaml.safe_load(after)["segment"]["steps"], yaml.safe_load(after)["backgrounds"]["finder_steps"]) == (1500, 1500)
+    values = yaml.safe_load(after)
+    assert (values["segment"]["steps"], values["backgrounds"]["finder_steps"], values["generate"]["n"]) == (1500, 1500, 200)
     assert "params.yaml now says segment.steps: 1500" in done.stdout
-    assert len(set(after.splitlines()) - set(before.splitlines())) == 6
+    assert len(set(after.splitlines()) - set(before.splitlines())) == 7
     assert run("init", "--dataset", "demo").exit_code == 0
     assert yaml.safe_load((project / "params.yaml").read_text())["prepare"]["path"] == "raw"
     (project / "params.yaml").write_text(after)

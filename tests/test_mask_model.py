@@ -207,7 +207,7 @@ def test_copies_of_training_lesions_are_drawn_again(model: MaskModel, monkeypatc
     strict = replace(model, outlines=np.concatenate([model.outlines] * 2)[:len(model.outlines)])
     bound = float(np.median(free.alike))
     monkeypatch.setattr(mask_model, "COPY", bound)
-    monkeypatch.setattr(MaskModel, "alike", property(lambda self: np.zeros(1)))
+    monkeypatch.setattr(MaskModel, "alike", property(lambda self: np.r_[np.zeros(18), 1, 1]))  # a lesion is there twice
     again = strict.invent(range(20), 64)
     assert again.redrawn == (free.alike > bound).sum()
     assert again.copies == (again.alike > bound).sum()

@@ -40,7 +40,7 @@ def report(name: str, images: Tensor, decoded: Tensor) -> None:
 
 
 def run(weights: dict[str, Tensor], x: Tensor, widen: set[int]) -> Tensor:
-    """Layers by their numbers: convolutions and blocks. Before those in `widen` comes upsampling; else those without bias stride."""
+    """Layers by number, convolutions and blocks. Before those in `widen` comes upsampling, else those without bias stride."""
     for number in sorted({int(name.split(".")[0]) for name in weights}):
         own = {name.split(".", 1)[1]: value.float() for name, value in weights.items() if name.split(".")[0] == str(number)}
         if "weight" in own:

@@ -18,7 +18,7 @@ from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
 from meddiff.mask_statistics import likeness, outline
 from meddiff.params import MaskModelParams
-from meddiff.placement import ALL_LEVELS, NOISE, SHAPE, SIZES, Lesions, MaskLevels, learn_lesions, place, replace
+from meddiff.placement import ALL_LEVELS, NOISE, SHAPE, SIZES, Lesions, MaskLevels, Site, learn_lesions, place, replace
 from meddiff.progress import Report, silent
 from meddiff.shapes import (
     Bits,
@@ -30,7 +30,6 @@ from meddiff.shapes import (
     disc,
     elastic,
     finer,
-    parts,
     roughened,
     roughness,
 )
@@ -98,12 +97,12 @@ class MaskModel:
         return greatest
 
     def sample(self, seeds: Sequence[int], size: int, levels: MaskLevels = ALL_LEVELS, fields: Sequence[Bits] | None = None,
-               sites: Sequence[Pixels | None] | None = None) -> Pixels:
+               sites: Sequence[Site | None] | None = None) -> Pixels:
         """Invent one mask a seed: `[len(seeds), size, size]` uint8 of 0 to K; see `invent`."""
         return self.invent(seeds, size, levels, fields, sites).masks
 
     def invent(self, seeds: Sequence[int], size: int, levels: MaskLevels = ALL_LEVELS, fields: Sequence[Bits] | None = None,
-               sites: Sequence[Pixels | None] | None = None) -> Invented:
+               sites: Sequence[Site | None] | None = None) -> Invented:
         """Invent one mask a seed.
 
         A lesion more alike to a training lesion than `COPY`, and than nine of ten training lesions are to another one, is drawn
@@ -114,8 +113,8 @@ class MaskModel:
             size: side of the masks [pixels].
             levels: which levels of randomness are on.
             fields: `[size,size]` bool for each seed, where lesions may be, see `fields.imaged_field`; None: the whole frame.
-            sites: for each seed the lesions `[size,size]` of 0 to K that the new ones shall replace, or None. They give number,
-                class, place and least size (see `placement.replace`): `condition` doesn't matter.
+            sites: for each seed the lesions that the new ones shall replace, or None. They give number, class and place,
+                and choose which training lesion lends the size: the one of the same rank; `condition` doesn't matter.
 
         Returns:
             The masks. A lesion is connected, without holes, and of a size within the training range and 15 percent around it,
@@ -124,18 +123,19 @@ class MaskModel:
         Raises:
             MeddiffError: a field leaves no room for a lesion.
         """
-        replaced = [[] if site is None else parts(site) for site in (sites or [None] * len(seeds))]
-        lent = [[self.lesions.like(part) for part in there] or self.lesions.lent(seed, levels.condition)
-                for seed, there in zip(seeds, replaced, strict=True)]
+        at = sites or [None] * len(seeds)
+        lent = [self.lesions.lent(seed, levels.condition) if site is None else
+                [self.lesions.ranked(part.label, rank) for part, rank in zip(site.parts, site.ranks, strict=True)]
+                for seed, site in zip(seeds, at, strict=True)]
         wanted = [_Wanted(seed, number, lesion) for seed, some in zip(seeds, lent, strict=True)
                   for number, lesion in enumerate(some)]
         shapes, alike, tries, copies = self._novel(wanted, levels)
         masks, rest = np.zeros((len(seeds), size, size), np.uint8), iter(shapes)
-        for i, (seed, some) in enumerate(zip(seeds, lent, strict=True)):
+        for i, (seed, some, site) in enumerate(zip(seeds, lent, at, strict=True)):
             field = np.ones((size, size), bool) if fields is None else fields[i]
             own = [next(rest) for _ in some]
-            if replaced[i]:
-                masks[i] = replace(own, some, self.lesions, levels, replaced[i], field, seed)
+            if site is not None:
+                masks[i] = replace(own, some, self.lesions, levels, site.parts, field, seed)
             if not masks[i].any():  # no site, or one outside of the field
                 masks[i] = place(own, some, self.lesions, levels, field, seed)
         owners = np.repeat(np.arange(len(seeds)), [len(some) for some in lent])

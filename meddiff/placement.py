@@ -5,6 +5,7 @@ It owns the levels of randomness that aren't the network's or the contour's: con
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ CUT, CUT_AT_WORST = 0.03, 0.125  # share of a lesion that may lie outside of the
 LEAST_PIXELS = 8
 GAP = 0.02  # least distance of two lesions, as a share of the frame's side
 SIZES, PEERS = 3, 8  # classes of size, fewer where they would hold less than `PEERS` training lesions each
-LARGER, COVERED, TURNS = np.log(1.1), 0.85, 12  # of a lesion that replaces another: see `replace`
+COMMON, TURNS = 0.85, 12  # of a lesion that replaces another: see `replace`
 SHIFT = 0.2  # deviation of its centre from the other's, as a share of the radius
 MARGIN = np.array([0.07, 0.03, 0.03, 0.05, 0.05])  # how far a pose may leave the training range; 0.07 is 15 percent of the area
 POSE_AXES, PLACE_AXES = [0, 3, 4], [1, 2]
@@ -86,13 +87,10 @@ class Lesions:
             image = images[np.argsort(areas, kind="stable")[len(areas) // 2]]
         return [int(i) for i in np.flatnonzero(self.image == image)]
 
-    def like(self, part: Part) -> int:
-        """The training lesion nearest in size to another one of its class."""
-        size = pose_of(part.where)[0]
-        distance = np.abs(self.poses[:, 0] - size)
-        if part.label in self.label:
-            distance[self.label != part.label] = np.inf
-        return int(distance.argmin())
+    def ranked(self, label: int, rank: float) -> int:
+        """The training lesion of a rank in [0, 1) by size among those of a class, or among all where none is of that class."""
+        peers = np.flatnonzero(self.label == label) if label in self.label else np.arange(len(self.label))
+        return int(peers[self.poses[peers, 0].argsort(kind="stable")[int(rank * len(peers))]])
 
     def pose(self, lesion: int, levels: MaskLevels, seed: int, number: int, attempt: int) -> Floats:
         """Pose of a training lesion, or one near it: `[5]`."""
@@ -103,6 +101,33 @@ class Lesions:
                 rng = np.random.default_rng([seed, level, number, attempt])
                 pose[axes] = _smoothed(pose[axes], peers[:, axes], MARGIN[axes], rng)
         return pose
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """Lesions of one image that new ones shall replace.
+
+    Attributes:
+        parts: see `shapes.parts`.
+        ranks: for each, its rank by area among all sites' lesions of its class, as a share: above 0, below 1.
+    """
+
+    parts: list[Part]
+    ranks: list[float]
+
+
+def rank_sites(masks: Sequence[Pixels]) -> list[Site]:
+    """The sites of masks `[S,S]` of 0 to K."""
+    found = [parts(mask) for mask in masks]
+    areas: dict[int, list[int]] = {}
+    for part in chain(*found):
+        areas.setdefault(part.label, []).append(int(part.where.sum()))
+
+    def rank(part: Part) -> float:
+        peers = np.array(areas[part.label])
+        return float((peers < part.where.sum()).mean() + (peers <= part.where.sum()).mean()) / 2
+
+    return [Site(some, [rank(part) for part in some]) for some in found]
 
 
 def learn_lesions(masks: Sequence[Pixels], fields: Sequence[Bits]) -> tuple[Lesions, list[Bits]]:
@@ -161,15 +186,14 @@ def place(shapes: Sequence[Shape], lent: Sequence[int], lesions: Lesions, levels
 
 def replace(shapes: Sequence[Shape], lent: Sequence[int], lesions: Lesions, levels: MaskLevels, site: Sequence[Part],
             field: Bits, seed: int) -> Pixels:
-    """Draw a lesion at the place of each lesion of a site, with an outline of its own.
+    """Draw a lesion at the place of each lesion of a site, with an outline and a size of its own.
 
-    Size and centre are drawn around the replaced lesion's (the area at least 21 percent larger), the elongation around a training
-    lesion's, until 85 percent of the replaced lesion lie under the new one. Each of twelve draws moves elongation and centre
-    nearer to the replaced lesion's own.
+    Size and elongation are drawn around a training lesion's, the centre around the replaced lesion's, until the two overlap by 85
+    percent of the smaller one. Each of twelve draws moves elongation and centre nearer to the replaced lesion's own.
 
     Args:
         shapes: one a lesion, in the order of `site`.
-        lent: the training lesion like each of them, see `Lesions.like`.
+        lent: the training lesion that lends each its size: the one of the same rank, see `Site.ranks`.
         site: lesions of one image, see `shapes.parts`.
         field: `[S,S]`, the imaged field; nothing is drawn outside.
 
@@ -184,21 +208,21 @@ def replace(shapes: Sequence[Shape], lent: Sequence[int], lesions: Lesions, leve
 
 
 def _at(shape: Shape, lesion: int, lesions: Lesions, levels: MaskLevels, part: Part, field: Bits, seed: int, number: int) -> Bits:
-    """The first draw that covers enough of a lesion, else the one that covers most of it."""
+    """The first draw that overlaps enough with a lesion, else the one that overlaps most."""
     own, old = pose_of(part.where), part.where & field
-    radius = np.exp(own[0]) / np.sqrt(np.pi)
+    size, radius = lesions.pose(lesion, levels, seed, number, 0)[0], np.exp(own[0]) / np.sqrt(np.pi)
     best, most = old, -1.0
     for attempt in range(TURNS):
         pose, free = lesions.pose(lesion, levels, seed, number, attempt), 1 - attempt / (TURNS - 1)
         shift = np.random.default_rng([seed, PLACEMENT, number, attempt, 2]).normal(size=2) if levels.placement else np.zeros(2)
-        pose[0] = own[0] + LARGER + max(0.0, pose[0] - own[0])
+        pose[0] = size
         pose[1:3] = own[1:3] + free * SHIFT * radius * shift
         pose[3:] = free * pose[3:] + (1 - free) * own[3:]
         drawn = (shape.draw(pose, len(field)) > 0) & field
-        covered = (drawn & old).sum() / max(1, old.sum())
-        if covered > most:
-            best, most = drawn, covered
-        if covered >= COVERED:
+        common = (drawn & old).sum() / max(1, min(drawn.sum(), old.sum()))
+        if drawn.any() and common > most:
+            best, most = drawn, common
+        if common >= COMMON:
             break
     return best
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from meddiff.cases import Case, Pixels
-from meddiff.fill import fill_with_texture, widened
-from meddiff.inspector import predicted, reduced
+from meddiff.fill import fill_with_texture
+from meddiff.inspector import near_lesions, predicted, reduced
 from meddiff.metrics import class_dice
 from meddiff.params import SegmentParams
 from meddiff.progress import Report, silent
@@ -21,7 +21,6 @@ from meddiff.segmentation import Segmenter, train_segmenter, within_frame
 from meddiff.shapes import parts
 
 TOGETHER = 64  # images that are looked at together
-RIM = 1 / 32   # lesions are often seen a little too small: as much is filled in around them, as a share of the side
 
 
 def train_finder(
@@ -67,14 +66,13 @@ def find_sites(
 
 
 def cleared(case: Case, site: Pixels) -> Pixels | None:
-    """The image of a site without its lesions: they and a rim of 1/32 of the side are filled with texture of the same image.
+    """The image of a site without its lesions: they and their halo are filled with texture of the same image.
 
     Returns:
         `[S, S, 3]` uint8, equal to the case's image elsewhere; None where no texture fits.
     """
-    size = len(site)
-    frame = np.ones((size, size), bool) if case.frame is None else case.frame.mask(size)
-    return fill_with_texture(case.image, widened(site > 0, max(1, round(RIM * size))) & frame, frame)
+    frame = np.ones(site.shape, bool) if case.frame is None else case.frame.mask(len(site))
+    return fill_with_texture(case.image, near_lesions(site) & frame, frame)
 
 
 def _site(case: Case, first: Pixels, second: Pixels, classes: int, agreement: float, largest: float) -> Pixels | None:

@@ -14,7 +14,7 @@ from meddiff.fields import imaged_field
 from meddiff.mask_model import MaskModel
 from meddiff.painting import Painter, load_painter
 from meddiff.params import GenerateParams
-from meddiff.placement import MaskLevels
+from meddiff.placement import MaskLevels, Site, rank_sites
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class Synthesizer:
         painter: the fine-tuned pipeline.
         masks: the mask model.
         backgrounds: `[S,S,3]` uint8 by id: lesion-free images, and those whose lesion at a site was filled in.
-        sites: `[S,S]` uint8 of 0 to K by id of the background: the lesions that were there, at whose place new ones are painted.
+        sites: by id of the background: the lesions that were there, at whose place new ones are painted.
     """
 
     painter: Painter
     masks: MaskModel
     backgrounds: dict[str, Pixels]
-    sites: dict[str, Pixels] = field(default_factory=dict)
+    sites: dict[str, Site] = field(default_factory=dict)
 
     @classmethod
     def load(cls, generator: Path, mask_model: Path, backgrounds: Path, device: str) -> "Synthesizer":
@@ -83,7 +83,8 @@ class Synthesizer:
                 "there must be at least one background",
                 "Add a `normal` folder to the dataset, or more annotated cases whose lesion can be removed",
             )
-        sites = {path.stem: read_mask(path) for path in sorted((backgrounds / "sites").glob("*.png"))}
+        replaced = {path.stem: read_mask(path) for path in sorted((backgrounds / "sites").glob("*.png"))}
+        sites = dict(zip(replaced, rank_sites(list(replaced.values())), strict=True))
         return cls(load_painter(generator, device), MaskModel.load(mask_model), images, sites)
 
     def sample(self, requests: Sequence[Request], params: GenerateParams) -> list[Sample]:

@@ -10,14 +10,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.stats import ks_2samp, spearmanr
 
 from meddiff import placement, shapes, sites
 from meddiff.cases import Case, Frame, Pixels, read_image, read_mask, sha256, write_image, write_mask
 from meddiff.inpainting import to_tensor
+from meddiff.inspector import near_lesions
 from meddiff.layout import Layout
 from meddiff.mask_model import MaskModel, fit_mask_model
 from meddiff.metrics import dice
 from meddiff.params import GenerateParams, MaskModelParams, Params
+from meddiff.placement import Site, rank_sites
 from meddiff.segmentation import Architecture, Segmenter
 from meddiff.sites import find_sites
 from meddiff.stages import backgrounds as stage
@@ -77,7 +80,7 @@ def test_a_site_is_cleared_and_nothing_else() -> None:
     assert case.mask is not None
     image = sites.cleared(case, case.mask)
     assert image is not None
-    near = shapes.ndimage.binary_dilation(case.mask > 0, iterations=3)
+    near = near_lesions(case.mask)
     assert np.array_equal(image[~near], case.image[~near])
     inside, around = case.mask > 0, shapes.ndimage.binary_dilation(near, iterations=6) & ~near
     levels = [float(picture[where].mean()) for picture, where in ((case.image, inside), (image, inside), (image, around))]
@@ -92,21 +95,53 @@ def model() -> MaskModel:
     return fit_mask_model(masks, MaskModelParams(steps=3, grid=16, batch_size=4), "cpu")[0]
 
 
+def replaced(*masks: Pixels) -> list[Site | None]:
+    return list(rank_sites(masks))
+
+
 def test_invented_masks_take_the_site_but_not_its_outline(model: MaskModel) -> None:
     old = lesion(40, 25, 9)
-    seeds = [0, 1, 2, 3]
-    masks = model.sample(seeds, SIDE, sites=[old, old, None, old])
+    site, = replaced(old)
+    masks = model.sample([0, 1, 2, 3], SIDE, sites=[site, site, None, site])
     for i in (0, 1, 3):
-        assert (masks[i][old > 0] == 1).mean() >= placement.COVERED
-        assert 1.1 * old.sum() < masks[i].sum() < 3 * old.sum()
+        common = (masks[i][old > 0] == 1).sum() / min(old.sum(), (masks[i] > 0).sum())
+        assert common >= placement.COMMON
         assert shapes.pose_of(masks[i] > 0)[1:3] == pytest.approx([40 / SIDE, 25 / SIDE], abs=0.08)
     assert np.array_equal(masks[2], model.sample([2], SIDE)[0]), "a seed without site is what it was"
-    assert np.array_equal(masks[3], model.sample([3], SIDE, sites=[old])[0])
+    assert np.array_equal(masks[3], model.sample([3], SIDE, sites=[site])[0])
+
+
+def test_ranks_are_by_area_within_a_class() -> None:
+    few = rank_sites([lesion(20, 20, 8) + lesion(45, 45, 6, 2), lesion(30, 30, 10), lesion(30, 30, 8), lesion(30, 30, 12)])
+    assert [site.ranks for site in few] == [[0.25, 0.5], [0.625], [0.25], [0.875]]
+    assert [part.label for part in few[0].parts] == [1, 2]
+
+
+def test_a_rank_lends_the_training_lesion_of_that_size(model: MaskModel) -> None:
+    poses = np.zeros((6, 5))
+    poses[:, 0] = [-1, -3, -2, -5, -4, -6]
+    lesions = placement.Lesions(np.arange(6), np.array([1, 1, 1, 2, 2, 2]), poses)
+    assert [lesions.ranked(1, rank) for rank in (0.01, 0.5, 0.99)] == [1, 2, 0]
+    assert lesions.ranked(2, 0.5) == 3
+    assert lesions.ranked(3, 0.01) == 5, "a class that no training lesion has"
+
+
+def test_sizes_at_sites_are_the_training_lesions(model: MaskModel) -> None:
+    """Sites where all lesions are large, as a finder that overlooks small ones leaves them, don't make the new ones large."""
+    large = replaced(*(lesion(32, 32, 12 + i / 4) for i in range(24)))
+    masks = model.sample(range(24), SIDE, sites=large)
+    sizes = np.array([shapes.pose_of(mask > 0)[0] for mask in masks])
+    trained = model.lesions.poses[:, 0]
+    assert ks_2samp(sizes, trained).pvalue > 0.2
+    own = np.array([shapes.pose_of(site.parts[0].where)[0] for site in large if site is not None])
+    assert own.min() > np.median(trained)
+    assert spearmanr(sizes, own).statistic > 0.6, "their order stays"
 
 
 def test_outlines_at_a_site_are_neither_its_own_nor_alike(model: MaskModel) -> None:
     old = (ellipse(SIDE, 34, 30, 14, 7, 0.6)).astype(np.uint8)
-    masks = model.sample(range(12), SIDE, sites=[old] * 12) > 0
+    sites = replaced(old) * 12
+    masks = model.sample(range(12), SIDE, sites=sites) > 0
     grown = [shapes.ndimage.binary_dilation(old > 0, iterations=n) for n in range(4)]
 
     def overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
@@ -115,7 +150,7 @@ def test_outlines_at_a_site_are_neither_its_own_nor_alike(model: MaskModel) -> N
     assert np.median([max(overlap(mask, wide) for wide in grown) for mask in masks]) < 0.9
     assert np.median([overlap(a, b) for a, b in pairwise(masks)]) < 0.85
     for level in ("shape", "pose", "placement"):
-        off = model.sample(range(12), SIDE, placement.MaskLevels(**{level: False}), sites=[old] * 12) > 0
+        off = model.sample(range(12), SIDE, placement.MaskLevels(**{level: False}), sites=sites) > 0
         assert sum(np.array_equal(a, b) for a, b in zip(masks, off, strict=True)) < 4, level
 
 
@@ -127,12 +162,13 @@ def test_several_lesions_keep_their_classes_and_the_field(model: MaskModel) -> N
     assert set(np.unique(mask)) == {0, 1, 2}
     assert not mask[~field].any()
     for part in two:
-        assert (mask[part.where & field] == part.label).mean() >= 0.8
+        mine = mask == part.label
+        assert (mine & part.where).sum() >= 0.8 * min(mine.sum(), (part.where & field).sum())
 
 
 def test_a_site_outside_of_the_field_gets_its_lesion_elsewhere(model: MaskModel) -> None:
     field = np.broadcast_to(np.arange(SIDE) >= 24, (SIDE, SIDE))
-    mask, = model.sample([7], SIDE, fields=[field], sites=[lesion(30, 8, 6)])
+    mask, = model.sample([7], SIDE, fields=[field], sites=replaced(lesion(30, 8, 6)))
     assert mask.any()
     assert not mask[:, :20].any()
 
@@ -223,7 +259,8 @@ def test_samples_are_painted_over_sites_for_their_share(synthesizer: Synthesizer
     for sample in samples:
         ground = synthesizer.backgrounds[sample.background]
         if sample.background in synthesizer.sites:
-            assert (sample.mask[synthesizer.sites[sample.background] > 0] == 1).mean() >= 0.6
+            part, = synthesizer.sites[sample.background].parts
+            assert sample.mask[part.where].sum() >= 0.6 * min(part.where.sum(), (sample.mask > 0).sum())
         assert 0 < sample.likeness <= 1
         outside = ~shapes.ndimage.binary_dilation(sample.mask > 0, iterations=2)
         assert np.array_equal(sample.image[outside], ground[outside])

@@ -113,7 +113,8 @@ def parse_params(values: dict[str, Any], where: object) -> Params:
             raise MeddiffError(
                 where, f"there is no setting `{name}`", f"Correct the name or remove it; the settings there are {known}"
             ) from e
-        raise MeddiffError(where, f"`{name}` = {first['input']!r}: {first['msg']}", "Set a value in the allowed range") from e
+        rule = first["msg"].replace("Input should be", "it must be").replace("valid tuple", "list in brackets")
+        raise MeddiffError(where, f"`{name}` = {first['input']!r}: {rule}", "Set such a value") from e
 
 
 def load_params(path: Path) -> Params:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
-from meddiff.mask_statistics import likeness, outline
+from meddiff.mask_statistics import compactness, likeness, outline
 from meddiff.params import MaskModelParams
 from meddiff.placement import ALL_LEVELS, NOISE, SHAPE, SIZES, Lesions, MaskLevels, Site, learn_lesions, place, replace
 from meddiff.progress import Report, silent
@@ -30,6 +30,8 @@ from meddiff.shapes import (
     disc,
     elastic,
     finer,
+    largest,
+    pose_of,
     roughened,
     roughness,
 )
@@ -42,6 +44,7 @@ COPY = 0.97  # least likeness to a training lesion that is called a copy: outlin
 ORDINARY = 0.9  # ... but not where so many of the training lesions are as alike to another; a few twins don't raise the bound
 TRIES = 4  # maps drawn for one lesion until it is no copy
 TOGETHER = 64  # maps computed at once
+ROUGHER = (1.0, 1.25, 1.5, 1.75, 2.0)  # tried in turn, see `_lacking`
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class MaskModel:
     Attributes:
         unet: predicts the clean map, less the disc, in patches `[B,16,G/4,G/4]`, for a condition (see `Lesions.condition`).
         lesions: the training lesions.
-        roughness: `[L]` of the training lesions, see `shapes.roughness`.
+        roughness: `[L]` that makes maps as rough as the training lesions, see `_lacking`.
         outlines: `[L,R,A]` of the training lesions, see `mask_statistics.outline`.
     """
 
@@ -227,7 +230,8 @@ def fit_mask_model(masks: Sequence[Pixels], params: MaskModelParams, device: str
                            "Raise prepare.n_labelled or check the masks")
     lesions, wheres = learn_lesions(masks, fields or [np.ones(mask.shape, bool) for mask in masks])
     fine = [canonical_fine(where, params.grid) for where in wheres]
-    rough, outlines = np.array([roughness(m) for m in fine]), np.stack([outline(Shape.of(m)) for m in fine])
+    rough = np.array([_lacking(where, m) for where, m in zip(wheres, fine, strict=True)])
+    outlines = np.stack([outline(Shape.of(m)) for m in fine])
     whole = np.array([not cut_off(where) for where in wheres])
     taught = np.flatnonzero(whole if whole.mean() >= 0.5 else np.ones(len(whole), bool))
     conditions = torch.from_numpy(lesions.condition[taught]).to(device)
@@ -246,6 +250,20 @@ def fit_mask_model(masks: Sequence[Pixels], params: MaskModelParams, device: str
     schedule = Schedule(params.steps, params.learning_rate, params.seed, ema_decay=0.99, warmup=30, cosine=True)
     losses = train(unet.parameters(), loss, schedule, checkpoint, report)
     return MaskModel(unet.eval(), lesions, rough, outlines), losses
+
+
+def _lacking(lesion: Bits, fine: Floats) -> float:
+    """The roughness with which a lesion's coarse map is as compact, when drawn again, as the lesion `[H,W]` was (ours).
+
+    The coarse map loses more of the contour than `roughness` measures, and random phase makes less of the same amount.
+    """
+    own, pose, smooth = roughness(fine), pose_of(lesion), finer(coarse(fine))
+    wanted, aim, rng = own, compactness(largest(lesion)), np.random.default_rng(SHAPE)
+    for factor in ROUGHER:
+        wanted = factor * own
+        if compactness(Shape.of(roughened(smooth, wanted, rng)).draw(pose, len(lesion)) > 0) <= aim:
+            break
+    return wanted
 
 
 def _network(params: MaskModelParams, classes: int) -> UNet2DModel:

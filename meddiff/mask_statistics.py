@@ -26,13 +26,18 @@ def statistics(masks: Sequence[Pixels], classes: int = 1) -> pd.DataFrame:
     for mask in masks:
         found = parts(mask)
         region = measure.regionprops(found[0].where.astype(np.uint8))[0]
-        perimeter = max(1.0, float(measure.perimeter_crofton(region.image)))
         rows.append({"area": float((mask > 0).mean()), "lesions": float(len(found)),
-                     "compactness": 4 * np.pi * region.area / perimeter**2,
+                     "compactness": compactness(region.image),
                      "axis_ratio": region.axis_minor_length / max(1.0, region.axis_major_length),
                      "centre_y": region.centroid[0] / mask.shape[0], "centre_x": region.centroid[1] / mask.shape[1]}
                     | {f"class_{c}": float((mask == c).sum() / (mask > 0).sum()) for c in range(1, classes + 1) if classes > 1})
     return pd.DataFrame(rows)
+
+
+def compactness(lesion: Bits) -> float:
+    """4 pi A / P**2 of a lesion `[H,W]`: 1 for a disc, less for an irregular or long one."""
+    perimeter = max(1.0, float(measure.perimeter_crofton(lesion)))
+    return float(4 * np.pi * lesion.sum() / perimeter**2)
 
 
 def comparison(real: Sequence[Pixels], invented: Sequence[Pixels]) -> pd.DataFrame:

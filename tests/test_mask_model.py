@@ -14,9 +14,10 @@ from meddiff.cases import Case, Pixels, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.mask_model import MaskModel, fit_mask_model
+from meddiff.mask_statistics import compactness
 from meddiff.params import MaskModelParams, Params
 from meddiff.placement import LEAST_PIXELS, Lesions, MaskLevels
-from meddiff.shapes import Bits
+from meddiff.shapes import Bits, Floats
 from meddiff.stages import mask_model as stage
 from meddiff.tracking import Unrecorded
 from tests.conftest import SHARED_DATA
@@ -340,3 +341,20 @@ def test_poses_of_real_lesions_are_matched(name: str) -> None:
     ours, theirs = (mask_statistics.statistics(list(some)) for some in (model.sample(range(100), 64), masks))
     for statistic in ("area", "axis_ratio", "centre_y", "centre_x"):
         assert ks_2samp(ours[statistic], theirs[statistic]).pvalue > 0.01, statistic
+
+
+def test_redrawn_lesions_are_as_irregular_as_they_were() -> None:
+    angle = np.arctan2(*(np.mgrid[:128, :128] - 64))
+    for teeth, wave in ((0.0, 0), (0.03, 18), (0.06, 18), (0.1, 12)):
+        y, x = np.mgrid[:128, :128] - 64
+        lesion = np.hypot(y, x) < 38 * (1 + teeth * np.sin(wave * angle))
+        fine, pose, aim = shapes.canonical_fine(lesion, 32), shapes.pose_of(lesion), compactness(lesion)
+        smooth, wanted = shapes.finer(shapes.coarse(fine)), mask_model._lacking(lesion, fine)
+
+        def drawn(amount: float, fine: Floats = smooth, pose: Floats = pose) -> float:
+            rough = [shapes.roughened(fine, amount, np.random.default_rng(seed)) for seed in range(6)]
+            return float(np.median([compactness(shapes.Shape.of(one).draw(pose, 128) > 0) for one in rough]))
+
+        assert abs(drawn(wanted) - aim) < 0.08
+        if wave == 18:
+            assert drawn(shapes.roughness(fine)) > aim + 0.03, "the same amount in random phase is less"

@@ -30,7 +30,6 @@ from meddiff.shapes import (
     disc,
     elastic,
     finer,
-    largest,
     pose_of,
     roughened,
     roughness,
@@ -44,7 +43,7 @@ COPY = 0.97  # least likeness to a training lesion that is called a copy: outlin
 ORDINARY = 0.9  # ... but not where so many of the training lesions are as alike to another; a few twins don't raise the bound
 TRIES = 4  # maps drawn for one lesion until it is no copy
 TOGETHER = 64  # maps computed at once
-ROUGHER = (1.0, 1.25, 1.5, 1.75, 2.0)  # tried in turn, see `_lacking`
+ROUGHER = (1.0, 1.25, 1.5, 1.75, 2.0)  # tried in turn, see `_matched_roughness`
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class MaskModel:
     Attributes:
         unet: predicts the clean map, less the disc, in patches `[B,16,G/4,G/4]`, for a condition (see `Lesions.condition`).
         lesions: the training lesions.
-        roughness: `[L]` that makes maps as rough as the training lesions, see `_lacking`.
+        roughness: `[L]` that makes maps as rough as the training lesions, see `_matched_roughness`.
         outlines: `[L,R,A]` of the training lesions, see `mask_statistics.outline`.
     """
 
@@ -126,7 +125,7 @@ class MaskModel:
         Raises:
             MeddiffError: a field leaves no room for a lesion.
         """
-        at = sites or [None] * len(seeds)
+        at = [site if site and site.parts else None for site in sites or [None] * len(seeds)]
         lent = [self.lesions.lent(seed, levels.condition) if site is None else
                 [self.lesions.ranked(part.label, rank) for part, rank in zip(site.parts, site.ranks, strict=True)]
                 for seed, site in zip(seeds, at, strict=True)]
@@ -230,7 +229,7 @@ def fit_mask_model(masks: Sequence[Pixels], params: MaskModelParams, device: str
                            "Raise prepare.n_labelled or check the masks")
     lesions, wheres = learn_lesions(masks, fields or [np.ones(mask.shape, bool) for mask in masks])
     fine = [canonical_fine(where, params.grid) for where in wheres]
-    rough = np.array([_lacking(where, m) for where, m in zip(wheres, fine, strict=True)])
+    rough = np.array([_matched_roughness(where, m) for where, m in zip(wheres, fine, strict=True)])
     outlines = np.stack([outline(Shape.of(m)) for m in fine])
     whole = np.array([not cut_off(where) for where in wheres])
     taught = np.flatnonzero(whole if whole.mean() >= 0.5 else np.ones(len(whole), bool))
@@ -252,18 +251,19 @@ def fit_mask_model(masks: Sequence[Pixels], params: MaskModelParams, device: str
     return MaskModel(unet.eval(), lesions, rough, outlines), losses
 
 
-def _lacking(lesion: Bits, fine: Floats) -> float:
+def _matched_roughness(lesion: Bits, fine: Floats) -> float:
     """The roughness with which a lesion's coarse map is as compact, when drawn again, as the lesion `[H,W]` was (ours).
 
     The coarse map loses more of the contour than `roughness` measures, and random phase makes less of the same amount.
     """
-    own, pose, smooth = roughness(fine), pose_of(lesion), finer(coarse(fine))
-    wanted, aim, rng = own, compactness(largest(lesion)), np.random.default_rng(SHAPE)
-    for factor in ROUGHER:
-        wanted = factor * own
-        if compactness(Shape.of(roughened(smooth, wanted, rng)).draw(pose, len(lesion)) > 0) <= aim:
-            break
-    return wanted
+    own, pose, smooth, rng = roughness(fine), pose_of(lesion), finer(coarse(fine)), np.random.default_rng(SHAPE)
+
+    def redrawn(factor: float) -> Bits:
+        drawn: Bits = Shape.of(roughened(smooth, factor * own, rng)).draw(pose, len(lesion)) > 0
+        return drawn
+
+    aim = compactness(lesion)
+    return own * next((factor for factor in ROUGHER if compactness(redrawn(factor)) <= aim), ROUGHER[-1])
 
 
 def _network(params: MaskModelParams, classes: int) -> UNet2DModel:

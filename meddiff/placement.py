@@ -10,6 +10,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.stats import rankdata
 
 from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
@@ -119,15 +120,14 @@ class Site:
 def rank_sites(masks: Sequence[Pixels]) -> list[Site]:
     """The sites of masks `[S,S]` of 0 to K."""
     found = [parts(mask) for mask in masks]
-    areas: dict[int, list[int]] = {}
-    for part in chain(*found):
-        areas.setdefault(part.label, []).append(int(part.where.sum()))
-
-    def rank(part: Part) -> float:
-        peers = np.array(areas[part.label])
-        return float((peers < part.where.sum()).mean() + (peers <= part.where.sum()).mean()) / 2
-
-    return [Site(some, [rank(part) for part in some]) for some in found]
+    labels = np.array([part.label for part in chain(*found)])
+    areas = np.array([part.where.sum() for part in chain(*found)])
+    ranks = np.zeros(len(areas))
+    for label in np.unique(labels):
+        peers = labels == label
+        ranks[peers] = (rankdata(areas[peers]) - 0.5) / peers.sum()
+    rest = iter(ranks.tolist())
+    return [Site(some, [next(rest) for _ in some]) for some in found]
 
 
 def learn_lesions(masks: Sequence[Pixels], fields: Sequence[Bits]) -> tuple[Lesions, list[Bits]]:

@@ -349,7 +349,7 @@ def test_redrawn_lesions_are_as_irregular_as_they_were() -> None:
         y, x = np.mgrid[:128, :128] - 64
         lesion = np.hypot(y, x) < 38 * (1 + teeth * np.sin(wave * angle))
         fine, pose, aim = shapes.canonical_fine(lesion, 32), shapes.pose_of(lesion), compactness(lesion)
-        smooth, wanted = shapes.finer(shapes.coarse(fine)), mask_model._lacking(lesion, fine)
+        smooth, wanted = shapes.finer(shapes.coarse(fine)), mask_model._matched_roughness(lesion, fine)
 
         def drawn(amount: float, fine: Floats = smooth, pose: Floats = pose) -> float:
             rough = [shapes.roughened(fine, amount, np.random.default_rng(seed)) for seed in range(6)]

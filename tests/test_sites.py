@@ -109,6 +109,7 @@ def test_invented_masks_take_the_site_but_not_its_outline(model: MaskModel) -> N
         assert shapes.pose_of(masks[i] > 0)[1:3] == pytest.approx([40 / SIDE, 25 / SIDE], abs=0.08)
     assert np.array_equal(masks[2], model.sample([2], SIDE)[0]), "a seed without site is what it was"
     assert np.array_equal(masks[3], model.sample([3], SIDE, sites=[site])[0])
+    assert np.array_equal(model.sample([2], SIDE, sites=replaced(np.zeros_like(old)))[0], masks[2]), "nothing to replace"
 
 
 def test_ranks_are_by_area_within_a_class() -> None:
@@ -117,7 +118,7 @@ def test_ranks_are_by_area_within_a_class() -> None:
     assert [part.label for part in few[0].parts] == [1, 2]
 
 
-def test_a_rank_lends_the_training_lesion_of_that_size(model: MaskModel) -> None:
+def test_a_rank_lends_the_training_lesion_of_that_size() -> None:
     poses = np.zeros((6, 5))
     poses[:, 0] = [-1, -3, -2, -5, -4, -6]
     lesions = placement.Lesions(np.arange(6), np.array([1, 1, 1, 2, 2, 2]), poses)

@@ -63,7 +63,7 @@ def remove_lesions(
     """
     attempts, left = [], []
     for case in cases:
-        if hole(case).sum() > settings.largest * _frame(case).sum():
+        if hole(case).sum() > settings.largest * case.framed.sum():
             attempts.append(Removal(case.id, "", np.nan, np.nan, "too large", None))
         else:
             left.append(case)
@@ -72,7 +72,7 @@ def remove_lesions(
         for start in range(0, len(left), BATCH):
             part = left[start:start + BATCH]
             if method == "texture":
-                images = [fill_with_texture(case.image, hole(case), _frame(case)) for case in part]
+                images = [fill_with_texture(case.image, hole(case), case.framed) for case in part]
             else:
                 images = _with_foundation(part, settings, painter())
             judged = _judge(part, method, images, inspector, settings.residue)
@@ -87,12 +87,7 @@ def remove_lesions(
 def hole(case: Case) -> Flags:
     """What is filled in, `[S, S]` bool: the lesions of an annotated case with their halo, within its frame."""
     assert case.mask is not None
-    return near_lesions(case.mask) & _frame(case)
-
-
-def _frame(case: Case) -> Flags:
-    size = len(case.image)
-    return np.ones((size, size), dtype=bool) if case.frame is None else case.frame.mask(size)
+    return near_lesions(case.mask) & case.framed
 
 
 def _with_foundation(cases: Sequence[Case], settings: BackgroundsParams, painter: Painter) -> list[Pixels | None]:
@@ -101,9 +96,9 @@ def _with_foundation(cases: Sequence[Case], settings: BackgroundsParams, painter
     A case's noise is made from the seed and its id, whatever is filled beside it.
     """
     seeds = [int(np.random.default_rng([settings.seed, *case.id.encode()]).integers(2**31)) for case in cases]
-    wider = [np.asarray(binary_dilation(hole(case), iterations=JOIN) & _frame(case), dtype=np.uint8) for case in cases]
+    wider = [np.asarray(binary_dilation(hole(case), iterations=JOIN) & case.framed, dtype=np.uint8) for case in cases]
     painted = painter.erase([case.image for case in cases], wider, seeds, GenerateParams(steps=settings.fill_steps, rim=0))
-    return [join(case.image, content, hole(case), _frame(case)) for case, content in zip(cases, painted, strict=True)]
+    return [join(case.image, content, hole(case), case.framed) for case, content in zip(cases, painted, strict=True)]
 
 
 def _judge(

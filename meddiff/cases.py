@@ -59,6 +59,11 @@ class Case:
     group: str = ""
     frame: Frame | None = None
 
+    @property
+    def framed(self) -> NDArray[np.bool_]:
+        """`[H, W]` bool: where the square shows the original image, the whole of it without a frame."""
+        return np.ones(self.image.shape[:2], dtype=bool) if self.frame is None else self.frame.mask(len(self.image))
+
 
 def read_image(path: Path) -> Pixels:
     """Decode an image file to `[H, W, 3]` uint8 RGB.

@@ -71,15 +71,13 @@ def cleared(case: Case, site: Pixels) -> Pixels | None:
     Returns:
         `[S, S, 3]` uint8, equal to the case's image elsewhere; None where no texture fits.
     """
-    frame = np.ones(site.shape, bool) if case.frame is None else case.frame.mask(len(site))
-    return fill_with_texture(case.image, near_lesions(site) & frame, frame)
+    return fill_with_texture(case.image, near_lesions(site) & case.framed, case.framed)
 
 
 def _site(case: Case, first: Pixels, second: Pixels, classes: int, agreement: float, largest: float) -> Pixels | None:
     site = np.zeros_like(first)
     for part in reversed(parts(within_frame(first, case))):
         site[part.where] = part.label
-    frame = case.image.shape[0] ** 2 if case.frame is None else case.frame.mask(len(case.image)).sum()
-    if not site.any() or (site > 0).sum() > largest * frame:
+    if not site.any() or (site > 0).sum() > largest * case.framed.sum():
         return None
     return site if class_dice(within_frame(second, case), site, classes) >= agreement else None

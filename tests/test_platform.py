@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 import yaml
+from prefect.client.base import PrefectHttpxSyncClient
 
 from meddiff.layout import STAGES
 from meddiff.params import Params
@@ -105,7 +106,8 @@ def platform(project: Path, environment: dict[str, str], tmp_path_factory: pytes
         assert process.poll() is None, output.read_text()
         addresses = [f"http://127.0.0.1:{port}" for port in ports]
         assert all(address in output.read_text() for address in addresses)
-        with (httpx.Client(base_url=f"{addresses[0]}/api", timeout=60) as prefect,
+        # Prefect's own client: it tries again where SQLite was busy with another writer (503).
+        with (PrefectHttpxSyncClient(base_url=f"{addresses[0]}/api", timeout=60, raise_on_all_errors=False) as prefect,
               httpx.Client(base_url=addresses[1], timeout=60) as mlflow):
             yield Running(project, process, prefect, mlflow)
     finally:

@@ -6,7 +6,7 @@ Everything here is deterministic from the names and pictures alone; no random ge
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,11 +45,14 @@ class Split:
     """Who is where.
 
     Attributes:
-        parts: ids of the cases, sorted, by `train`, `val`, `test`; the lesion-free ones among them are in `test`.
+        parts: ids of the cases, sorted, by `train`, `val`, `test`; the lesion-free ones among them are in `test`, those without
+            annotation in `train`.
         backgrounds: ids of the lesion-free images that have no relative in `val` or `test`, sorted.
         groups: id → group, after near-duplicates were merged into one.
         dropped: cases with a lesion left out, since a near-duplicate is in a later part of the dataset's own split.
         dropped_backgrounds: lesion-free images left out: of the `val` part, or near-duplicates of a test image with a lesion.
+        unannotated: ids of the training cases without annotation, sorted.
+        dropped_unannotated: images without annotation left out, since `val` or `test` holds a relative or a near-duplicate.
     """
 
     parts: dict[str, tuple[str, ...]]
@@ -57,6 +60,8 @@ class Split:
     groups: dict[str, str]
     dropped: tuple[str, ...]
     dropped_backgrounds: tuple[str, ...]
+    unannotated: tuple[str, ...] = ()
+    dropped_unannotated: tuple[str, ...] = ()
 
 
 def thumbnail(image: Pixels) -> NDArray[np.float32]:
@@ -174,6 +179,27 @@ def split(members: Sequence[Member], pairs: NDArray[np.intp], val_fraction: floa
     return Split({part: tuple(sorted(ids)) for part, ids in parts.items()}, tuple(sorted(backgrounds)),
                  {member.id: group for member, group in zip(members, groups, strict=True)}, tuple(sorted(dropped)),
                  tuple(sorted(dropped_backgrounds)))
+
+
+def with_unannotated(made: Split, members: Sequence[Member], others: Mapping[str, str], pairs: NDArray[np.intp]) -> Split:
+    """Add images without annotation to the training cases; they move no case that is there.
+
+    One is left out if its group, a near-duplicate, or any chain of both leads to a validation or test case.
+
+    Args:
+        made: the split of `members`.
+        members: all annotated images, see `split`.
+        others: id → group of the images without annotation.
+        pairs: `[P, 2]` indices of near-duplicates among `[*members, *others]`.
+    """
+    joined = merged_groups([*(member.group for member in members), *others.values()], pairs)
+    held_out = {*made.parts["val"], *made.parts["test"]}
+    closed = {group for member, group in zip(members, joined, strict=False) if member.id in held_out}
+    groups = dict(zip(others, joined[len(members):], strict=True))
+    kept = sorted(id for id, group in groups.items() if group not in closed)
+    return replace(made, parts=made.parts | {"train": tuple(sorted((*made.parts["train"], *kept)))},
+                   groups=made.groups | {id: groups[id] for id in kept}, unannotated=tuple(kept),
+                   dropped_unannotated=tuple(sorted(groups.keys() - kept)))
 
 
 def choose_labelled(train: Iterable[str], groups: dict[str, str], n: int, seed: int,

@@ -147,6 +147,16 @@ def test_folder_groups_parts_and_normal(tmp_path: Path) -> None:
         ("free", "free", None, True)]
 
 
+def test_folder_without_annotation_has_its_place(tmp_path: Path) -> None:
+    plain(tmp_path)
+    image(tmp_path / "unlabelled/new.png")
+    with pytest.raises(MeddiffError, match=r"groups.json: every image must have its group, `new`"):
+        read("folder", tmp_path)
+    (tmp_path / "groups.json").write_text(json.dumps({"case0": "p", "case1": "p", "case2": 7, "new": "p"}))
+    new = next(case for case in read("folder", tmp_path) if case.id == "new")
+    assert (new.group, new.part, new.annotated, new.lesion_free) == ("p", None, False, False)
+
+
 def unlink(name: str) -> Callable[[Path], None]:
     return lambda root: (root / name).unlink()
 
@@ -174,7 +184,7 @@ MARK = "<case><mark><image>1</image><svg>{}</svg></mark></case>"
     ("ddti", write("1.xml", MARK.format('[{"points": [{"x": 1}]}]')), "1.xml: a DDTI case holds"),
     ("ddti", write("1.xml", MARK.format('[3]')), "1.xml: a DDTI case holds"),
     ("ddti", unlink("1.xml"), "an image must have polygons"),
-    ("folder", unlink("masks/case1.png"), "case1.JPG: an image must have its mask"),
+    ("folder", unlink("masks/case1.png"), "case1.JPG: an image must have its mask.*move the image to unlabelled/"),
     ("folder", unlink("images/case2.tif"), "case2.png: a mask must have its image"),
     ("folder", lambda root: image(root / "images/case0.jpg"), "case0.png: a stem must be unique"),
     ("folder", lambda root: image(root / "normal/case0.png"), "ids must be unique"),

@@ -115,10 +115,12 @@ def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> N
         Image.new("L", (32, 32), 90).save(project / f"raw/images/{i}.png")
         Image.new("L", (32, 32), 255).save(project / f"raw/masks/{i}.png")
         Image.new("L", (32, 32), 80).save(project / f"raw/normal/n{i}.png")
+    (project / "raw/unlabelled").mkdir()
+    Image.new("L", (32, 32), 70).save(project / "raw/unlabelled/u.png")
     before = (project / "params.yaml").read_text()
     done = run("init", "--dataset", "folder", "--path", "raw", "--n-labelled", "2", "--size", "32")
     assert done.exit_code == 0
-    assert "6 images, 3 with a lesion mask, 3 declared lesion-free" in done.stdout
+    assert "7 images, 3 with a lesion mask, 3 declared lesion-free, 1 without annotation" in done.stdout
     assert done.stdout.endswith("next: dvc repro\n")
     after = (project / "params.yaml").read_text()
     wanted = {"dataset": "folder", "path": f"{project}/raw", "n_labelled": 2, "size": 32}

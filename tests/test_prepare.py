@@ -164,16 +164,45 @@ def test_empty_masks_are_backgrounds_and_specks_are_left_out(tmp_path: Path) -> 
     assert empty in {row["id"] for row in rows(tmp_path, "normal")}
 
 
-def test_ddti_images_without_annotation_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_images_without_annotation_are_training_cases_that_no_mask_belongs_to(tmp_path: Path,
+                                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    raw = raw_folder(tmp_path / "raw", normal=10)
+    prepare(tmp_path, dataset="folder", path="raw", n_labelled=100)
+    before = {part: [row["id"] for row in rows(tmp_path, part)] for part in (*PARTS, "normal")}
+    (raw / "unlabelled").mkdir()
+    for case in make_phantoms(5, True, 48, "ultrasound", 7):
+        Image.fromarray(case.image).save(raw / f"unlabelled/new_{case.id}.png")
+    for part in ("val", "test"):
+        image = read_image(raw / f"images/{before[part][0]}.png").astype(int)
+        Image.fromarray(np.clip(image + 9, 0, 255).astype(np.uint8)).save(raw / f"unlabelled/copy_{part}.png")
+    seen = prepare(tmp_path, dataset="folder", path="raw", n_labelled=100)
+    table = rows(tmp_path, "train")
+    new = [row["id"] for row in table if row["id"] not in before["train"]]
+    assert len(new) == 5
+    assert all(id.startswith("new_") for id in new)
+    assert {part: [row["id"] for row in rows(tmp_path, part)] for part in ("val", "test", "normal")} | {
+        "train": [row["id"] for row in table if row["id"] not in new]} == before
+    assert all(row["labelled"] == str(int(row["id"] not in new)) for row in table)
+    assert not {path.stem for path in (Layout(tmp_path).cases("train") / "masks").iterdir()} & set(new)
+    counts = ("unannotated", "left_out_unannotated", "empty_masks", "labelled")
+    assert [seen.counts[name] for name in counts] == [5, 2, 0, len(before["train"])]
+    told = capsys.readouterr().err
+    assert "5 of the training cases have no annotation at all" in told
+    assert f"there are {len(before['train'])} annotated training cases" in told
+
+
+def test_ddti_images_without_annotation_are_no_cases_to_learn_masks_from(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     square = json.dumps([{"points": [{"x": x, "y": y} for x, y in ((8, 8), (20, 8), (20, 20), (8, 20))]}])
     for i, case in enumerate(make_phantoms(14, True, 48, "ultrasound", 0)):
         Image.fromarray(case.image).save(tmp_path / f"raw/{i}_1.jpg", quality=95)
         svg = square if i < 12 else ""
         (tmp_path / f"raw/{i}.xml").write_text(f"<case><mark><image>1</image><svg>{svg}</svg></mark></case>")
-    seen = prepare(tmp_path, dataset="ddti", path="raw")
-    assert seen.counts["left_out_unannotated"] == 2
-    assert sum(seen.counts[part] for part in PARTS) == 12
+    seen = prepare(tmp_path, dataset="ddti", path="raw", n_labelled=20)
+    assert (seen.counts["unannotated"], seen.counts["left_out_unannotated"]) == (2, 0)
+    assert sum(seen.counts[part] for part in PARTS) == 14
+    assert [row["id"] for row in rows(tmp_path, "train") if row["labelled"] == "0" and row["mask_sha256"] == ""] == [
+        "ddti_12_1", "ddti_13_1"]
 
 
 def spoil_gray(raw: Path, name: str) -> None:

@@ -20,6 +20,7 @@ from meddiff.splits import (
     perceptual_hashes,
     split,
     thumbnail,
+    with_unannotated,
 )
 from tests.conftest import SHARED_DATA
 
@@ -169,6 +170,37 @@ def test_lesion_free_images_alone_make_no_test() -> None:
     items = [Member("c", "c", True, "train"), Member("v", "v", True, "val"), Member("n", "n", False, "test")]
     with pytest.raises(MeddiffError, match="the `test` part must have a case with a lesion"):
         split(items, NONE, 0.0, 0.0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 24), min_size=1, max_size=30),
+       st.lists(st.tuples(st.integers(0, 69), st.integers(0, 69)), max_size=12))
+def test_images_without_annotation_join_the_training_alone(theirs: list[int], near: list[tuple[int, int]]) -> None:
+    annotated = members(40)
+    others = {f"u{i}": f"g{group:03d}" for i, group in enumerate(theirs)}
+    n = len(annotated) + len(others)
+    pairs = np.array([(a, b) for a, b in map(sorted, near) if a < b < n and b >= len(annotated)], dtype=np.intp).reshape(-1, 2)
+    before = split(annotated, NONE, 0.2, 0.25)
+    made = with_unannotated(before, annotated, others, pairs)
+    assert place(made).items() >= place(before).items()
+    assert set(made.unannotated) | set(made.dropped_unannotated) == set(others)
+    assert set(made.parts["train"]) == set(before.parts["train"]) | set(made.unannotated)
+    group = {case.id: case.group for case in annotated} | others
+    held_out = {*made.parts["val"], *made.parts["test"]}
+    assert {group[id] for id in made.unannotated}.isdisjoint(group[id] for id in held_out)
+    assert {made.groups[id] for id in made.unannotated}.isdisjoint(made.groups[id] for id in held_out)
+    ids = [*(case.id for case in annotated), *others]
+    for a, b in pairs:
+        assert not ({ids[a], ids[b]} & held_out and {ids[a], ids[b]} & set(made.unannotated))
+
+
+def test_a_chain_of_images_without_annotation_leads_to_the_test_too() -> None:
+    annotated = [Member(part, part, True, part) for part in PARTS]
+    others = {"near": "near", "next": "next", "patient": "patient", "relative": "patient", "other": "other"}
+    pairs = np.array([(2, 3), (3, 4), (4, 5)])  # test - near - next - patient
+    made = with_unannotated(split(annotated, NONE, 0.2, 0.25), annotated, others, pairs)
+    assert made.parts == {"train": ("other", "train"), "val": ("val",), "test": ("test",)}
+    assert made.dropped_unannotated == ("near", "next", "patient", "relative")
 
 
 def test_groups_merge_transitively() -> None:

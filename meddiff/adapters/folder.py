@@ -1,4 +1,4 @@
-"""The plain layout for one's own images: `images/` and `masks/` by same stem, optional `normal/`, `groups.json`, `split.json`."""
+"""The plain layout for one's own images: `images/` and `masks/` by same stem, and what may lie beside them."""
 
 import json
 from collections.abc import Sequence
@@ -17,20 +17,22 @@ def folder(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
 
     With several classes the masks hold class indices: 0 for the background, 1 for the first of `classes`, and so on.
 
-    Optional beside them: `normal/` with lesion-free images; `groups.json` `{id: group}` (patient), which must name every image
-    of `images/`; `split.json` `{"train": [id…], "val": […], "test": […]}`, which must name each of them once.
+    Optional beside them: `normal/` with lesion-free images; `unlabelled/` with images without annotation; `groups.json`
+    `{id: group}` (patient), which must name every image of `images/` and `unlabelled/`; `split.json`
+    `{"train": [id…], "val": […], "test": […]}`, which must name each of `images/` once.
 
     Raises:
         MeddiffError: see `read`; or a JSON file is malformed or incomplete.
     """
     images, masks = image_files(path / "images"), image_files(path / "masks")
-    require_pairs(images, masks, "masks/{}.png")
-    normal = image_files(path / "normal") if (path / "normal").is_dir() else {}
-    groups = _groups(path / "groups.json", images)
+    require_pairs(images, masks, "masks/{}.png", "Add the mask, or move the image to unlabelled/")
+    normal, unlabelled = (image_files(path / name) if (path / name).is_dir() else {} for name in ("normal", "unlabelled"))
+    groups = _groups(path / "groups.json", images | unlabelled)
     parts = _parts(path / "split.json", images)
     cases = [RawCase(name, file, (masks[name],), groups.get(name, name), part=parts.get(name), classes=len(classes))
              for name, file in images.items()]
-    return cases + [RawCase(name, file, (), groups.get(name, name), lesion_free=True) for name, file in normal.items()]
+    return cases + [RawCase(name, file, (), groups.get(name, name), lesion_free) for files, lesion_free
+                    in ((normal, True), (unlabelled, False)) for name, file in files.items()]
 
 
 def _groups(file: Path, images: dict[str, Path]) -> dict[str, str]:

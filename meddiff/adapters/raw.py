@@ -153,15 +153,20 @@ def image_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def require_pairs(images: dict[str, Path], masks: dict[str, Path], mask_place: str) -> None:
+def require_pairs(images: dict[str, Path], masks: dict[str, Path], mask_place: str,
+                  remedy: str = "Add the mask, or take the image out") -> None:
     """Check that images and masks have the same names.
+
+    Args:
+        images, masks: stem -> file.
+        mask_place: where a mask belongs, `{}` for the stem.
+        remedy: for an image without mask.
 
     Raises:
         MeddiffError: names the first image without mask, or mask without image.
     """
     for name in sorted(images.keys() - masks.keys()):
-        raise MeddiffError(images[name], f"an image must have its mask, expected as {mask_place.format(name)}",
-                           "Add the mask, or take the image out")
+        raise MeddiffError(images[name], f"an image must have its mask, expected as {mask_place.format(name)}", remedy)
     for name in sorted(masks.keys() - images.keys()):
         raise MeddiffError(masks[name], f"a mask must have its image, there is none named {name}",
                            "Add the image, or take the mask out")

@@ -66,9 +66,10 @@ def init(
 
         cases = adapters.read(dataset, Path(where), names)
         marked, free = sum(bool(case.masks) for case in cases), sum(case.lesion_free for case in cases)
+        unmarked = sum(not case.annotated for case in cases)
         parts = {part: sum(case.part == part for case in cases) for part in ("train", "val", "test")}
         print(f"{dataset} at {where}: {len(cases)} images, {marked} with a lesion mask, {free} declared lesion-free, "
-              f"{len({case.group for case in cases})} groups")
+              f"{unmarked} without annotation, {len({case.group for case in cases})} groups")
         print("split by the dataset: " + ", ".join(f"{n} {part}" for part, n in parts.items()) if any(parts.values())
               else "the dataset has no split; `prepare` makes one by groups")
     layout.params.write_text(text)

@@ -26,7 +26,7 @@ from meddiff.params import Params, PrepareParams
 from meddiff.phantoms import make_phantoms
 from meddiff.pretrained import FOUNDATION, photographs
 from meddiff.progress import bar
-from meddiff.splits import Member, Split, choose_labelled, near_duplicates, split, thumbnail
+from meddiff.splits import Member, Split, choose_labelled, near_duplicates, split, thumbnail, with_unannotated
 from meddiff.tracking import StageRun
 
 GRAY = ("1", "L", "LA", *DEEP)   # pixel formats of one channel
@@ -76,16 +76,20 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     layout.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="prepare-", dir=layout.work) as folder:
         staging = Path(folder)
-        staged = _stage([case for case in raw if case.annotated], settings, params.compute.threads, staging)
-        usable = [case for case in staged if not case.vanished]
+        staged = _stage(raw, settings, params.compute.threads, staging)
+        usable = sorted((case for case in staged if not case.vanished), key=lambda case: not case.raw.annotated)
         if not any(case.lesion for case in usable):
             raise MeddiffError(settings.path, "one mask at least must hold a lesion", "Check the masks: all are empty")
         pairs = _near_duplicates(usable, settings.duplicate_bits)
-        members = [Member(case.raw.id, case.raw.group, case.lesion, case.raw.part, case.label) for case in usable]
-        parts = split(members, pairs, settings.val_fraction, settings.test_fraction)
+        members = [Member(case.raw.id, case.raw.group, case.lesion, case.raw.part, case.label)
+                   for case in usable if case.raw.annotated]
+        others = {case.raw.id: case.raw.group for case in usable if not case.raw.annotated}
+        among = pairs[(pairs < len(members)).all(axis=1)]
+        parts = split(members, among, settings.val_fraction, settings.test_fraction)
+        parts = with_unannotated(parts, members, others, pairs)
         known = {case.raw.id: case for case in usable}
-        labels = {id: known[id].label for id in parts.parts["train"]}
-        labelled = choose_labelled(parts.parts["train"], parts.groups, settings.n_labelled, settings.seed, labels)
+        labels = {id: known[id].label for id in parts.parts["train"] if known[id].raw.annotated}
+        labelled = choose_labelled(labels, parts.groups, settings.n_labelled, settings.seed, labels)
         _require_classes(settings.classes, [labels[id] for id in labelled])
         tables = _write(layout, staging, parts, labelled, known)
     counts = _counts(raw, staged, parts, labelled, pairs) | _classes(known, parts, labelled, settings.classes)
@@ -200,9 +204,11 @@ def _counts(raw: list[RawCase], staged: list[Staged], parts: Split, labelled: tu
     return {"images": len(raw), **{part: len(ids) for part, ids in parts.parts.items()}, "labelled": len(labelled),
             "test_lesion_free": sum(not case.lesion for case in test.values()), "test_in_foundation": len(shipped),
             "groups": len(set(parts.groups.values())), "near_duplicate_pairs": len(pairs),
-            "left_out_unannotated": len(raw) - len(staged), "left_out_vanished": sum(case.vanished for case in staged),
+            "unannotated": len(parts.unannotated), "left_out_unannotated": len(parts.dropped_unannotated),
+            "left_out_vanished": sum(case.vanished for case in staged),
             "left_out_duplicates": len(parts.dropped), "left_out_lesion_free": len(parts.dropped_backgrounds),
-            "empty_masks": sum(not case.lesion and not case.vanished and not case.raw.lesion_free for case in staged),
+            "empty_masks": sum(bool(case.raw.masks) and not case.lesion and not case.vanished and not case.raw.lesion_free
+                               for case in staged),
             "backgrounds_normal": len(parts.backgrounds)}
 
 
@@ -219,7 +225,9 @@ def _tell(counts: dict[str, float], settings: PrepareParams) -> None:
     """What a user must know of the split, one line each."""
     lines = ["{train} training ({labelled} labelled), {val} validation and {test} test cases; "
              "{backgrounds_normal} lesion-free images"]
-    notes = {"left_out_unannotated": "images left out: they have no annotation",
+    notes = {"unannotated": "of the training cases have no annotation at all: the foundation learns from them, and lesions found "
+             "in them make sites",
+             "left_out_unannotated": "images without annotation left out: a relative or near-duplicate is in validation or test",
              "left_out_vanished": "cases left out: their lesion is smaller than a pixel at this size",
              "left_out_duplicates": "cases left out: near-duplicates of cases in a later part of the dataset's own split",
              "left_out_lesion_free": "lesion-free images left out: a relative is in validation, or a near-duplicate has a lesion",
@@ -234,6 +242,7 @@ def _tell(counts: dict[str, float], settings: PrepareParams) -> None:
         lines += [f"{name}: " + ", ".join(f"{{{part}_{name}}} {part}" for part in ("train", "labelled", "val", "test"))
                   for name in settings.classes]
     if counts["labelled"] < settings.n_labelled:
-        lines.append(f"`prepare.n_labelled` is {settings.n_labelled}; there are {{labelled}} training cases, all are labelled")
+        lines.append(f"`prepare.n_labelled` is {settings.n_labelled}; there are {{labelled}} annotated training cases, all are "
+                     "labelled")
     for line in lines:
         print(f"prepare: {line.format(**counts)}", file=sys.stderr)

@@ -70,7 +70,8 @@ class Cell:
         chosen: Overrides = {section: {"seed": self.seed} for section in SEEDED}
         chosen["prepare"] |= {"dataset": self.dataset.dataset, "path": self.dataset.path,
                               "n_labelled": ALL if self.budget == "all" else self.budget}
-        chosen["segment"] = {"arms": list(self.arms), "seeds": [self.seed]}
+        # An arm that finds nothing to add counts as no gain: left out, it would spare the method its failures.
+        chosen["segment"] = {"arms": list(self.arms), "seeds": [self.seed], "empty_arms": "real"}
         for section, values in nested(self.dataset.settings | (PAPER if self.recipe == "paper" else {})).items():
             chosen[section] = chosen.get(section, {}) | values
         return chosen

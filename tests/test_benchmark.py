@@ -102,6 +102,7 @@ def test_cells_cover_datasets_budgets_and_seeds(project: Layout) -> None:
     full = parse_params(merged(settings(project), cells[-1].overrides), "test")
     assert (full.prepare.n_labelled, full.prepare.seed, full.generate.seed, full.segment.seeds) == (40, 1, 1, (1,))
     assert (full.segment.steps, full.finetune.learning_rate, full.filter.agreement) == (7, 3e-6, 0.0)
+    assert full.segment.empty_arms == "real"
 
 
 def test_settings_of_a_dataset_are_checked_before_anything_runs(project: Layout) -> None:

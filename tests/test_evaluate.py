@@ -353,6 +353,24 @@ def test_no_accepted_pair_is_told_with_its_remedy(layout):
     assert pd.read_csv(layout.segmenters / "validation.csv")["arm"].unique().tolist() == ["real"]
 
 
+def test_an_arm_without_pairs_may_be_the_real_one(layout, monkeypatch, capsys):
+    shutil.rmtree(layout.filtered)
+    put_synthetic(layout, accepted=0)
+    put_backgrounds(layout)
+    trained = Trained(monkeypatch)
+    arms = ["real", "synthetic", "self_training", "synthetic_x0.5"]
+    segment.run(layout, settings(segment={"arms": arms, "seeds": [0], "empty_arms": "real"}), Unrecorded())
+    assert len(trained.calls) == 1, "the arms share the real one's segmenter"
+    table = pd.read_csv(layout.segmenters / "validation.csv")
+    assert table["arm"].tolist() == arms
+    assert table["n_synthetic"].tolist() == [0, 0, 0, 0]
+    assert table["dice"].nunique(dropna=False) == 1
+    assert "there is no pair for the arm self_training" in capsys.readouterr().err
+    only = settings(segment={"arms": ["synthetic_only"], "seeds": [0], "empty_arms": "real"})
+    with pytest.raises(MeddiffError, match=r"the synthetic_only arm needs at least one accepted pair"):
+        segment.run(layout, only, Unrecorded())
+
+
 def test_evaluate_leaves_rows_summary_pictures_and_page(finished, capsys):
     tracker = Recorded()
     evaluate.run(finished, settings(), tracker)

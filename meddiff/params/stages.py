@@ -196,6 +196,9 @@ class SegmentParams(Section):
     ratio: Annotated[float, Field(gt=0)] = Field(3.0, description="synthetic pairs used for each real pair, at most")
     share: Fraction = Field(0.33, description="share of each batch drawn from the synthetic pairs in a synthetic arm")
     vertical_flips: bool = Field(False, description="also flip images upside down in training; wrong for ultrasound")
+    empty_arms: Literal["refuse", "real"] = Field(
+        "refuse", description="an arm without any pair: stop before anything is trained, or train on the real cases alone"
+    )
 
     @field_validator("arms")
     @classmethod

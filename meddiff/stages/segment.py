@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from functools import cache, partial
@@ -33,7 +34,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     killed goes on from there, and a new filter setting doesn't train the real arm again.
 
     Raises:
-        MeddiffError: the prepared cases or the backgrounds are missing, or a synthetic arm finds no accepted pair.
+        MeddiffError: the prepared cases or the backgrounds are missing, or an arm has no pairs (see `segment.empty_arms`).
     """
     device, settings, classes = use_machine(params.compute), params.segment, len(params.prepare.classes)
     real, validation = read_cases(layout.cases("train")), read_cases(layout.cases("val"))
@@ -49,6 +50,8 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
             pairs = pairs_of(arm, seed)
             pool = min(len(pairs), max(1, round((ratio_of(arm) or settings.ratio) * len(real))))
             own = _relevant(settings, arm, pool / max(1, len(real)))
+            if not pairs and arm not in WITHOUT_PAIRS:
+                print(f"segment: there is no pair for the arm {arm}: it is trained on the real cases alone", file=sys.stderr)
             name = work_key(own, augmentation_of.__name__, str(seed), f"{device} {params.compute.threads} {classes}", *code,
                             *(_digest(cases) for cases in (real, pairs, validation)))
             folder = layout.work / "segment" / name
@@ -86,12 +89,8 @@ class _Pairs:
         for arm in settings.arms:
             if arm == "copy_paste":
                 self.backgrounds()
-            elif arm == "self_training":
-                self.sites()
-            elif arm not in WITHOUT_PAIRS and not self(arm, 0):
-                raise MeddiffError(layout.filtered / "decisions.parquet", f"the {arm} arm needs at least one accepted pair, "
-                                   "the filter left none",
-                                   "Look at reports/quality, then train the generator longer or widen the filter's bounds")
+            elif arm not in WITHOUT_PAIRS and not self(arm, 0) and (settings.empty_arms == "refuse" or arm == "synthetic_only"):
+                raise _nothing(layout, arm)
 
     def __call__(self, arm: str, seed: int) -> list[Case]:
         if arm in WITHOUT_PAIRS:
@@ -122,13 +121,18 @@ def _found(layout: Layout) -> list[Case]:
     known = pd.read_csv(table, dtype=str) if table.is_file() else pd.DataFrame({"id": [], "source": []}, dtype=str)
     at = known[known["source"].str.startswith("site:")]
     images, sites = layout.cases("train") / "images", layout.backgrounds / "sites"
-    found = [Case(case, read_image(images / f"{case}.png"), read_mask(sites / f"{id}.png"))
-             for id, case in zip(at["id"], at["source"].str.removeprefix("site:"), strict=True)]
-    if not found:
-        raise MeddiffError(layout.backgrounds / "sites", "the self_training arm needs training images without annotation in "
-                           "which a lesion is found, and there is none",
-                           "Leave the arm out, lower backgrounds.site_agreement, or set backgrounds.finder_steps above 0")
-    return found
+    return [Case(case, read_image(images / f"{case}.png"), read_mask(sites / f"{id}.png"))
+            for id, case in zip(at["id"], at["source"].str.removeprefix("site:"), strict=True)]
+
+
+def _nothing(layout: Layout, arm: str) -> MeddiffError:
+    if arm == "self_training":
+        return MeddiffError(layout.backgrounds / "sites", "the self_training arm needs training images without annotation in "
+                            "which a lesion is found, and there is none",
+                            "Leave the arm out, lower backgrounds.site_agreement, or set backgrounds.finder_steps above 0")
+    return MeddiffError(layout.filtered / "decisions.parquet", f"the {arm} arm needs at least one accepted pair, "
+                        "the filter left none", "Look at reports/quality, then train the generator longer or widen the "
+                        "filter's bounds")
 
 
 def _relevant(settings: SegmentParams, arm: str, ratio: float) -> SegmentParams:
@@ -137,8 +141,8 @@ def _relevant(settings: SegmentParams, arm: str, ratio: float) -> SegmentParams:
     Args:
         ratio: pairs that are used for each real case.
     """
-    share = 0.0 if arm in WITHOUT_PAIRS else 1.0 if arm == "synthetic_only" else settings.share
-    return settings.model_copy(update={"arms": (), "seeds": (), "ratio": ratio, "share": share})
+    share = 0.0 if not ratio else 1.0 if arm == "synthetic_only" else settings.share
+    return settings.model_copy(update={"arms": (), "seeds": (), "empty_arms": "refuse", "ratio": ratio, "share": share})
 
 
 def _digest(cases: Sequence[Case]) -> str:

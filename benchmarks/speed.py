@@ -296,8 +296,8 @@ def generation(kind: str, device: str, size: int, batch: int, units: int) -> lis
 
     found = [theirs("(a) published, one at a time", 1, device == "cuda"), theirs(f"(b) the same, batch {batch}", batch, False),
              ours("meddiff, 50 steps, guidance 7.5", steps=STEPS, guidance_scale=GUIDANCE),
-             ours("meddiff, 20 steps, guidance 7.5", guidance_scale=GUIDANCE), ours("meddiff, 20 steps, guidance 1.5"),
-             ours("meddiff, 20 steps, guidance 1", guidance_scale=1.0)]
+             ours("meddiff, 20 steps, guidance 7.5", guidance_scale=GUIDANCE),
+             ours("meddiff, 20 steps, guidance 1.5", guidance_scale=1.5), ours("meddiff, 20 steps, no guidance")]
     if kind == "embedded" and device == "cpu":
         return found
     return [*found, ours("meddiff, 20 steps, bfloat16", precision="bfloat16"),

@@ -64,7 +64,7 @@ PARTS = (
     Part("no-mask-shape", "masks without randomness level 3: elastic change and roughness", {"generate.mask_shape": False}),
     Part("no-mask-pose", "masks without randomness level 4: sizes and angles as trained", {"generate.mask_pose": False}),
     Part("no-mask-placement", "masks without randomness level 5: centres as trained", {"generate.mask_placement": False}),
-    Part("no-guidance", "sampling without classifier-free guidance", {"generate.guidance_scale": 1.0}),
+    Part("guidance", "classifier-free guidance leads away from what the empty prompt paints", {"generate.guidance_scale": 1.5}),
     Part("static-mask", "the exact mask guides every step", {"generate.mask_widening": 0.0}),
     Part("not-adaptive", "the guiding mask widens whatever the predicted image shows", {"generate.adaptive": False}),
     Part("no-feather", "a painted border may be sharper than a real lesion's", {"generate.feather": False}),

@@ -126,7 +126,9 @@ class GenerateParams(Section):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the networks' activations; bfloat16 on GPUs")
     steps: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="denoising steps")
     scheduler: Literal["ddim", "dpmsolver++", "unipc"] = "ddim"
-    guidance_scale: Annotated[float, Field(ge=1, le=20)] = 1.5
+    guidance_scale: Annotated[float, Field(ge=1, le=20)] = Field(
+        1.0, description="1: none; above, lesions stand out more than real ones do, at twice the time"
+    )
     strength: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="share of the noise schedule that is run; 1 starts from pure noise"
     )

@@ -29,7 +29,7 @@ from meddiff.cases import Case, Pixels, read_cases  # noqa: E402
 from meddiff.duplicates import repeats  # noqa: E402
 from meddiff.features import load_extractor  # noqa: E402
 from meddiff.inspector import train_inspector  # noqa: E402
-from meddiff.params import FilterParams  # noqa: E402
+from meddiff.params import FilterParams, SegmentParams  # noqa: E402
 from meddiff.similarity import measure_real  # noqa: E402
 
 REFERENCES, HELD, USED = 40, 110, 50
@@ -111,7 +111,7 @@ def separation(folder: Path, size: int, source: str, draws: int) -> None:
         paths = sorted((folder / "normal").glob("*"))[:60]
         grounds = [np.array(Image.open(path).convert("RGB").resize((size, size))) for path in paths]
         grounds = grounds or [case.image for case in held if case.mask is not None and case.mask.mean() < 0.1]
-        inspector = train_inspector(real, 150, 0) if source == "inspector" else None
+        inspector = train_inspector(real, SegmentParams(steps=150), 0) if source == "inspector" else None
         measure = measure_real(real, load_extractor(source, inspector=inspector))
         for name, pairs in scenes(real, held, grounds, rng).items():
             likeness = measure.compare(*pairs)

@@ -32,7 +32,7 @@ Flags = NDArray[np.bool_]
 
 def train_inspector(
     cases: Sequence[Case],
-    steps: int,
+    params: SegmentParams,
     seed: int,
     classes: int = 1,
     device: str = "cpu",
@@ -44,7 +44,7 @@ def train_inspector(
     The arguments and what is raised: see `segmentation.train_segmenter`.
     """
     windows = [window for case in cases if (window := lesion_free_window(case))]
-    return train_segmenter(reduced([*cases, *windows]), [], SegmentParams(steps=steps), seed, device=device,
+    return train_segmenter(reduced([*cases, *windows]), [], params, seed, device=device,
                            checkpoint=checkpoint, report=report, classes=classes)
 
 

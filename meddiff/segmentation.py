@@ -170,7 +170,9 @@ def train_segmenter(
             parts.append((pool_images[order], pool_masks[order]))
         images, masks = (torch.cat(part) for part in zip(*parts, strict=True))
         images, masks = augmentation(images, masks, change, params.vertical_flips)
-        return criterion(network(images), masks)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=params.precision == "bfloat16"):
+            logits = network(images)
+        return criterion(logits.float(), masks)
 
     best = _Best(Segmenter(network, architecture), validation, checkpoint)
 

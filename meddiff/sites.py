@@ -13,7 +13,7 @@ import numpy as np
 
 from meddiff.cases import Case, Pixels
 from meddiff.fill import fill_with_texture
-from meddiff.inspector import near_lesions, predicted, reduced
+from meddiff.inspector import near_lesions, predicted, probability, reduced
 from meddiff.metrics import class_dice
 from meddiff.params import SegmentParams
 from meddiff.progress import Report, silent
@@ -25,30 +25,34 @@ TOGETHER = 64  # images that are looked at together
 
 def train_finder(
     cases: Sequence[Case],
-    steps: int,
+    taught: Sequence[Case],
+    params: SegmentParams,
     seed: int,
     classes: int = 1,
     device: str = "cpu",
     checkpoint: Path | None = None,
     report: Report = silent,
 ) -> Segmenter:
-    """Train the segmenter that looks for lesions, on `inspector.reduced` annotated cases.
+    """Train one of the segmenters that look for lesions, on `inspector.reduced` annotated cases.
 
-    It differs from the inspector in what it has seen, no lesion-free windows, in its initial weights and in the length of its
-    training, so that where both agree they are seldom wrong. Arguments and what is raised: see `segmentation.train_segmenter`.
+    Args:
+        taught: images with what the finders of the round before see in them, which fill `params.share` of each batch; none in the
+            first round.
+        seed: of its initial weights and order. Finders of two seeds are wrong in different places.
+
+    The other arguments and what is raised: see `segmentation.train_segmenter`.
     """
-    return train_segmenter(reduced(cases), [], SegmentParams(steps=steps), seed + 1, device=device, checkpoint=checkpoint,
-                           report=report, classes=classes)
+    return train_segmenter(reduced(cases), reduced(taught), params, seed, device=device, checkpoint=checkpoint, report=report,
+                           classes=classes)
 
 
-def find_sites(
-    cases: Sequence[Case], finder: Segmenter, inspector: Segmenter, agreement: float, largest: float
-) -> list[Pixels | None]:
-    """Where images show a lesion, for each image the lesions that the finder sees, or None.
+def find_sites(cases: Sequence[Case], finders: tuple[Segmenter, Segmenter], agreement: float, largest: float
+               ) -> list[Pixels | None]:
+    """Where images show a lesion, for each image the lesions that two finders see in the mean, or None.
 
     Args:
         cases: images without annotation, of one size.
-        finder, inspector: trained on `inspector.reduced` cases.
+        finders: trained apart on `inspector.reduced` cases.
         agreement: least Dice between what the two see in an image, the mean over the classes that either sees.
         largest: greatest share of the imaged frame that the lesions may cover.
 
@@ -60,8 +64,12 @@ def find_sites(
     for start in range(0, len(cases), TOGETHER):
         some = cases[start:start + TOGETHER]
         images = np.stack([case.image for case in some])
-        pairs = zip(some, predicted(images, finder), predicted(images, inspector), strict=True)
-        found += [_site(case, first, second, finder.architecture.classes, agreement, largest) for case, first, second in pairs]
+        first, second = (predicted(images, finder) for finder in finders)
+        lesion = sum(probability(images, finder) for finder in finders) > 1
+        both = np.where(lesion, np.where(first > 0, first, second), 0).astype(np.uint8)
+        for case, mask, one, other in zip(some, both, first, second, strict=True):
+            alike = class_dice(within_frame(one, case), within_frame(other, case), finders[0].architecture.classes)
+            found.append(_site(case, mask, largest) if alike >= agreement else None)
     return found
 
 
@@ -74,10 +82,8 @@ def cleared(case: Case, site: Pixels) -> Pixels | None:
     return fill_with_texture(case.image, near_lesions(site) & case.framed, case.framed)
 
 
-def _site(case: Case, first: Pixels, second: Pixels, classes: int, agreement: float, largest: float) -> Pixels | None:
-    site = np.zeros_like(first)
-    for part in reversed(parts(within_frame(first, case))):
+def _site(case: Case, mask: Pixels, largest: float) -> Pixels | None:
+    site = np.zeros_like(mask)
+    for part in reversed(parts(within_frame(mask, case))):
         site[part.where] = part.label
-    if not site.any() or (site > 0).sum() > largest * case.framed.sum():
-        return None
-    return site if class_dice(within_frame(second, case), site, classes) >= agreement else None
+    return site if 0 < (site > 0).sum() <= largest * case.framed.sum() else None

@@ -14,7 +14,7 @@ from meddiff.cases import Case, Frame, Pixels
 from meddiff.inpainting import to_tensor
 from meddiff.inspector import train_inspector
 from meddiff.painting import Painter
-from meddiff.params import BackgroundsParams
+from meddiff.params import BackgroundsParams, SegmentParams
 from meddiff.segmentation import Segmenter
 from tests.conftest import make_cases
 from tests.pipelines import embedded
@@ -22,7 +22,7 @@ from tests.pipelines import embedded
 
 @pytest.fixture(scope="module")
 def inspector() -> Segmenter:
-    return train_inspector(make_cases(16), 60, 0)
+    return train_inspector(make_cases(16), SegmentParams(steps=60), 0)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import numpy as np
 
 from meddiff.cases import Case, Frame
 from meddiff.inspector import imaged_field, lesion_free_window, near_lesions, probability, reduced, seen, train_inspector
+from meddiff.params import SegmentParams
 from tests.conftest import make_cases
 
 
@@ -63,7 +64,7 @@ def test_no_window_where_lesions_or_black_leave_no_room() -> None:
 
 
 def test_it_finds_lesions_and_learns_to_find_none() -> None:
-    inspector = train_inspector(make_cases(16), 60, 0)
+    inspector = train_inspector(make_cases(16), SegmentParams(steps=60), 0)
     cases = make_cases(6, seed=3)
     found = probability(np.stack([case.image for case in cases]), inspector)
     assert found.shape == (6, 32, 32)
@@ -77,4 +78,4 @@ def test_it_finds_lesions_and_learns_to_find_none() -> None:
 def test_predictions_come_at_the_size_of_the_image() -> None:
     large = np.stack([case.image for case in make_cases(2, 128)])
     assert seen(large).shape == (2, 64, 64, 3)
-    assert probability(large, train_inspector(make_cases(4, 128), 1, 0, classes=2)).shape == (2, 128, 128)
+    assert probability(large, train_inspector(make_cases(4, 128), SegmentParams(steps=1), 0, classes=2)).shape == (2, 128, 128)

@@ -39,27 +39,31 @@ def lesion(y: float, x: float, radius: float, label: int = 1) -> Pixels:
 
 def found(monkeypatch: pytest.MonkeyPatch, first: Pixels, second: Pixels, classes: int = 1, frame: Frame | None = None
           ) -> Pixels | None:
-    """The site of an image in which the two segmenters see these."""
-    seen = {"finder": first, "inspector": second}
+    """The site of an image in which two finders see these, the first one surely."""
+    seen, sure = {"first": first, "second": second}, {"first": 0.95, "second": 0.7}
     monkeypatch.setattr(sites, "predicted", lambda images, who: np.stack([seen[who.architecture.network]] * len(images)))
-    finder, inspector = (Segmenter(torch.nn.Identity(), Architecture(name, (4,), classes)) for name in seen)
+    monkeypatch.setattr(sites, "probability", lambda images, who: np.stack(
+        [np.where(seen[who.architecture.network] > 0, sure[who.architecture.network], 0.1)] * len(images)))
+    one, other = (Segmenter(torch.nn.Identity(), Architecture(name, 4, classes)) for name in seen)
     case = Case("a", np.zeros((SIDE, SIDE, 3), np.uint8), None, frame=frame)
-    both = find_sites([case, case], finder, inspector, agreement=0.75, largest=0.2)
+    both = find_sites([case, case], (one, other), agreement=0.75, largest=0.2)
     assert len(both) == 2
     assert both[0] is both[1] is None or np.array_equal(both[0], both[1])
     return both[0]
 
 
-def test_a_site_is_what_the_finder_sees_where_both_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_site_is_what_two_finders_see_in_the_mean_where_they_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, near, far = lesion(30, 30, 10), lesion(31, 30, 10), lesion(30, 45, 10)
     hollow = seen.copy()
     hollow[30, 30] = 0
     hollow[2, 2] = 1
     site = found(monkeypatch, hollow, near)
     assert np.array_equal(site, seen), "without holes and specks"
+    assert np.array_equal(found(monkeypatch, near, seen), near), "the surer one decides"
     assert found(monkeypatch, seen, far) is None
     assert found(monkeypatch, seen * 0, near) is None
     assert found(monkeypatch, seen, seen * 0) is None
+    assert found(monkeypatch, seen * 0, seen * 0) is None
     assert found(monkeypatch, lesion(30, 30, 20), lesion(30, 30, 20)) is None, "too large"
 
 
@@ -198,7 +202,7 @@ def run(layout: Layout, tiny: Params, **changes: object) -> tuple[pd.DataFrame, 
 
 
 def test_stage_finds_sites_and_uses_them_where_they_are_enough(
-    layout: Layout, tiny: Params, capsys: pytest.CaptureFixture[str]
+    layout: Layout, tiny: Params, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, told = run(layout, tiny)
     at = table[table["source"].str.startswith("site:")]
@@ -222,7 +226,17 @@ def test_stage_finds_sites_and_uses_them_where_they_are_enough(
     with Image.open(layout.backgrounds / "sites.png") as sheet:
         assert sheet.size == (8 * 32, -(-len(at) // 4) * 32)
 
+    taught, learnt = [], stage.train_finder
+    monkeypatch.setattr(stage, "train_finder", lambda *args, **kw: taught.append(len(kw["taught"])) or learnt(*args, **kw))
+    _, told = run(layout, tiny, finder_rounds=1)
+    once = told.values["sites"]
+    assert taught == [0, 0]
+    run(layout, tiny, finder_rounds=3)
+    assert taught[2:6] == [0, 0, once, once]
+    assert len(taught) == 8
+    taught.clear()
     table, told = run(layout, tiny, site_agreement=0.999)
+    assert taught == [0, 0], "the second round would have nothing to learn from"
     assert set(table["source"]) == {"normal"}
     assert told.values["unlabelled"] == 14
     assert "aren't used" in capsys.readouterr().err

@@ -6,6 +6,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from meddiff.params.section import ArmName, ClassName, Fraction, Positive, Section, Seed
 
+Precision = Literal["float32", "bfloat16"]
+
 
 class PrepareParams(Section):
     """Which dataset, at what size, and which few annotated cases the chain may see."""
@@ -74,12 +76,16 @@ class BackgroundsParams(Section):
     )
     inspector_steps: Positive = Field(300, description="training steps of the inspector")
     finder_steps: Annotated[int, Field(ge=0)] = Field(
-        300, description="training steps of the finder, which looks for lesions to be replaced in the training images without "
-        "annotation; 0: no such backgrounds"
+        300, description="training steps of each finder; two of them look for lesions to be replaced in the training images "
+        "without annotation; 0: no such backgrounds"
+    )
+    finder_rounds: Annotated[int, Field(ge=1, le=4)] = Field(
+        2, description="times that two finders are trained; from the second on, also on the images in which the two before agree"
     )
     site_agreement: Fraction = Field(
-        0.75, description="least Dice between what finder and inspector see in an image without annotation, else it isn't used"
+        0.85, description="least Dice between what two finders see in an image without annotation, else it isn't used"
     )
+    precision: Precision = Field("float32", description="of the segmenters' activations in training; bfloat16 where it is faster")
     seed: Seed = 0
 
 
@@ -112,7 +118,7 @@ class FinetuneParams(Section):
     token_learning_rate: Annotated[float, Field(gt=0)] = Field(0.001, description="of the token's embedding")
     prompt_dropout: Fraction = Field(0.1, description="share of examples that teach the empty prompt to paint no lesion; 0: none")
     lora_rank: Positive = 8
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the UNet's activations; bfloat16 on GPUs")
+    precision: Precision = Field("float32", description="of the UNet's activations; bfloat16 on GPUs")
     gradient_checkpointing: bool = Field(False, description="compute activations twice, not keep them: less memory, slower")
     seed: Seed = 0
 
@@ -123,7 +129,7 @@ class GenerateParams(Section):
     n: Positive = Field(100, description="samples to make")
     samples_per_batch: Positive = Field(25, description="samples of one folder, the unit of resume and of quality control")
     batch_size: Positive = Field(16, description="samples computed together")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the networks' activations; bfloat16 on GPUs")
+    precision: Precision = Field("float32", description="of the networks' activations; bfloat16 on GPUs")
     steps: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="denoising steps")
     scheduler: Literal["ddim", "dpmsolver++", "unipc"] = "ddim"
     guidance_scale: Annotated[float, Field(ge=1, le=20)] = Field(
@@ -197,6 +203,7 @@ class SegmentParams(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     ratio: Annotated[float, Field(gt=0)] = Field(3.0, description="synthetic pairs used for each real pair, at most")
     share: Fraction = Field(0.33, description="share of each batch drawn from the synthetic pairs in a synthetic arm")
+    precision: Precision = Field("float32", description="of the network's activations in training; bfloat16 where it is faster")
     vertical_flips: bool = Field(False, description="also flip images upside down in training; wrong for ultrasound")
     empty_arms: Literal["refuse", "real"] = Field(
         "refuse", description="an arm without any pair: stop before anything is trained, or train on the real cases alone"

@@ -1,9 +1,11 @@
 """Stage `backgrounds`: the images that lesions are painted into, lesion-free or with a lesion to replace, and the inspector."""
 
+import hashlib
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from meddiff.errors import MeddiffError
 from meddiff.inspector import train_inspector
 from meddiff.layout import Layout, replacing
 from meddiff.painting import load_painter
-from meddiff.params import BackgroundsParams, Params
+from meddiff.params import BackgroundsParams, Params, SegmentParams
 from meddiff.progress import bar
 from meddiff.segmentation import Segmenter
 from meddiff.sites import cleared, find_sites, train_finder
@@ -28,6 +30,8 @@ from meddiff.tracking import StageRun
 Site = tuple[Case, Pixels, Pixels]  # an image without annotation, the lesions seen in it [S, S], and it without them [S, S, 3]
 ENOUGH = 8  # with fewer lesion-free images of the dataset `auto` removes lesions, and fewer sites aren't used
 COLUMNS = ["id", "source", "group", "method", "sha256"]
+TAUGHT = 0.5  # share of a batch from the images in which the finders before agreed
+APART = 1000  # between the seeds of finders
 SHOWN = 24  # cases on the contact sheet
 
 
@@ -41,11 +45,12 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     settings, begun = params.backgrounds, time.monotonic()
     device, classes = use_machine(params.compute), len(params.prepare.classes)
     cases, unlabelled = read_cases(layout.cases("train")), _unlabelled(layout, settings)
-    inspector = _trained(train_inspector, settings.inspector_steps, layout, cases, settings.seed, classes, device)
-    finder = _trained(train_finder, settings.finder_steps, layout, cases, settings.seed, classes, device) if unlabelled else None
-    trained = time.monotonic()
-    found = find_sites(unlabelled, finder, inspector, settings.site_agreement, settings.largest) if finder else []
-    sites = _cleared([(case, site) for case, site in zip(unlabelled, found, strict=True) if site is not None])
+    trained = partial(_trained, layout, cases, classes, device)
+    brief = SegmentParams(steps=settings.inspector_steps, precision=settings.precision)
+    inspector = trained("inspector", train_inspector, brief, settings.seed)
+    found = _found(settings, unlabelled, trained)
+    looked_after = time.monotonic()
+    sites = _cleared(found)
     looked = {"unlabelled": len(unlabelled), "sites": len(sites)}
     if len(sites) < ENOUGH:
         sites = []
@@ -62,8 +67,8 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
         inspector.save(model)
     counts = _counts(table, settled) | looked
     _tell(counts)
-    tracker.metrics(counts | {"inspector_loss": float(np.mean(inspector.losses[-50:])), "seconds_training": trained - begun,
-                              "seconds": time.monotonic() - trained})
+    tracker.metrics(counts | {"inspector_loss": float(np.mean(inspector.losses[-50:])), "seconds_training": looked_after - begun,
+                              "seconds": time.monotonic() - looked_after})
     tracker.dataset(table, "backgrounds", "backgrounds")
     if sites:
         tracker.file(layout.backgrounds / "sites.png", "pictures")
@@ -80,12 +85,39 @@ def _unlabelled(layout: Layout, settings: BackgroundsParams) -> list[Case]:
     return [case for case in read_cases(layout.cases("train"), labelled=False) if case.id not in annotated]
 
 
-def _trained(train: Callable[..., Segmenter], steps: int, layout: Layout, cases: list[Case], seed: int, classes: int,
-             device: str) -> Segmenter:
-    name = train.__name__.removeprefix("train_")
-    checkpoint = checkpoint_file(layout, "backgrounds", layout.cases("train"), f"{name} {steps} {seed} {classes} {device}")
+def _found(settings: BackgroundsParams, unlabelled: Sequence[Case], trained: Callable[..., Segmenter]
+           ) -> list[tuple[Case, Pixels]]:
+    """The images without annotation in which the finders of the last round agree, with what they see there.
+
+    A round that leaves too few for sites ends the search: the next would learn nothing from them.
+    """
+    found = list[tuple[Case, Pixels]]()
+    params = SegmentParams(steps=max(1, settings.finder_steps), share=TAUGHT, ratio=max(1, len(unlabelled)),
+                           precision=settings.precision)
+    for number in range(settings.finder_rounds if unlabelled else 0):
+        train = partial(train_finder, taught=[replace(case, mask=site) for case, site in found])
+        one, other = (trained(f"finder {number + 1}{name}", train, params, settings.seed + 1 + APART * (2 * number + place),
+                              _digest(found)) for place, name in enumerate("ab"))
+        seen = find_sites(unlabelled, (one, other), settings.site_agreement, settings.largest)
+        found = [(case, site) for case, site in zip(unlabelled, seen, strict=True) if site is not None]
+        if len(found) < ENOUGH:
+            break
+    return found
+
+
+def _trained(layout: Layout, cases: list[Case], classes: int, device: str, name: str, train: Callable[..., Segmenter],
+             params: SegmentParams, seed: int, taught: str = "") -> Segmenter:
+    inputs = f"{name} {params} {seed} {classes} {device} {taught}"
+    checkpoint = checkpoint_file(layout, "backgrounds", layout.cases("train"), inputs)
     with bar(name) as report:
-        return train(cases, steps, seed, classes, device, checkpoint, report)
+        return train(cases, params=params, seed=seed, classes=classes, device=device, checkpoint=checkpoint, report=report)
+
+
+def _digest(found: Sequence[tuple[Case, Pixels]]) -> str:
+    digest = hashlib.sha256()
+    for case, site in found:
+        digest.update(case.id.encode() + site.tobytes())
+    return digest.hexdigest()
 
 
 def _cleared(found: Sequence[tuple[Case, Pixels]]) -> list[Site]:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from meddiff.cases import Pixels, read_image, read_mask
 from meddiff.errors import MeddiffError
 from meddiff.fields import imaged_field
@@ -15,6 +13,7 @@ from meddiff.mask_model import MaskModel
 from meddiff.painting import Painter, load_painter
 from meddiff.params import GenerateParams
 from meddiff.placement import MaskLevels, Site, rank_sites
+from meddiff.streams import Stream, numbers
 
 
 @dataclass(frozen=True)
@@ -120,13 +119,16 @@ class Synthesizer:
     def _background(self, seed: int, site_share: float) -> str:
         """Id of the background of a seed: one with a site for this share of the seeds, as far as there are both kinds.
 
-        Of N images of a kind, N seeds in a row that begin at a multiple of N get each once: none is left out by chance.
+        Kinds alternate evenly, and the images of a kind follow one another in an order drawn once: of seeds in a row none gets an
+        image again before each other one of its kind has had its turn, whatever the share and the first seed.
         """
         sites = [name for name in self.backgrounds if name in self.sites]
         free = [name for name in self.backgrounds if name not in self.sites]
-        names = (sites or free) if np.random.default_rng([seed, 1, 0]).random() < site_share else (free or sites)
-        turn, place = divmod(seed, len(names))
-        return names[int(np.random.default_rng([turn, 1]).permutation(len(names))[place])]
+        names, turn = sites or free, seed
+        if sites and free:
+            before, with_this = int(seed * site_share), int((seed + 1) * site_share)  # sites among the lesser seeds
+            names, turn = (sites, before) if with_this > before else (free, seed - before)
+        return names[int(numbers(0, Stream.BACKGROUND).permutation(len(names))[turn % len(names)])]
 
     def _masks(self, requests: Sequence[Request], chosen: list[str], grounds: list[Pixels], size: int, params: GenerateParams
                ) -> tuple[list[Pixels], list[float]]:

@@ -252,6 +252,21 @@ def synthesizer(model: MaskModel, tmp_path: Path) -> Synthesizer:
     return load_bundle(target, "cpu")[0]
 
 
+def test_each_image_of_a_kind_has_its_turn_before_one_comes_again() -> None:
+    free, at = [f"n{i}" for i in range(5)], [f"s{i}" for i in range(7)]
+    image = np.zeros((16, 16, 3), np.uint8)
+    made = Synthesizer(None, None, dict.fromkeys(sorted(free + at), image), dict.fromkeys(at, Site([], [])))  # type: ignore[arg-type]
+    for share in (0.0, 0.25, 0.3, 0.5, 0.9, 1.0):
+        for first in (0, 3, 999_998, 2_000_000_003):
+            drawn = [made._background(first + i, share) for i in range(120)]
+            assert abs(sum(name in at for name in drawn) - 120 * share) <= 1
+            for names in (free, at):
+                mine = [name for name in drawn if name in names]
+                assert all(len(set(mine[i:i + len(names)])) == len(mine[i:i + len(names)]) for i in range(len(mine)))
+    alone = Synthesizer(None, None, dict.fromkeys(free, image))  # type: ignore[arg-type]
+    assert {alone._background(seed, 1.0) for seed in range(13, 18)} == set(free)
+
+
 @pytest.mark.parametrize(("share", "kinds"), [(1.0, {True}), (0.0, {False}), (0.5, {True, False})])
 def test_samples_are_painted_over_sites_for_their_share(synthesizer: Synthesizer, share: float, kinds: set[bool]) -> None:
     assert len(synthesizer.sites) == 2

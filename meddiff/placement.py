@@ -15,12 +15,12 @@ from scipy.stats import rankdata
 from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
 from meddiff.fields import box
-from meddiff.shapes import NEIGHBOURS, Bits, Floats, Part, Shape, parts, pose_of
+from meddiff.shapes import NEIGHBOURS, Bits, Floats, Part, Shape, largest, parts, pose_of
 from meddiff.streams import Stream, numbers
 
 TRIES = 50  # the second half of them shrinks the lesion, step by step to a quarter of its diameter
 SHRINK = np.log(0.95)
-CUT, CUT_AT_WORST = 0.03, 0.125  # share of a lesion that may lie outside of the field: wanted, and where no draw does better
+CUT, CUT_AT_WORST = 0.03, 0.125  # share of a lesion that the field may cut off: wanted, and where no draw does better
 LEAST_PIXELS = 8
 GAP = 0.02  # least distance of two lesions, as a share of the frame's side
 SIZES, PEERS = 3, 8  # classes of size, fewer where they would hold less than `PEERS` training lesions each
@@ -165,8 +165,9 @@ def place(shapes: Sequence[Shape], lent: Sequence[int], lesions: Lesions, levels
         field: `[S,S]`, where lesions may be.
 
     Returns:
-        `[S,S]` uint8 of 0 to K. At most 3 percent of a lesion lie outside of the field, or 12.5 percent where no pose does
-        better. Lesions keep a gap of 2 percent of the side; one that finds no room beside the larger ones is left out.
+        `[S,S]` uint8 of 0 to K, 0 outside of the field: at most 3 percent of a lesion are cut off there, or 12.5 percent where
+        no pose does better. Lesions keep a gap of 2 percent of the side; one that finds no room beside the larger ones is left
+        out.
 
     Raises:
         MeddiffError: the first lesion finds no room.
@@ -240,7 +241,7 @@ def _fitted(shape: Shape, lesion: int, lesions: Lesions, levels: MaskLevels, fie
         pose[1:3] = low + pose[1:3] * (high - low)
         if (cut := shape.cut(pose, field)) > least:
             continue
-        drawn = shape.draw(pose, len(field)) > 0
+        drawn = largest((shape.draw(pose, len(field)) > 0) & field)
         if drawn.sum() >= LEAST_PIXELS and not (drawn & taken).any():
             best, least = drawn, cut
             if cut <= CUT:

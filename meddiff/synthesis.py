@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from meddiff.cases import Pixels, read_image, read_mask
 from meddiff.errors import MeddiffError
 from meddiff.fields import imaged_field
@@ -42,6 +44,8 @@ class Sample:
         background: id of the image that was painted into, or `given`.
         likeness: of its invented lesions' shapes, the greatest to a training lesion's, 0 to 1 (see `mask_statistics.likeness`);
             NaN where the mask was given.
+        site_iou: intersection over union of an invented mask, of whatever class, with the lesions found at the site that it is
+            painted over, 0 to 1; NaN where there is no site, or the mask was given.
     """
 
     id: str
@@ -50,6 +54,7 @@ class Sample:
     mask: Pixels
     background: str
     likeness: float
+    site_iou: float
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,8 @@ class Synthesizer:
             part = slice(start, start + params.batch_size)
             images = self.painter.paint(grounds[part], drawn[part], [request.seed for request in requests[part]], params)
             samples += [
-                Sample(f"s{r.seed:010d}", r.seed, image, mask, name if r.background is None else "given", like)
+                Sample(f"s{r.seed:010d}", r.seed, image, mask, name if r.background is None else "given", like,
+                       self._site_iou(r, name, mask))
                 for r, image, mask, name, like in zip(requests[part], images, drawn[part], chosen[part], alike[part], strict=True)
             ]
         return samples
@@ -129,6 +135,15 @@ class Synthesizer:
             before, with_this = int(seed * site_share), int((seed + 1) * site_share)  # sites among the lesser seeds
             names, turn = (sites, before) if with_this > before else (free, seed - before)
         return names[int(numbers(0, Stream.BACKGROUND).permutation(len(names))[turn % len(names)])]
+
+    def _site_iou(self, request: Request, background: str, mask: Pixels) -> float:
+        """`Sample.site_iou` of a mask painted into the model's own background of this id, unless one was given."""
+        if background not in self.sites or request.mask is not None or request.background is not None:
+            return float("nan")
+        found = np.zeros(mask.shape, bool)
+        for part in self.sites[background].parts:
+            found |= part.where
+        return float(((mask > 0) & found).sum() / ((mask > 0) | found).sum())
 
     def _masks(self, requests: Sequence[Request], chosen: list[str], grounds: list[Pixels], size: int, params: GenerateParams
                ) -> tuple[list[Pixels], list[float]]:

@@ -274,8 +274,12 @@ def test_samples_are_painted_over_sites_for_their_share(synthesizer: Synthesizer
     assert {sample.background in synthesizer.sites for sample in samples} == kinds
     for sample in samples:
         ground = synthesizer.backgrounds[sample.background]
+        assert np.isnan(sample.site_iou) == (sample.background not in synthesizer.sites)
         if sample.background in synthesizer.sites:
             part, = synthesizer.sites[sample.background].parts
+            union = (sample.mask > 0) | part.where
+            assert sample.site_iou == pytest.approx((sample.mask[part.where] > 0).sum() / union.sum())
+            assert 0.2 < sample.site_iou < 1
             assert sample.mask[part.where].sum() >= 0.6 * min(part.where.sum(), (sample.mask > 0).sum())
         assert 0 < sample.likeness <= 1
         outside = ~shapes.ndimage.binary_dilation(sample.mask > 0, iterations=2)
@@ -286,6 +290,10 @@ def test_a_given_background_has_no_site(synthesizer: Synthesizer) -> None:
     free = make_cases(1, SIDE, seed=9, lesion=False)[0].image
     given, = synthesizer.sample([Request(5, background=free)], GenerateParams(steps=2))
     assert given.background == "given"
+    assert np.isnan(given.site_iou)
+    drawn, = synthesizer.sample([Request(5, mask=given.mask)], GenerateParams(steps=2))
+    assert drawn.background in synthesizer.sites
+    assert np.isnan(drawn.site_iou), "that mask wasn't invented for the site"
     alone = synthesizer.masks.sample([5], SIDE)
     assert np.array_equal(given.mask, alone[0])
 

@@ -32,7 +32,7 @@ def variant(layout: Layout, shown: int, name: str, overrides: Overrides, env: Ma
 
 @flow(name="ablate", persist_result=False)
 def ablate(ablate: settings.AblateParams = NOTHING) -> None:
-    """Run the full method, then each part off in turn, with the same sample and training seeds.
+    """Run the full method, then each part switched in turn, with the same sample and training seeds.
 
     Started again after an interrupt or a failure, it goes on with what isn't finished.
     """
@@ -48,7 +48,7 @@ def ablate(ablate: settings.AblateParams = NOTHING) -> None:
         return outcome
 
     result = ablation.ablate(layout, params, run_variant=run)
-    create_markdown_artifact(result.page.read_text(), key="ablation", description="Each part off in turn, against all on")
+    create_markdown_artifact(result.page.read_text(), key="ablation", description="Each part switched in turn")
     create_markdown_artifact(preview(result.page.parent / "sheet.png"), key="ablation-sheet",
                              description="The same seeds of every variant")
     if result.failed:

@@ -1,4 +1,4 @@
-"""The ablation: the full method first, then each part off in turn, with the same sample and training seeds.
+"""The ablation: the full method first, then each part switched in turn, with the same sample and training seeds.
 
 A variant runs the pipeline up to `segment` in a work tree of its own over the project's DVC cache, so what it leaves as it was
 comes from there. Validation data decides; test data isn't touched. A finished variant is kept in `.work/ablate/` under the
@@ -41,7 +41,7 @@ class Ablation:
 
     Attributes:
         rows: `full`, the parts in the order of `parts.PARTS`, and the arms of `full` where pairs were accepted.
-        notes: what to think of the numbers, and which parts were off already.
+        notes: what to think of the numbers, and which parts were as their variant already.
         page: the Markdown table; `table.csv` and `sheet.png` lie beside it.
     """
 
@@ -56,12 +56,12 @@ class Ablation:
 
 
 def ablate(layout: Layout, params: Params, names: Sequence[str] = (), run_variant: RunVariant | None = None) -> Ablation:
-    """Run the full method and each part off in turn, and write `reports/ablation/`; interrupted, the same command goes on.
+    """Run the full method and each part switched in turn, and write `reports/ablation/`; interrupted, the same command goes on.
 
     A variant that fails is a row with its error, and the others go on.
 
     Args:
-        names: of `parts.PARTS`; none for `params.ablate.parts`, and all if that is empty.
+        names: of `parts.PARTS`, whose references run too; none for `params.ablate.parts`, and all if that is empty.
         run_variant: None for `pipeline_variant`.
 
     Raises:
@@ -95,6 +95,7 @@ class _Variants:
         self.layout, self.params, self.run_of_all, self.run_variant = layout, params, run, run_variant
         self.work = layout.work / "ablate"
         self.full: VariantRow | None = None
+        self.rows: dict[str, VariantRow] = {}
 
     def run(self, parts: Sequence[Part]) -> Iterator[VariantRow]:
         with bar("ablate") as report:
@@ -103,6 +104,7 @@ class _Variants:
                 row = self.one(part)
                 if self.full is None:
                     self.full = row
+                self.rows[part.name] = row
                 yield row
             report(len(parts) + 1, len(parts) + 1, {})
         dice = self.full.outcome.dice if self.full and self.full.outcome else {}
@@ -112,7 +114,9 @@ class _Variants:
 
     def one(self, part: Part) -> VariantRow:
         """Run a variant, or take what is kept of it."""
-        changes = ", ".join(f"{key} {value} (was {setting(self.params, key)})" for key, value in part.off.items())
+        changed = (part.beside.off if part.beside else {}) | part.off
+        changes = ", ".join(f"{key} {value} (was {was})" for key, value in changed.items()
+                            if (was := setting(self.params, key)) != value)
         arms = [ARM, *ARMS] if part == FULL else [ARM]
         seeds = list(self.params.ablate.seeds or self.params.segment.seeds)
         overrides = part.overrides | {"segment": part.overrides.get("segment", {}) | {"arms": arms, "seeds": seeds}}
@@ -132,8 +136,9 @@ class _Variants:
                 raise
             nothing = difference({}, {})
             return VariantRow(part, changes, math.nan, nothing, error=" ".join(str(e).split()))
-        base = self.full.outcome if self.full and self.full.outcome else outcome
-        row = compare(part, changes, outcome.dice.get(ARM, {}), base.dice.get(ARM, {}), outcome, tiles)
+        reference = self.rows.get(part.reference, self.full)
+        base = (reference.outcome.dice if reference.outcome else {}) if reference else outcome.dice
+        row = compare(part, changes, outcome.dice.get(ARM, {}), base.get(ARM, {}), outcome, tiles)
         self._record(run, row, outcome)
         return row
 
@@ -175,8 +180,11 @@ def _report(layout: Layout, params: Params, rows: Sequence[VariantRow], idle: Se
     seeds = max(row.difference.seeds for row in rows)
     notes = [caveat(seeds, sum(math.isfinite(row.difference.lower) and not row.difference.none for row in rows[1:])),
              "Seconds are those of the stages that a variant ran itself; what it leaves as in `full` came from DVC's cache."]
+    for name in dict.fromkeys(row.part.reference for row in rows if row.part.beside and row.part.reference not in idle):
+        which = ", ".join(row.part.name for row in rows if row.part.reference == name)
+        notes.append(f"Compared with `{name}`, whose change they have too, for else they may change nothing: {which}.")
     if idle:
-        notes.append(f"Off, or without use, in params.yaml already: {', '.join(idle)}.")
+        notes.append(f"So, or without use, in params.yaml already: {', '.join(idle)}.")
     title = f"Ablation: {params.prepare.dataset}, {params.prepare.n_labelled} labelled cases, {params.prepare.size} pixels"
     with replacing(layout.ablation) as folder:
         (folder / "table.csv").write_text(table_csv(rows))

@@ -49,7 +49,7 @@ class VariantRow:
     Attributes:
         changes: settings that differ from `full`, in words.
         dice: mean validation Dice over seeds; NaN if nothing was accepted.
-        difference: from `full`; zeros without meaning for `full` itself.
+        difference: from `part.reference`; zeros without meaning for `full` itself.
         outcome: None if the variant failed, and for a further arm of `full`.
         error: why it failed, else empty.
         tiles: folder of the pictures `SEED.png`.
@@ -66,7 +66,7 @@ class VariantRow:
 
 def compare(part: Part, changes: str, scores: Mapping[int, float], full: Mapping[int, float],
             outcome: VariantOutcome | None = None, tiles: Path | None = None) -> VariantRow:
-    """A row from the Dice of each seed with the part off and on."""
+    """A row from the Dice of each seed in the variant and in its reference."""
     finite = [dice for dice in scores.values() if math.isfinite(dice)]
     mean = statistics.fmean(finite) if finite else math.nan
     return VariantRow(part, changes, mean, difference(scores, full), outcome, "", tiles)
@@ -131,13 +131,14 @@ def table_markdown(rows: Sequence[VariantRow], title: str, notes: Sequence[str])
         lines.append(f"| {name} | {_flat(shows)} | {' | '.join(cells)} |")
     lines += ["", *(f"- {note}" for note in notes)]
     if names := main_numbers(_numbers(rows)):
-        full = rows[0].outcome
+        outcomes = {row.part.name: row.outcome for row in rows}
         head = " | ".join(name.removeprefix("sets.") for name in names)
-        lines += ["", "## Fidelity of the samples, and the difference from `full`", "", f"| variant | {head} |",
+        lines += ["", "## Fidelity of the samples, and the difference as above", "", f"| variant | {head} |",
                   "|---" * (len(names) + 1) + "|"]
         for row in rows:
             if row.outcome:
-                found, base = row.outcome.numbers, full.numbers if full and row.outcome is not full else {}
+                reference = outcomes.get(row.part.reference, rows[0].outcome)
+                found, base = row.outcome.numbers, reference.numbers if reference and row.part != FULL else {}
                 shown = (f"{found[name]:.4g}" + (f" ({found[name] - base[name]:+.2g})" if name in base else "")
                          if name in found else "–" for name in names)
                 lines.append(f"| {row.part.name} | " + " | ".join(shown) + " |")

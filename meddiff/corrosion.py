@@ -60,8 +60,9 @@ def corrode(mask: Pixels, radius: float = 0.0, share: float = 0.0) -> Pixels:
 
     A pixel stays where its Euclidean distance to the nearest background pixel exceeds that + 1/2: the boundary runs half a pixel
     before that pixel's centre, so that a straight edge retreats by the radius rounded, and 0 changes nothing. Each connected
-    part of a class retreats by at most `GREATEST_SHARE` of its own inscribed radius, so that none vanishes. The frame is no
-    boundary, a lesion that it cuts goes on beyond; nor is the border between two classes.
+    part of a class retreats by at most `GREATEST_SHARE` of its inscribed radius, so that none vanishes. The frame is no boundary,
+    a lesion that it cuts goes on beyond; nor is the border between two classes. So the inscribed radius is a part's greatest
+    distance to the background, whatever class lies between, and classes that touch retreat together.
 
     Args:
         mask: `[H, W]` uint8, 0 = background, 1..K = class.
@@ -146,7 +147,10 @@ def _middles() -> Floats:
 
 
 def _lesions(mask: Pixels, distance: Floats) -> tuple[NDArray[np.intp], Floats]:
-    """The connected parts of each class, numbered from 1 `[H, W]`, and their inscribed radii `[1 + L]` (0 for the background)."""
+    """The connected parts of each class, numbered from 1 `[H, W]`, and their inscribed radii `[1 + L]` (0 for the background).
+
+    An inscribed radius is the greatest distance to the background, which no other class is.
+    """
     parts, n = np.zeros(mask.shape, dtype=np.intp), 0
     for c in np.unique(mask[mask > 0]):
         found, more = ndimage.label(mask == c, np.ones((3, 3)))

@@ -43,18 +43,17 @@ def split(masks: Pixels) -> Parts:
     """The connected parts (8 neighbours) of each class in masks `[N, H, W]` uint8 of 0 to K.
 
     Specks, parts smaller than a twentieth of the same mask's largest part, are left out as everywhere (`shapes.parts`): a few
-    pixels resemble anything. An empty mask has no part.
+    pixels resemble anything. For this comparison holes count as filled; the parts keep them. An empty mask has no part.
     """
     owners, classes, found = list[int](), list[int](), []
     for owner, mask in enumerate(masks):
         parts = []
         for label in np.unique(mask[mask > 0]).tolist():
             numbered, n = ndimage.label(mask == label, np.ones((3, 3)))
-            areas = np.bincount(numbered.ravel(), minlength=n + 1)[1:]
-            parts += [(int(area), label, numbered == number) for number, area in enumerate(areas, 1)]
-        largest = max((area for area, _, _ in parts), default=0)
-        for area, label, part in parts:
-            if area >= SPECK * largest:
+            parts += [(label, numbered == number) for number in range(1, n + 1)]
+        areas = [int(ndimage.binary_fill_holes(part).sum()) for _, part in parts] if len(parts) > 1 else [1] * len(parts)
+        for area, (label, part) in zip(areas, parts, strict=True):
+            if area >= SPECK * max(areas):
                 owners.append(owner)
                 classes.append(label)
                 found.append(part)

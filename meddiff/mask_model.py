@@ -18,7 +18,7 @@ from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
 from meddiff.mask_statistics import compactness, likeness, outline
 from meddiff.params import MaskModelParams
-from meddiff.placement import ALL_LEVELS, NOISE, SHAPE, SIZES, Lesions, MaskLevels, Site, learn_lesions, place, replace
+from meddiff.placement import ALL_LEVELS, SIZES, Lesions, MaskLevels, Site, learn_lesions, place, replace
 from meddiff.progress import Report, silent
 from meddiff.shapes import (
     Bits,
@@ -34,6 +34,7 @@ from meddiff.shapes import (
     roughened,
     roughness,
 )
+from meddiff.streams import Stream, noise, numbers
 from meddiff.training import Schedule, train
 
 PATCH = 4  # the network sees patches of 4x4 values as channels: maps are smooth, and this is five times faster than single values
@@ -168,8 +169,9 @@ class MaskModel:
     @torch.no_grad()
     def _maps(self, wanted: list[_Wanted], random: bool, attempt: int) -> list[Floats]:
         side, device = self.unet.config.sample_size, self.unet.device
-        keys = [[each.seed, NOISE, each.number, attempt] if random else [0, NOISE] for each in wanted]
-        z = torch.stack([torch.randn((PATCH**2, side, side), generator=_generator(key)) for key in keys]).to(device)
+        keys = [(each.seed, each.number, attempt) if random else (0, 0, 0) for each in wanted]
+        draws = [noise(seed, Stream.MASK_NOISE, number, turn) for seed, number, turn in keys]
+        z = torch.stack([torch.randn((PATCH**2, side, side), generator=draw) for draw in draws]).to(device)
         condition = torch.from_numpy(self.lesions.condition[[each.lesion for each in wanted]]).to(device)
         scheduler = _scheduler()
         scheduler.set_timesteps(STEPS, device=device)
@@ -180,7 +182,7 @@ class MaskModel:
     def _shape(self, sdf: Floats, each: _Wanted, random: bool, attempt: int) -> Shape:
         if not random:
             return Shape.of(finer(sdf))
-        rng = np.random.default_rng([each.seed, SHAPE, each.number, attempt])
+        rng = numbers(each.seed, Stream.SHAPE, each.number, attempt)
         peers = self.roughness[self.lesions.condition == self.lesions.condition[each.lesion]]
         return Shape.of(roughened(finer(sdf, elastic(len(sdf), rng)), float(rng.choice(peers)), rng))
 
@@ -256,7 +258,7 @@ def _matched_roughness(lesion: Bits, fine: Floats) -> float:
 
     The coarse map loses more of the contour than `roughness` measures, and random phase makes less of the same amount.
     """
-    own, pose, smooth, rng = roughness(fine), pose_of(lesion), finer(coarse(fine)), np.random.default_rng(SHAPE)
+    own, pose, smooth, rng = roughness(fine), pose_of(lesion), finer(coarse(fine)), np.random.default_rng(Stream.SHAPE)
 
     def redrawn(factor: float) -> Bits:
         drawn: Bits = Shape.of(roughened(smooth, factor * own, rng)).draw(pose, len(lesion)) > 0
@@ -284,11 +286,6 @@ def _augmented(maps: Tensor, generator: torch.Generator) -> Tensor:
     theta = torch.stack([torch.stack([cos * flip, -sin, zero], 1), torch.stack([sin * flip, cos, zero], 1)], 1)
     places = F.affine_grid(theta.to(maps), list(maps.shape), align_corners=False)
     return F.grid_sample(maps, places, padding_mode="border", align_corners=False)
-
-
-def _generator(key: list[int]) -> torch.Generator:
-    """A stream of its own: the painter draws the noise of the image from `manual_seed(seed)` itself."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
 def _scheduler() -> DDIMScheduler:

@@ -20,6 +20,7 @@ from meddiff.foundation import load_foundation
 from meddiff.inpainting import decode, embed_prompts, encode, model_input, place, predict, to_tensor
 from meddiff.params import GenerateParams
 from meddiff.seams import join
+from meddiff.streams import Stream, hashed, numbers
 from meddiff.texture import keep_texture
 
 SCHEDULERS = {"ddim": DDIMScheduler, "dpmsolver++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
@@ -84,7 +85,7 @@ class Painter:
                 )
             grounds = [images[i] for i in chosen]
             lesions = [masks[i] == label for i, label in zip(chosen, labels, strict=True)]
-            noise = [seeds[i] + 2**32 * (label - 1) for i, label in zip(chosen, labels, strict=True)]
+            noise = [_class_seed(seeds[i], label) for i, label in zip(chosen, labels, strict=True)]
             for i, image in zip(chosen, self._inpaint(grounds, lesions, noise, labels, params), strict=True):
                 images[i] = image
         return images
@@ -173,8 +174,13 @@ class Painter:
             painted = np.repeat(painted.mean(axis=2, keepdims=True), 3, axis=2)
         if self.texture and params.texture:
             painted = keep_texture(painted, background, mask, self.texture, params.texture)
-        limit = float(np.random.default_rng([seed, 2]).choice(self.seams)) if self.seams and params.feather else None
+        limit = float(numbers(seed, Stream.SEAM).choice(self.seams)) if self.seams and params.feather else None
         return join(painted, background, mask, params.rim, limit)
+
+
+def _class_seed(seed: int, label: int) -> int:
+    """Seed of the noise of one class of lesion: the sample's own for the first."""
+    return seed if label == 1 else hashed(seed, Stream.CLASS_NOISE, label)
 
 
 def _schedule(pipeline: StableDiffusionInpaintPipeline, params: GenerateParams) -> tuple[Any, Tensor]:

@@ -1,4 +1,7 @@
-"""The parts of the method that an ablation switches off: the name of each, what it shows, and the settings that are changed."""
+"""The parts of the method that an ablation switches: the name of each, what it shows, and the settings that are changed.
+
+Most are switched off; what is off by default, guidance, or has other ways to be done, is switched to these.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,19 +23,26 @@ class Part:
     Attributes:
         name: of the variant; `full` changes nothing.
         shows: what the difference from `full` tells.
-        off: `section.name` -> value that switches the part off.
-        needs: `section.name` -> value without which there is nothing to switch off.
+        off: `section.name` -> value that makes the variant of the method.
+        needs: `section.name` -> value without which there is nothing to switch.
+        beside: a part that is switched too, since this one does nothing without; then the difference is from that variant.
     """
 
     name: str
     shows: str
     off: dict[str, Any]
     needs: dict[str, Any] | None = None
+    beside: "Part | None" = None
 
     @property
     def overrides(self) -> Overrides:
-        """Section -> name -> value."""
-        return nested(self.off)
+        """Section -> name -> value, those of `beside` included."""
+        return nested((self.beside.off if self.beside else {}) | self.off)
+
+    @property
+    def reference(self) -> str:
+        """Name of the variant that this one is compared with; `full` where that one is idle."""
+        return self.beside.name if self.beside else "full"
 
     def idle(self, params: Params) -> bool:
         """Whether the part is off already, or doesn't exist, under these settings."""
@@ -41,18 +51,22 @@ class Part:
 
 
 FULL = Part("full", "the method with the settings of params.yaml", {})
+NO_SITES = Part("no-sites", "lesions are painted into lesion-free images alone, none at the place of one without annotation",
+                {"generate.site_share": 0.0})
 PARTS = (
     Part("no-pretraining", "starting from the same network untrained", {"foundation.source": "scratch"},
          {"foundation.source": "embedded"}),
-    Part("no-sites", "lesions are painted into lesion-free images alone, none over a lesion of an image without annotation",
-         {"generate.site_share": 0.0}),
+    NO_SITES,
     Part("removed-backgrounds", "lesions are painted into training images whose lesion was removed",
-         {"backgrounds.sources": "removed"}),
+         {"backgrounds.sources": "removed"}, beside=NO_SITES),
     Part("normal-backgrounds", "lesions are painted into the dataset's lesion-free images alone",
-         {"backgrounds.sources": "normal"}),
-    Part("texture-fill", "lesions are removed by texture of the same image alone", {"backgrounds.fill": ("texture",)}),
-    Part("foundation-fill", "lesions are removed by the foundation alone", {"backgrounds.fill": ("foundation",)}),
-    Part("no-fill-check", "fills are kept though the inspector still finds a lesion", {"backgrounds.residue": 1.0}),
+         {"backgrounds.sources": "normal"}, beside=NO_SITES),
+    Part("texture-fill", "lesions are removed by texture of the same image alone", {"backgrounds.fill": ("texture",)},
+         beside=NO_SITES),
+    Part("foundation-fill", "lesions are removed by the foundation alone", {"backgrounds.fill": ("foundation",)},
+         beside=NO_SITES),
+    Part("no-fill-check", "fills are kept though the inspector still finds a lesion", {"backgrounds.residue": 1.0},
+         beside=NO_SITES),
     Part("lora", "low-rank updates in place of full fine-tuning", {"finetune.mode": "lora"}),
     Part("token", "only the embedding of a new word learns", {"finetune.mode": "token"}),
     Part("no-lesion-weight", "the loss weighs the frame outside the lesion as much as inside", {"finetune.outside_weight": 1.0}),
@@ -60,11 +74,14 @@ PARTS = (
     Part("no-min-snr", "the loss weighs all noise levels alike", {"finetune.min_snr": 0.0}),
     Part("no-averaging", "the last weights in place of their moving average", {"finetune.ema_decay": 0.0}),
     Part("no-mask-noise", "masks without randomness level 1: the sampler's noise", {"generate.mask_noise": False}),
-    Part("no-mask-condition", "masks without randomness level 2: a median mask's lesions", {"generate.mask_condition": False}),
+    Part("no-mask-condition", "masks without randomness level 2: a median mask's lesions", {"generate.mask_condition": False},
+         beside=NO_SITES),
     Part("no-mask-shape", "masks without randomness level 3: elastic change and roughness", {"generate.mask_shape": False}),
     Part("no-mask-pose", "masks without randomness level 4: sizes and angles as trained", {"generate.mask_pose": False}),
     Part("no-mask-placement", "masks without randomness level 5: centres as trained", {"generate.mask_placement": False}),
-    Part("guidance", "classifier-free guidance leads away from what the empty prompt paints", {"generate.guidance_scale": 1.5}),
+    Part("guidance", "classifier-free guidance leads away from what the empty prompt paints", {"generate.guidance_scale": 1.5},
+         {"generate.guidance_scale": 1.0}),
+    Part("no-guidance", "without classifier-free guidance", {"generate.guidance_scale": 1.0}),
     Part("static-mask", "the exact mask guides every step", {"generate.mask_widening": 0.0}),
     Part("not-adaptive", "the guiding mask widens whatever the predicted image shows", {"generate.adaptive": False}),
     Part("no-feather", "a painted border may be sharper than a real lesion's", {"generate.feather": False}),
@@ -88,7 +105,7 @@ def setting(params: Params, key: str) -> Any:
 
 
 def chosen(names: Sequence[str]) -> tuple[Part, ...]:
-    """The parts of these names in the order of `PARTS`; all of them if no name is given.
+    """The parts of these names, with those that they stand beside, in the order of `PARTS`; all of them if no name is given.
 
     Raises:
         MeddiffError: a name that isn't known.
@@ -96,4 +113,5 @@ def chosen(names: Sequence[str]) -> tuple[Part, ...]:
     known = [part.name for part in PARTS]
     if unknown := [name for name in names if name not in known]:
         raise MeddiffError("ablate.parts", f"there is no part `{unknown[0]}`", f"Choose from {', '.join(known)}")
-    return tuple(part for part in PARTS if not names or part.name in names)
+    beside = {part.reference for part in PARTS if part.name in names}
+    return tuple(part for part in PARTS if not names or part.name in names or part.name in beside)

@@ -15,11 +15,12 @@ from scipy.stats import rankdata
 from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
 from meddiff.fields import box
-from meddiff.shapes import NEIGHBOURS, Bits, Floats, Part, Shape, parts, pose_of
+from meddiff.shapes import NEIGHBOURS, Bits, Floats, Part, Shape, largest, parts, pose_of
+from meddiff.streams import Stream, numbers
 
 TRIES = 50  # the second half of them shrinks the lesion, step by step to a quarter of its diameter
 SHRINK = np.log(0.95)
-CUT, CUT_AT_WORST = 0.03, 0.125  # share of a lesion that may lie outside of the field: wanted, and where no draw does better
+CUT, CUT_AT_WORST = 0.03, 0.125  # share of a lesion that the field may cut off: wanted, and where no draw does better
 LEAST_PIXELS = 8
 GAP = 0.02  # least distance of two lesions, as a share of the frame's side
 SIZES, PEERS = 3, 8  # classes of size, fewer where they would hold less than `PEERS` training lesions each
@@ -27,7 +28,6 @@ COMMON, TURNS = 0.85, 12  # of a lesion that replaces another: see `replace`
 SHIFT = 0.2  # deviation of its centre from the other's, as a share of the radius
 MARGIN = np.array([0.07, 0.03, 0.03, 0.05, 0.05])  # how far a pose may leave the training range; 0.07 is 15 percent of the area
 POSE_AXES, PLACE_AXES = [0, 3, 4], [1, 2]
-NOISE, CONDITION, SHAPE, POSE, PLACEMENT = 4, 5, 2, 3, 6  # streams [seed, level, ...]; 1 chooses the background
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Lesions:
         """The lesions of one training image, by chance or the most ordinary ones."""
         images = np.unique(self.image)
         if random:
-            image = np.random.default_rng([seed, CONDITION]).choice(images)
+            image = numbers(seed, Stream.CONDITION).choice(images)
         else:
             areas = [np.exp(2 * self.poses[self.image == i, 0]).sum() for i in images]
             image = images[np.argsort(areas, kind="stable")[len(areas) // 2]]
@@ -97,9 +97,9 @@ class Lesions:
         """Pose of a training lesion, or one near it: `[5]`."""
         pose: Floats = self.poses[lesion].copy()
         peers: Floats = self.poses[self.label == self.label[lesion]]
-        for random, level, axes in ((levels.pose, POSE, POSE_AXES), (levels.placement, PLACEMENT, PLACE_AXES)):
+        for random, stream, axes in ((levels.pose, Stream.POSE, POSE_AXES), (levels.placement, Stream.PLACEMENT, PLACE_AXES)):
             if random:
-                rng = np.random.default_rng([seed, level, number, attempt])
+                rng = numbers(seed, stream, number, attempt)
                 pose[axes] = _smoothed(pose[axes], peers[:, axes], MARGIN[axes], rng)
         return pose
 
@@ -165,8 +165,9 @@ def place(shapes: Sequence[Shape], lent: Sequence[int], lesions: Lesions, levels
         field: `[S,S]`, where lesions may be.
 
     Returns:
-        `[S,S]` uint8 of 0 to K. At most 3 percent of a lesion lie outside of the field, or 12.5 percent where no pose does
-        better. Lesions keep a gap of 2 percent of the side; one that finds no room beside the larger ones is left out.
+        `[S,S]` uint8 of 0 to K, 0 outside of the field: at most 3 percent of a lesion are cut off there, or 12.5 percent where
+        no pose does better. Lesions keep a gap of 2 percent of the side; one that finds no room beside the larger ones is left
+        out.
 
     Raises:
         MeddiffError: the first lesion finds no room.
@@ -214,7 +215,7 @@ def _at(shape: Shape, lesion: int, lesions: Lesions, levels: MaskLevels, part: P
     best, most = old, -1.0
     for attempt in range(TURNS):
         pose, free = lesions.pose(lesion, levels, seed, number, attempt), 1 - attempt / (TURNS - 1)
-        shift = np.random.default_rng([seed, PLACEMENT, number, attempt, 2]).normal(size=2) if levels.placement else np.zeros(2)
+        shift = numbers(seed, Stream.PLACEMENT, number, attempt, 2).normal(size=2) if levels.placement else np.zeros(2)
         pose[0] = size
         pose[1:3] = own[1:3] + free * SHIFT * radius * shift
         pose[3:] = free * pose[3:] + (1 - free) * own[3:]
@@ -234,13 +235,13 @@ def _fitted(shape: Shape, lesion: int, lesions: Lesions, levels: MaskLevels, fie
     peers = np.flatnonzero(lesions.condition == lesions.condition[lesion])
     best, least = None, CUT_AT_WORST
     for attempt in range(TRIES):
-        other = int(np.random.default_rng([seed, PLACEMENT, number, attempt, 1]).choice(peers)) if attempt else lesion
+        other = int(numbers(seed, Stream.PLACEMENT, number, attempt, 1).choice(peers)) if attempt else lesion
         pose = lesions.pose(other, levels, seed, number, attempt)
         pose[0] += SHRINK * max(0, attempt - TRIES // 2)
         pose[1:3] = low + pose[1:3] * (high - low)
         if (cut := shape.cut(pose, field)) > least:
             continue
-        drawn = shape.draw(pose, len(field)) > 0
+        drawn = largest((shape.draw(pose, len(field)) > 0) & field)
         if drawn.sum() >= LEAST_PIXELS and not (drawn & taken).any():
             best, least = drawn, cut
             if cut <= CUT:

@@ -91,11 +91,6 @@ def coarse(fine: Floats) -> Floats:
     return mean
 
 
-def canonical(mask: Bits, grid: int) -> Floats:
-    """Map `[grid,grid]` in [-1,1] of the largest lesion of `[H,W]` in canonical pose."""
-    return coarse(canonical_fine(mask, grid))
-
-
 def disc(grid: int) -> Floats:
     """Map `[grid,grid]` in [-1,1] of the round canonical lesion."""
     y, x = (np.mgrid[:grid, :grid] + 0.5) / grid - 0.5

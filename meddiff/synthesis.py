@@ -15,6 +15,7 @@ from meddiff.mask_model import MaskModel
 from meddiff.painting import Painter, load_painter
 from meddiff.params import GenerateParams
 from meddiff.placement import MaskLevels, Site, rank_sites
+from meddiff.streams import Stream, numbers
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Sample:
         background: id of the image that was painted into, or `given`.
         likeness: of its invented lesions' shapes, the greatest to a training lesion's, 0 to 1 (see `mask_statistics.likeness`);
             NaN where the mask was given.
+        site_iou: intersection over union of an invented mask, of whatever class, with the lesions found at the site that it is
+            painted over, 0 to 1; NaN where there is no site, or the mask was given.
     """
 
     id: str
@@ -51,6 +54,7 @@ class Sample:
     mask: Pixels
     background: str
     likeness: float
+    site_iou: float
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,8 @@ class Synthesizer:
             part = slice(start, start + params.batch_size)
             images = self.painter.paint(grounds[part], drawn[part], [request.seed for request in requests[part]], params)
             samples += [
-                Sample(f"s{r.seed:010d}", r.seed, image, mask, name if r.background is None else "given", like)
+                Sample(f"s{r.seed:010d}", r.seed, image, mask, name if r.background is None else "given", like,
+                       self._site_iou(r, name, mask))
                 for r, image, mask, name, like in zip(requests[part], images, drawn[part], chosen[part], alike[part], strict=True)
             ]
         return samples
@@ -120,13 +125,25 @@ class Synthesizer:
     def _background(self, seed: int, site_share: float) -> str:
         """Id of the background of a seed: one with a site for this share of the seeds, as far as there are both kinds.
 
-        Of N images of a kind, N seeds in a row that begin at a multiple of N get each once: none is left out by chance.
+        Kinds alternate evenly, and the images of a kind follow one another in an order drawn once: of seeds in a row none gets an
+        image again before each other one of its kind has had its turn, whatever the share and the first seed.
         """
         sites = [name for name in self.backgrounds if name in self.sites]
         free = [name for name in self.backgrounds if name not in self.sites]
-        names = (sites or free) if np.random.default_rng([seed, 1, 0]).random() < site_share else (free or sites)
-        turn, place = divmod(seed, len(names))
-        return names[int(np.random.default_rng([turn, 1]).permutation(len(names))[place])]
+        names, turn = sites or free, seed
+        if sites and free:
+            before, with_this = int(seed * site_share), int((seed + 1) * site_share)  # sites among the lesser seeds
+            names, turn = (sites, before) if with_this > before else (free, seed - before)
+        return names[int(numbers(0, Stream.BACKGROUND).permutation(len(names))[turn % len(names)])]
+
+    def _site_iou(self, request: Request, background: str, mask: Pixels) -> float:
+        """`Sample.site_iou` of a mask painted into the model's own background of this id, unless one was given."""
+        if background not in self.sites or request.mask is not None or request.background is not None:
+            return float("nan")
+        found = np.zeros(mask.shape, bool)
+        for part in self.sites[background].parts:
+            found |= part.where
+        return float(((mask > 0) & found).sum() / ((mask > 0) | found).sum())
 
     def _masks(self, requests: Sequence[Request], chosen: list[str], grounds: list[Pixels], size: int, params: GenerateParams
                ) -> tuple[list[Pixels], list[float]]:

@@ -25,7 +25,7 @@ CLASSES = ((255, 255, 255), (255, 196, 0), (64, 224, 255), (255, 99, 132), (120,
 
 @dataclass(frozen=True)
 class VariantOutcome:
-    """What the pipeline gave with one part off.
+    """What the pipeline gave with one part switched.
 
     Attributes:
         dice: arm -> training seed -> mean validation Dice, 0 to 1; empty if nothing was accepted.

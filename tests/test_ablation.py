@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def read(layout: Layout) -> Params:
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
 def test_a_part_changes_known_settings_to_other_values_that_are_allowed(part: Part) -> None:
-    default = Params()
+    on = {"generate": {"guidance_scale": 3.0}}  # the one thing that is off by default
+    default = parse_params(merged(Params(), on), "") if part.name == "no-guidance" else Params()
     assert part.off
     changed = parse_params(merged(default, part.overrides), part.name)
     for key, value in part.off.items():
@@ -66,6 +68,23 @@ def test_a_part_changes_known_settings_to_other_values_that_are_allowed(part: Pa
     assert not part.idle(default)
     assert part.idle(changed)
     assert part.shows
+
+
+def test_guidance_is_switched_on_where_it_is_off_and_off_where_it_is_on() -> None:
+    on, off = chosen(["guidance", "no-guidance"])
+    for scale, idle in ((1.0, off), (1.5, on), (3.0, on), (7.5, on)):
+        params = parse_params(merged(Params(), {"generate": {"guidance_scale": scale}}), "")
+        assert [part for part in (on, off) if part.idle(params)] == [idle]
+
+
+def test_what_sites_make_no_use_of_stands_beside_no_sites() -> None:
+    beside = [part for part in PARTS if part.beside]
+    assert [part.name for part in beside] == ["removed-backgrounds", "normal-backgrounds", "texture-fill", "foundation-fill",
+                                              "no-fill-check", "no-mask-condition"]
+    for part in beside:
+        assert part.reference == "no-sites"
+        assert part.overrides["generate"]["site_share"] == 0
+        assert [one.name for one in chosen([part.name])] == ["no-sites", part.name]
 
 
 def test_every_switch_that_is_on_can_be_switched_off() -> None:
@@ -320,6 +339,35 @@ def test_the_same_seeds_and_only_the_arms_that_are_needed(project: Layout) -> No
     ablate(project, Params.model_validate(values), run_variant=asked)
     assert asked.overrides == [{"segment": {"arms": ["synthetic", "unfiltered", "real"], "seeds": [4, 5]}},
                                {"filter": {"corrosion_radius": 0.0}, "segment": {"arms": ["synthetic"], "seeds": [4, 5]}}]
+
+
+def test_a_part_that_sites_make_no_use_of_is_compared_with_no_sites(project: Layout) -> None:
+    class Scores(Variants):
+        """`no-sites` costs five points, `texture-fill` one more; KID goes up by as much."""
+
+        def __call__(self, name: str, *given: Any) -> VariantOutcome:
+            made = super().__call__(name, *given)
+            lost = {"no-sites": 0.05, "texture-fill": 0.06}.get(name, 0.0)
+            dice = {arm: dict.fromkeys(scores, 0.7 - lost) for arm, scores in made.dice.items()}
+            return replace(made, dice=dice, numbers={"sets.generated.kid.lesion.mean": lost})
+
+    asked = Scores()
+    result = ablate(project, read(project), ["texture-fill", "no-rim"], asked)
+    assert asked.asked == ["full", "no-sites", "texture-fill", "no-rim"]
+    assert asked.overrides[2]["generate"] == {"site_share": 0.0}
+    assert asked.overrides[2]["backgrounds"] == {"fill": ("texture",)}
+    assert [row.difference.mean for row in result.rows[1:4]] == pytest.approx([-0.05, -0.01, 0.0])
+    assert result.rows[2].changes.startswith("generate.site_share 0.0 (was 1.0), backgrounds.fill ('texture',) (was ")
+    page = result.page.read_text()
+    assert "Compared with `no-sites`, whose change they have too, for else they may change nothing: texture-fill." in page
+    assert "| texture-fill | 0.06 (+0.01) |" in page
+
+    asked = Scores(state="free")
+    free = parse_params(merged(read(project), {"generate": {"site_share": 0.0}}), "")
+    result = ablate(project, free, ["texture-fill"], asked)
+    assert asked.asked == ["full", "texture-fill"]
+    assert result.rows[1].difference.mean == pytest.approx(-0.06), "of the full method, which has no sites either"
+    assert "Compared with" not in result.page.read_text()
 
 
 def test_what_is_off_already_is_left_out_and_told(project: Layout) -> None:

@@ -89,6 +89,17 @@ def test_each_lesion_has_its_own_radius_and_its_class() -> None:
     assert (corrode(inner, 3.0) == 2).sum() == (inner == 2).sum()  # the border between two classes is none
 
 
+def test_classes_that_touch_retreat_together() -> None:
+    """A strip of another class, from the lesion's border to its middle, has the lesion's radius, not that of its own width."""
+    whole = disc(20)
+    strip = whole.copy()
+    strip[30:34, :34][whole[30:34, :34] > 0] = 2
+    for share in (0.2, 0.4):
+        kept, wanted = (np.flatnonzero(corrode(mask, share=share)[31])[0] for mask in (strip, whole))
+        assert abs(kept - wanted) <= 1
+        assert wanted - np.flatnonzero(whole[31])[0] >= 3, "its own half width is 2, of which nothing so deep is a share"
+
+
 def test_no_share_goes_beyond_half_the_lesion_and_none_changes_nothing() -> None:
     mask = disc(15)
     mask[2:4, 2:4] = 1

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from meddiff import shapes
 from meddiff.cases import Pixels
 from meddiff.lesions import crop, describe, erode, split, statistics
 from tests.pasting import blob_cases, pasted, stack
@@ -25,6 +26,18 @@ def test_lesions_are_the_connected_parts_of_a_class_without_specks() -> None:
     assert parts.classes.tolist() == [1, 1, 2, 1, 1]
     assert parts.masks.sum(axis=(1, 2)).tolist() == [401, 200, 320, 401, 520]
     assert set(np.unique(parts.masks)) == {0, 1}
+
+
+def test_a_speck_is_one_for_features_where_it_is_one_for_shapes() -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[4:44, 4:44] = 1
+    mask[6:42, 6:42] = 0        # a ring of 304 pixels around an area of 1600
+    mask[50:56, 50:58] = 2      # 48: a twentieth of the ring, not of what it encloses
+    parts = split(mask[None])
+    assert parts.classes.tolist() == [part.label for part in shapes.parts(mask)] == [1]
+    assert parts.masks[0].sum() == 304, "the hole isn't lesion"
+    mask[50:60, 50:60] = 2
+    assert sorted(split(mask[None]).classes.tolist()) == sorted(part.label for part in shapes.parts(mask)) == [1, 2]
 
 
 def test_no_lesion_gives_no_parts() -> None:

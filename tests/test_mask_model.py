@@ -179,7 +179,7 @@ def test_switching_a_level_leaves_the_others_numbers(model: MaskModel, switched:
 
         monkeypatch.setattr(owner, method, noting)
 
-    watch(mask_model, "_generator")
+    watch(mask_model, "noise")
     watch(mask_model, "elastic")
     watch(Lesions, "lent")
     watch(Lesions, "pose")
@@ -187,7 +187,7 @@ def test_switching_a_level_leaves_the_others_numbers(model: MaskModel, switched:
     def numbers(levels: MaskLevels) -> dict[str, np.ndarray]:
         drawn.clear()
         model.sample([11], 64, levels)
-        generator, lent, pose = drawn["_generator"], drawn["lent"], drawn["pose"]
+        generator, lent, pose = drawn["noise"], drawn["lent"], drawn["pose"]
         assert isinstance(generator, torch.Generator)
         jitter = np.asarray(pose) - model.lesions.poses[lent[0]]  # type: ignore[index]
         return {"noise": np.array(generator.initial_seed()), "condition": np.array(lent), "pose": jitter[[0, 3, 4]],

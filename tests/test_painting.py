@@ -216,6 +216,23 @@ def test_each_class_is_painted_with_its_prompt_on_the_class_before(
         painter.paint([ground], [both + (both == 2)], [5], settings)
 
 
+def test_each_class_has_noise_of_its_own_and_the_first_that_of_the_seed(
+    cases: Callable[..., list[Case]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    painter = Painter.of(embedded(torch.stack([to_tensor(case.image) for case in cases(8)])), ["one", "two", "three"])
+    starts: list[torch.Tensor] = []
+    real = Painter._predict
+    monkeypatch.setattr(Painter, "_predict", lambda self, z, *rest: starts.append(z[:, :48].clone()) or real(self, z, *rest))
+    ground, mask = cases(1, lesion=False)[0].image, cases(1)[0].mask
+    for label in (1, 2, 3):
+        painter.paint([ground] * 2, [mask * np.uint8(label)] * 2, [5, 6], GenerateParams(steps=1, guidance_scale=1.0))
+    first = torch.randn(48, 8, 8, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(starts[0][0], first)
+    noises = [start[i].flatten() for start in starts for i in range(2)]
+    alike = torch.corrcoef(torch.stack(noises)) - torch.eye(len(noises))
+    assert alike.abs().max() < 0.1
+
+
 def test_erase_uses_the_empty_prompt_alone(cases: Callable[..., list[Case]], monkeypatch: pytest.MonkeyPatch) -> None:
     painter = Painter.of(embedded(torch.stack([to_tensor(case.image) for case in cases(8)])), [])
     used: list[tuple[torch.Tensor, float]] = []

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from meddiff import shapes
 from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
+from meddiff.fields import imaged_field
 from meddiff.placement import CUT, LEAST_PIXELS, Lesions, MaskLevels, learn_lesions, place
 from meddiff.shapes import Bits, Shape
 from tests.test_shapes import ellipse
@@ -74,6 +76,24 @@ def test_a_lesion_too_large_for_the_field_is_shrunk() -> None:
     mask = place([ROUND], [0], learnt, MaskLevels(), field, 3)
     assert (mask[~field] > 0).sum() <= (CUT + 0.03) * mask.sum()
     assert mask.sum() > 0.4 * field.sum(), "no more than is needed"
+
+
+def test_nothing_is_drawn_on_the_bars_of_padding() -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[16:48] = np.random.default_rng(0).integers(90, 160, (32, 64, 1))
+    field, bars = imaged_field(image), np.ones((64, 64), bool)
+    bars[16:48] = False
+    rng = np.random.default_rng(1)
+    poses = [[np.log(rng.uniform(0.15, 0.3)), rng.uniform(0.15, 0.85), rng.uniform(0.1, 0.9), 0, 0] for _ in range(24)]
+    learnt = lesions(poses, image=[i // 2 for i in range(24)], label=[1, 2] * 12)
+    touching = 0
+    for seed in range(40):
+        mask = place([ROUND] * 2, learnt.lent(seed, True), learnt, MaskLevels(), field, seed)
+        assert not mask[bars].any()
+        for label in np.unique(mask[mask > 0]):
+            assert ndimage.label(mask == label, np.ones((3, 3)))[1] == 1
+        touching += bool(mask[field & ndimage.binary_dilation(~field)].any())
+    assert touching > 5, "some lie at the border, where they are cut"
 
 
 def test_lesions_that_would_touch_are_left_out() -> None:

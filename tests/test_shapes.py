@@ -31,7 +31,7 @@ def test_pose_measures_size_place_and_elongation() -> None:
 
 def test_every_ellipse_is_the_disc_in_canonical_pose() -> None:
     for mask in (ellipse(96, 30, 40, 9, 9, 0), ellipse(96, 60, 50, 40, 16, 0.8), ellipse(96, 60, 50, 30, 12, -1.2)):
-        sdf = shapes.canonical(mask, GRID)
+        sdf = shapes.coarse(shapes.canonical_fine(mask, GRID))
         assert iou(sdf > 0, shapes.disc(GRID) > 0) > 0.93
         assert np.abs(sdf - shapes.disc(GRID)).max() < 0.25
         assert (sdf.min(), (sdf > 0).mean()) == pytest.approx((-1, SIDE**2), abs=0.02)
@@ -94,8 +94,8 @@ def test_one_pixel_is_a_lesion() -> None:
     mask = np.zeros((32, 32), bool)
     mask[5, 7] = True
     assert shapes.pose_of(mask) == pytest.approx([np.log(1 / 32), 5.5 / 32, 7.5 / 32, 0, 0])
-    assert np.isfinite(shapes.canonical(mask, 16)).all()
-    assert (shapes.canonical(mask, 16) > 0).any()
+    assert np.isfinite(shapes.canonical_fine(mask, 16)).all()
+    assert (shapes.canonical_fine(mask, 16) > 0).any()
 
 
 def test_parts_have_a_class_each_and_specks_are_left_out() -> None:

@@ -266,6 +266,21 @@ def synthesizer(model: MaskModel, tmp_path: Path) -> Synthesizer:
     return load_bundle(target, "cpu")[0]
 
 
+def test_each_image_of_a_kind_has_its_turn_before_one_comes_again() -> None:
+    free, at = [f"n{i}" for i in range(5)], [f"s{i}" for i in range(7)]
+    image = np.zeros((16, 16, 3), np.uint8)
+    made = Synthesizer(None, None, dict.fromkeys(sorted(free + at), image), dict.fromkeys(at, Site([], [])))  # type: ignore[arg-type]
+    for share in (0.0, 0.25, 0.3, 0.5, 0.9, 1.0):
+        for first in (0, 3, 999_998, 2_000_000_003):
+            drawn = [made._background(first + i, share) for i in range(120)]
+            assert abs(sum(name in at for name in drawn) - 120 * share) <= 1
+            for names in (free, at):
+                mine = [name for name in drawn if name in names]
+                assert all(len(set(mine[i:i + len(names)])) == len(mine[i:i + len(names)]) for i in range(len(mine)))
+    alone = Synthesizer(None, None, dict.fromkeys(free, image))  # type: ignore[arg-type]
+    assert {alone._background(seed, 1.0) for seed in range(13, 18)} == set(free)
+
+
 @pytest.mark.parametrize(("share", "kinds"), [(1.0, {True}), (0.0, {False}), (0.5, {True, False})])
 def test_samples_are_painted_over_sites_for_their_share(synthesizer: Synthesizer, share: float, kinds: set[bool]) -> None:
     assert len(synthesizer.sites) == 2
@@ -273,8 +288,12 @@ def test_samples_are_painted_over_sites_for_their_share(synthesizer: Synthesizer
     assert {sample.background in synthesizer.sites for sample in samples} == kinds
     for sample in samples:
         ground = synthesizer.backgrounds[sample.background]
+        assert np.isnan(sample.site_iou) == (sample.background not in synthesizer.sites)
         if sample.background in synthesizer.sites:
             part, = synthesizer.sites[sample.background].parts
+            union = (sample.mask > 0) | part.where
+            assert sample.site_iou == pytest.approx((sample.mask[part.where] > 0).sum() / union.sum())
+            assert 0.2 < sample.site_iou < 1
             assert sample.mask[part.where].sum() >= 0.6 * min(part.where.sum(), (sample.mask > 0).sum())
         assert 0 < sample.likeness <= 1
         outside = ~shapes.ndimage.binary_dilation(sample.mask > 0, iterations=2)
@@ -285,6 +304,10 @@ def test_a_given_background_has_no_site(synthesizer: Synthesizer) -> None:
     free = make_cases(1, SIDE, seed=9, lesion=False)[0].image
     given, = synthesizer.sample([Request(5, background=free)], GenerateParams(steps=2))
     assert given.background == "given"
+    assert np.isnan(given.site_iou)
+    drawn, = synthesizer.sample([Request(5, mask=given.mask)], GenerateParams(steps=2))
+    assert drawn.background in synthesizer.sites
+    assert np.isnan(drawn.site_iou), "that mask wasn't invented for the site"
     alone = synthesizer.masks.sample([5], SIDE)
     assert np.array_equal(given.mask, alone[0])
 

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from meddiff.cases import Case, read_image, read_mask, write_image
+from meddiff.cases import Case, read_image, read_mask, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.inpainting import to_tensor
 from meddiff.layout import Layout
@@ -20,14 +21,13 @@ from meddiff.served import _load_pyfunc
 from meddiff.stages import generate
 from meddiff.synthesis import Request, Synthesizer, bundle, load_bundle
 from meddiff.tracking import Unrecorded
+from tests.conftest import make_cases
 from tests.pipelines import embedded
 
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """A project whose models are there, with random weights, and four lesion-free images."""
-    from tests.conftest import make_cases
-
     layout = Layout(tmp_path_factory.mktemp("project"))
     labelled = make_cases(8)
     embedded(torch.stack([to_tensor(case.image) for case in labelled])).save_pretrained(layout.generator)
@@ -120,6 +120,37 @@ def test_stage_records_how_visible_the_borders_are(layout: Layout, tiny: Params)
     ]
     assert values["seam"] == pytest.approx(np.mean(found))
     assert values["seam"] < values["seam_p95"] <= max(found)
+
+
+def test_stage_tells_how_alike_masks_are_to_what_was_there(layout: Layout, tiny: Params, tmp_path: Path) -> None:
+    values: dict[str, float] = {}
+
+    class Recorder(Unrecorded):
+        def metrics(self, new: Mapping[str, float], step: int | None = None) -> None:
+            values.update(new)
+
+    shutil.copytree(layout.root, tmp_path / "own")
+    own = Layout(tmp_path / "own")
+    generate.run(own, tiny, Recorder())
+    assert pd.concat(map(pd.read_parquet, own.synthetic.glob("*/batch.parquet")))["site_iou"].isna().all()
+    assert not any(name.startswith("site_iou") for name in values)
+
+    found = make_cases(2, seed=7)
+    for case in found:
+        assert case.mask is not None
+        write_image(own.backgrounds / f"images/{case.id}.png", case.image)
+        write_mask(own.backgrounds / f"sites/{case.id}.png", case.mask)
+    generate.run(own, tiny.model_copy(update={"generate": tiny.generate.model_copy(update={"site_share": 0.5})}), Recorder())
+    table = pd.concat(map(pd.read_parquet, sorted(own.synthetic.glob("*/batch.parquet")))).set_index("id")
+    at = table[table["background"].isin([case.id for case in found])]
+    assert len(at) == 4
+    assert table["site_iou"].notna().equals(table.index.to_series().isin(at.index))
+    known = {case.id: case.mask for case in found}
+    for row in at.itertuples():
+        mask, old = read_mask(own.synthetic / row.batch / f"masks/{row.Index}.png") > 0, known[row.background] > 0
+        assert row.site_iou == pytest.approx((mask & old).sum() / (mask | old).sum())
+    assert values["site_iou_mean"] == pytest.approx(at["site_iou"].mean())
+    assert values["site_iou_max"] == pytest.approx(at["site_iou"].max())
 
 
 def test_stage_writes_batches_and_resumes_them(layout: Layout, tiny: Params, monkeypatch: pytest.MonkeyPatch) -> None:

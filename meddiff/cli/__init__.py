@@ -184,14 +184,15 @@ def tune(
 def ablate(
     parts: Annotated[str | None, typer.Option(help="Names with commas between; else ablate.parts, else all.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the project; the current one if not given.")] = None,
-    names: Annotated[bool, typer.Option("--list", help="Only list the parts and the settings that switch them off.")] = False,
+    names: Annotated[bool, typer.Option("--list", help="Only list the parts and the settings that switch them.")] = False,
 ) -> None:
-    """Run the full method, then each part off in turn; a table by validation Dice, pictures, and exit code 1 if one failed."""
+    """The full method, then each part switched in turn; a table by validation Dice, pictures, and exit code 1 if one fails."""
     from meddiff.parts import PARTS
 
     if names:
         for part in PARTS:
-            print(f"{part.name:>20}  {part.shows} ({', '.join(f'{key}: {value}' for key, value in part.off.items())})")
+            beside = f"; beside {part.reference}" if part.beside else ""
+            print(f"{part.name:>20}  {part.shows} ({', '.join(f'{key}: {value}' for key, value in part.off.items())}{beside})")
         return
     from meddiff import ablation
     from meddiff.comparison import cells_of

@@ -37,9 +37,9 @@ class TuneParams(Section):
 
 
 class AblateParams(Section):
-    """The ablation: the full method, then each part off in turn, on validation Dice."""
+    """The ablation: the full method, then each part switched in turn, on validation Dice."""
 
-    parts: tuple[str, ...] = Field((), description="names of the parts that are switched off in turn; empty: all")
+    parts: tuple[str, ...] = Field((), description="names of the parts that are switched in turn; empty: all")
     seeds: tuple[Seed, ...] = Field((), description="training seeds of the segmenters; empty: those of `segment`")
     shown: Annotated[int, Field(ge=1, le=32)] = Field(6, description="samples of each variant on the contact sheet")
 

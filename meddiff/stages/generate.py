@@ -52,6 +52,8 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     tracker.metrics({"samples": float(len(table)), "seconds_per_image": (time.monotonic() - begun) / len(table)})
     alike = table["mask_likeness"]
     tracker.metrics({"mask_likeness_mean": float(alike.mean()), "mask_likeness_max": float(alike.max())})
+    if len(replaced := table["site_iou"].dropna()):
+        tracker.metrics({"site_iou_mean": float(replaced.mean()), "site_iou_max": float(replaced.max())})
     tracker.metrics(_seams(layout.synthetic, table, synthesizer, settings.rim))
 
 
@@ -70,7 +72,7 @@ def _seams(folder: Path, table: pd.DataFrame, synthesizer: Synthesizer, rim: int
 
 def _write(folder: Path, samples: list[Sample], settings: GenerateParams, model: str, classes: int) -> None:
     rows = [{"id": s.id, "batch": folder.name, "seed": s.seed, "background": s.background, "area": float((s.mask > 0).mean()),
-             "mask_likeness": s.likeness,
+             "mask_likeness": s.likeness, "site_iou": s.site_iou,
              "guidance_scale": settings.guidance_scale, "steps": settings.steps, "generator": model} for s in samples]
     with replacing(folder) as fresh:
         for sample in samples:

@@ -21,6 +21,9 @@ class PromoteParams(Section):
     min_gain_lower: float = Field(0.0, description="least lower bound of the Dice gain's interval")
     min_acceptance: Fraction = 0.2
     max_copies: Fraction = Field(0.05, description="greatest share of generated samples rejected as copies")
+    memorised_alpha: Fraction = Field(
+        0.05, description="least p-value of the accepted lesions being no nearer to the training lesions than held-back real ones"
+    )
 
 
 class TuneParams(Section):

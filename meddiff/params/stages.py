@@ -199,7 +199,8 @@ class SegmentParams(Section):
     share: Fraction = Field(0.33, description="share of each batch drawn from the synthetic pairs in a synthetic arm")
     vertical_flips: bool = Field(False, description="also flip images upside down in training; wrong for ultrasound")
     empty_arms: Literal["refuse", "real"] = Field(
-        "refuse", description="an arm without any pair: stop before anything is trained, or train on the real cases alone"
+        "refuse", description="an arm without any pair: stop before anything is trained, or train on the real cases alone; one "
+        "that has none of these either is left out"
     )
 
     @field_validator("arms")

@@ -67,6 +67,10 @@ class BenchmarkParams(Section):
         (10, 40), description="annotated training cases; `all` takes every one"
     )
     budget: Positive = Field(40, description="budget of the `further` arms, the paper's recipe and the verdict")
+    samples_per_case: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="samples made for each annotated case, in the place of generate.n; `all` gets at least as many as the "
+        "largest budget; null: generate.n throughout"
+    )
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(
         (0, 1, 2, 3, 4), description="each chooses its annotated cases, trains its own generator and its own segmenters"
     )

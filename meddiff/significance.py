@@ -13,7 +13,7 @@ from meddiff.summary import BASELINE, METRICS, SIZES, TREATED, detect_lesions, m
 
 AVERAGE = "average"  # of the datasets, in the place of a dataset's name
 # What the synthetic arm is held against, beside `real`; the last two tell what the filter and corrosion are worth.
-RIVALS = ("copy_paste", "self_training", "augmented", "paper", "unfiltered", "uncorroded")
+RIVALS = ("copy_paste", "copy_paste_sites", "self_training", "augmented", "paper", "unfiltered", "uncorroded")
 
 KEY = ("dataset", "budget", "arm", "metric")
 GAIN = {"mean": "gain", "lower": "gain_lower", "upper": "gain_upper"}

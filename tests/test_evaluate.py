@@ -272,12 +272,18 @@ def test_copies_go_on_lesion_free_images_and_self_training_takes_what_was_found(
     given, paste = [], segment.copy_paste
     monkeypatch.setattr(segment, "copy_paste",
                         lambda real, grounds, *rest: given.append(len(grounds)) or paste(real, grounds, *rest))
-    segment.run(layout, settings(segment={"arms": ["self_training", "copy_paste"], "seeds": [0]}), Unrecorded())
+    segment.run(layout, settings(segment={"arms": ["self_training", "copy_paste", "copy_paste_sites"], "seeds": [0]}),
+                Unrecorded())
     for pair, case in zip(trained.calls[0].pairs, found, strict=True):
         assert pair.id == case.id
         assert np.array_equal(pair.image, case.image), "as it was before its lesion was filled in"
         assert np.array_equal(pair.mask, case.mask)
-    assert given == [4]
+    assert given == [4, 3], "lesion-free images, and sites with their lesions filled in"
+    grounds, centres = [255 - case.image for case in found], [np.argwhere(case.mask).mean(axis=0) for case in found]
+    for pair in trained.calls[2].pairs:
+        at = [i for i, ground in enumerate(grounds) if (pair.image == ground).mean() > 0.5]
+        assert len(at) == 1
+        assert np.linalg.norm(np.argwhere(pair.mask).mean(axis=0) - centres[at[0]]) < 3
 
 
 def test_the_report_and_the_closing_lines_name_all_arms(layout, monkeypatch, capsys):
@@ -399,7 +405,7 @@ def test_only_the_impossible_arms_of_the_benchmark_are_left_out(layout, monkeypa
     Trained(monkeypatch)
     arms = [*Params().benchmark.arms, *Params().benchmark.further]
     segment.run(layout, settings(segment={"arms": arms, "seeds": [0, 1], "empty_arms": "real"}), Unrecorded())
-    left = [arm for arm in arms if arm not in ("copy_paste", "synthetic_only")]
+    left = [arm for arm in arms if arm not in ("copy_paste", "copy_paste_sites", "synthetic_only")]
     assert list(dict.fromkeys(pd.read_csv(layout.segmenters / "validation.csv")["arm"])) == left
     dropped = pd.read_csv(layout.segmenters / "dropped.csv").set_index("arm")["reason"]
     assert "lesion-free background" in dropped["copy_paste"]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from meddiff import augmentation, metrics, networks, segmentation, training
 from meddiff.augmentation import augment, augment_strongly
-from meddiff.cases import Case, PairFiles, Pixels, list_accepted, list_unfiltered, read_cases, read_image, sha256
+from meddiff.cases import Case, PairFiles, list_accepted, list_unfiltered, read_cases, read_image, read_mask, sha256
 from meddiff.copy_paste import copy_paste
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
@@ -25,6 +25,7 @@ from meddiff.stages import use_machine, work_key
 from meddiff.tracking import StageRun
 
 WITHOUT_PAIRS = ("real", "augmented")
+PASTED = ("copy_paste", "copy_paste_sites")
 
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
@@ -106,28 +107,30 @@ class _Pairs:
     def __call__(self, arm: str, seed: int) -> list[Case]:
         if arm in WITHOUT_PAIRS:
             return []
-        if arm == "copy_paste":
-            return chosen(self.pasted(seed), self.wanted(arm), seed)
+        if arm in PASTED:
+            return self.pasted(arm, seed)
         return [pair.read() for pair in chosen(self._files(arm), self.wanted(arm), seed)]
 
     def _files(self, arm: str) -> list[PairFiles]:
         others = {"uncorroded": self.painted, "unfiltered": self.unfiltered, "self_training": self.sites}
         return others.get(arm, self.accepted)()
 
-    def _paste(self, seed: int) -> list[Case]:
+    def _paste(self, arm: str, seed: int) -> list[Case]:
         """As many as the synthetic arm has, and where the filter left none as many as it would take."""
-        wanted = self.wanted("copy_paste")
-        return copy_paste(self.real, self.backgrounds(), min(len(self.accepted()) or wanted, wanted), seed,
-                          self.settings.vertical_flips)
+        wanted, files = self.wanted(arm), self.backgrounds(arm == "copy_paste_sites")
+        images = [read_image(file.image) for file in files]
+        sites = [read_mask(file.mask) for file in files if file.mask.is_file()]
+        return copy_paste(self.real, images, min(len(self.accepted()) or wanted, wanted), seed, self.settings.vertical_flips,
+                          sites)
 
     def _impossible(self, arm: str) -> MeddiffError | None:
         """Why the arm can't be trained; an arm that has no pair, but real cases, may be the real arm."""
-        if arm == "copy_paste":
+        if arm in PASTED:
             for table in (self.backgrounds, self.accepted):  # one that isn't there is no matter of this arm alone
                 table()
             try:
                 for seed in self.settings.seeds:
-                    self.pasted(seed)
+                    self.pasted(arm, seed)
             except MeddiffError as e:
                 return e
         elif arm not in WITHOUT_PAIRS and not self._files(arm) and (self.settings.empty_arms == "refuse"
@@ -136,14 +139,15 @@ class _Pairs:
         return None
 
 
-def _backgrounds(layout: Layout) -> list[Pixels]:
-    """The lesion-free ones."""
+def _backgrounds(layout: Layout, cleared: bool = False) -> list[PairFiles]:
+    """The lesion-free ones, or the sites with their lesions filled in and, as mask, what these were."""
     table = layout.backgrounds / "backgrounds.csv"
     if not table.is_file():
         raise MeddiffError(table, "the copy_paste arm needs the lesion-free backgrounds", "Run `dvc repro backgrounds`")
     known = pd.read_csv(table, dtype=str)
-    free = known["id"][~known["source"].str.startswith("site:")]
-    return [read_image(layout.backgrounds / "images" / f"{id}.png") for id in free]
+    ids = known["id"][known["source"].str.startswith("site:") == cleared]
+    images, sites = layout.backgrounds / "images", layout.backgrounds / "sites"
+    return [PairFiles(id, images / f"{id}.png", sites / f"{id}.png") for id in ids]
 
 
 def _found(layout: Layout) -> list[PairFiles]:

@@ -224,7 +224,7 @@ def _annotated(tree: Layout, part: Literal["train", "val"]) -> int:
 def _dropped(tree: Layout) -> dict[str, str]:
     """Arm -> why it was left out."""
     table = pd.read_csv(tree.segmenters / "dropped.csv", dtype=str)
-    return dict(zip(table["arm"], table["reason"], strict=True))
+    return {arm: reason.replace(f"{tree.root}/", "") for arm, reason in zip(table["arm"], table["reason"], strict=True)}
 
 
 def _device(setting: str) -> str:

@@ -23,14 +23,15 @@ from meddiff import significance, tracking
 from meddiff.benchmark_cards import dataset_card, model_card
 from meddiff.benchmark_figures import figures
 from meddiff.benchmark_page import render
-from meddiff.cells import Cell, cells_of, key_of, read_cell, run_cell
+from meddiff.benchmark_tables import Tables
+from meddiff.cells import Cell, CellResult, cells_of, key_of, read_cell, run_cell
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
 from meddiff.page import Picture
 from meddiff.params import Params
 from meddiff.params_file import parse_params
 from meddiff.progress import bar
-from meddiff.trials import forget_execution, merged, pending_execution
+from meddiff.trials import forget_execution, merged, nested, pending_execution
 
 ACTION = "benchmark"
 # Runs one cell: the cell, environment variables, the folder to make.
@@ -42,7 +43,7 @@ class Benchmark:
     """What a benchmark found.
 
     Attributes:
-        gains: see `significance.gains`.
+        gains: those of Dice, see `significance.gains`.
         missing: cells that failed or are not finished, with the reason.
         page: `benchmark.html`; tables, pictures and cards lie beside it.
     """
@@ -116,17 +117,18 @@ def work(layout: Layout, params: Params, cells: Sequence[Cell], whole: tracking.
     with bar(ACTION) as show:
         for number, cell in enumerate(cells):
             show(number, len(cells), {})
-            folder = _folder(layout, params, cell)
             lock = FileLock(layout.work / "benchmark/locks" / f"{cell.name}.lock", mode=0o666)
             Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
             try:
+                folder = _folder(layout, params, cell)
                 with lock.acquire(timeout=0):
                     if not folder.is_dir():
                         _one(layout, params, cell, whole, folder, run)
             except Timeout:
                 continue
-            except MeddiffError as e:
-                errors[cell.name] = " ".join(str(e).split())
+            except Exception as e:  # a full disk or a fault of ours must not keep the other cells from running
+                words = " ".join(str(e).split())
+                errors[cell.name] = words if isinstance(e, MeddiffError) else f"{type(e).__name__}: {words}"
         show(len(cells), len(cells), {})
     return errors
 
@@ -140,35 +142,40 @@ def report(layout: Layout, params: Params, errors: Mapping[str, str]) -> Benchma
     Raises:
         MeddiffError: none is finished.
     """
-    rows, tables, pictures, missing = [], [], list[Picture](), []
+    found, pictures, missing, dropped = list[CellResult](), list[Picture](), [], []
     for cell in cells_of(params):
         folder = _folder(layout, params, cell)
         if not folder.is_dir():
             missing.append(f"{cell.name}: {errors.get(cell.name, 'not finished')}")
             continue
-        row, table = read_cell(folder, cell)
-        rows.append(row)
-        tables.append(table)
+        found.append(one := read_cell(folder, cell))
+        dropped += [f"{cell.name}, {arm}: {reason}" for arm, reason in one.dropped.items()]
         if cell.budget == params.benchmark.budget and cell.recipe == "method":
             pictures += _pictures(folder / "pictures", cell, {picture.name for picture in pictures})
-    if not rows:
+    if not found:
         raise MeddiffError("benchmark", f"one cell at least must be finished ({missing[0]})", "Mend what it names")
-    per_case, cells = pd.concat(tables, ignore_index=True), pd.DataFrame(rows)
-    scores, gains = significance.scores(per_case, params.evaluate), significance.gains(per_case, params.evaluate)
-    seeds = set(cells.loc[cells["recipe"] == "method", "seed"]) or set(cells["seed"])
-    facts = _facts(params) | {"seeds": sorted(map(int, seeds))}
-    shown = [*figures(scores, gains, facts), *pictures]
+    tables = _tables(found, params)
+    facts = _facts(layout, params, tables.cells)
+    dice = tables.gains[tables.gains["metric"] == "dice"] if len(tables.gains) else tables.gains
+    shown = [*figures(tables.scores, dice, facts), *pictures]
     with replacing(layout.benchmark) as fresh:
-        for name, frame in (("per_case", per_case), ("scores", scores), ("gains", gains), ("cells", cells)):
+        for name, frame in vars(tables).items():
             frame.to_csv(fresh / f"{name}.csv", index=False)
         (fresh / "pictures").mkdir()
         for picture in shown:
             (fresh / "pictures" / f"{picture.name}.png").write_bytes(picture.png)
-        (fresh / "facts.json").write_text(json.dumps(facts | {"missing": missing}, indent=1) + "\n")
-        (fresh / "benchmark.html").write_text(render(scores, gains, cells, shown, facts, missing))
-        (fresh / "model_card.md").write_text(model_card(facts, gains, cells))
-        (fresh / "dataset_card.md").write_text(dataset_card(facts, gains, cells))
-    return Benchmark(gains, tuple(missing), layout.benchmark / "benchmark.html")
+        (fresh / "facts.json").write_text(json.dumps(facts | {"missing": missing, "dropped": dropped}, indent=1) + "\n")
+        (fresh / "benchmark.html").write_text(render(tables, shown, facts, missing, dropped))
+        (fresh / "model_card.md").write_text(model_card(facts, dice, tables.cells))
+        (fresh / "dataset_card.md").write_text(dataset_card(facts, dice, tables.cells))
+    return Benchmark(dice, tuple(missing), layout.benchmark / "benchmark.html")
+
+
+def _tables(found: Sequence[CellResult], params: Params) -> Tables:
+    per_case = pd.concat([one.scores for one in found], ignore_index=True)
+    return Tables(significance.scores(per_case, params.evaluate), significance.gains(per_case, params.evaluate),
+                  pd.DataFrame([one.row for one in found]), pd.concat([one.arms for one in found], ignore_index=True),
+                  significance.detection(per_case, params.evaluate), significance.by_size(per_case, params.evaluate), per_case)
 
 
 def _one(layout: Layout, params: Params, cell: Cell, whole: tracking.Run, folder: Path, run: RunCell | None) -> None:
@@ -209,14 +216,30 @@ def _pictures(folder: Path, cell: Cell, there: Iterable[str]) -> list[Picture]:
             if path.is_file() and name not in there]
 
 
-def _facts(params: Params) -> dict[str, Any]:
-    settings = params.benchmark
-    return {"size": params.prepare.size, "arms": list(dict.fromkeys((*settings.arms, *settings.further))),
-            "budgets": list(settings.budgets), "budget": settings.budget, "steps": params.segment.steps,
-            "network": params.segment.network, "datasets": [d.name for d in settings.datasets],
-            "device": params.compute.device, "threads": params.compute.threads, "extractor": params.filter.extractor,
-            "tolerance": params.evaluate.tolerance, "made": date.today().isoformat(), "command": "meddiff benchmark",
-            "foundation": params.foundation.source}
+def _facts(layout: Layout, params: Params, cells: pd.DataFrame) -> dict[str, Any]:
+    settings, seeds = params.benchmark, set(cells.loc[cells["recipe"] == "method", "seed"]) or set(cells["seed"])
+    own = [merged(params, nested(dataset.settings)) for dataset in settings.datasets]
+
+    def resolved(section: str, name: str) -> str:
+        """The setting that the datasets share, or those of each."""
+        values = [str(each[section][name]) for each in own]
+        told = [f"{value} ({dataset.name})" for value, dataset in zip(values, settings.datasets, strict=True)]
+        return values[0] if len(set(values)) == 1 else ", ".join(told)
+
+    return {"size": resolved("prepare", "size"), "arms": list(dict.fromkeys((*settings.arms, *settings.further))),
+            "budgets": list(settings.budgets), "budget": settings.budget, "steps": resolved("segment", "steps"),
+            "network": resolved("segment", "network"), "datasets": [d.name for d in settings.datasets],
+            "device": ", ".join(dict.fromkeys(cells["device"])), "threads": params.compute.threads,
+            "extractor": resolved("filter", "extractor"), "tolerance": resolved("evaluate", "tolerance"),
+            "made": date.today().isoformat(), "command": "meddiff benchmark", "foundation": resolved("foundation", "source"),
+            "seen": all(_known(layout, each["foundation"]["source"]) for each in own),
+            "commit": ", ".join(commit for commit in dict.fromkeys(cells["commit"]) if commit), "seeds": sorted(map(int, seeds)),
+            "validation": sorted(set(map(int, cells["validation"])))}
+
+
+def _known(layout: Layout, source: str) -> bool:
+    """Whether it is known what images a foundation was trained on."""
+    return source in ("embedded", "scratch") or (layout.root / Path(source).expanduser() / "training.json").is_file()
 
 
 def _headlines(result: Benchmark) -> dict[str, float]:

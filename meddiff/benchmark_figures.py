@@ -1,6 +1,7 @@
 """The plots of a benchmark: gain against label budget, and Dice of each arm."""
 
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from meddiff.report import arm_name
 
 # Colours of Okabe and Ito, told apart by the colour-blind.
 COLOURS = {"real": "#52606d", "synthetic": "#0072b2", "copy_paste": "#d55e00", "augmented": "#cc79a7", "paper": "#009e73",
-           "uncorroded": "#56b4e9", "unfiltered": "#e69f00", "self_training": "#000000", "synthetic_only": "#999999"}
+           "uncorroded": "#56b4e9", "unfiltered": "#e69f00", "self_training": "#000000", "synthetic_only": "#999999",
+           "copy_paste_sites": "#f0e442"}
 PLOTTED = ("synthetic", "copy_paste", "self_training", "augmented", "paper")
 INK, LINE = "#1f2933", "#9aa5b1"
 
@@ -26,7 +28,7 @@ def figures(scores: pd.DataFrame, gains: pd.DataFrame, facts: dict[str, Any]) ->
     """`budgets` where there are several, and `arms`.
 
     Args:
-        scores, gains: see `significance`.
+        scores, gains: see `significance`; gains of Dice alone.
         facts: see `benchmark_page.render`.
     """
     found = [Picture("arms", _png(_arms(scores, facts["budget"])),
@@ -44,9 +46,9 @@ def _budgets(gains: pd.DataFrame, datasets: list[str]) -> Figure:
     over = gains[gains["against"] == "real"]
     for axis, dataset in zip(axes, datasets, strict=True):
         part = over[over["dataset"] == dataset]
-        places = sorted(set(part["budget"]))
+        places = sorted(set(part["budget"]), key=_place)
         for shift, arm in enumerate(arm for arm in PLOTTED if arm in set(part["arm"])):
-            own = part[part["arm"] == arm].sort_values("budget")
+            own = part[part["arm"] == arm].sort_values("budget", key=lambda budgets: budgets.map(_place))
             x = np.array([places.index(budget) for budget in own["budget"]]) + 0.08 * (shift - 1)
             mean, low, high = (own[name].to_numpy(float) * 100 for name in ("mean", "lower", "upper"))
             axis.errorbar(x, mean, np.abs([mean - low, high - mean]), color=COLOURS[arm], marker="o", capsize=3, linewidth=1.6,
@@ -59,6 +61,11 @@ def _budgets(gains: pd.DataFrame, datasets: list[str]) -> Figure:
     axes[0].set_ylabel("gain [Dice points]")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
+
+
+def _place(budget: int | str) -> float:
+    """`all` behind every number."""
+    return math.inf if budget == "all" else float(budget)
 
 
 def _arms(scores: pd.DataFrame, budget: int) -> Figure:

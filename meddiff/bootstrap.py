@@ -120,6 +120,16 @@ def bootstrap_p(means: NDArray[np.float64]) -> float:
     return min(1.0, 2 * (1 + beyond) / (1 + len(means)))
 
 
+def nearer_p(nearer: int, samples: int, held_back: int) -> float:
+    """How likely as many samples lie nearer to a training lesion than every held-back one does, if all are of one distribution.
+
+    Then every order of samples and held-back lesions by their distance is equally likely, and the probability that the first
+    `nearer` are all samples is C(samples, nearer) / C(samples + held_back, nearer): one-sided, exact (ours). A binomial test of
+    the share 1 / (held_back + 1) would take the nearest held-back lesion for the true bound, and find copies among real lesions.
+    """
+    return float(np.prod([(samples - i) / (samples + held_back - i) for i in range(nearer)]))
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """Holm's step-down correction (Holm 1979) of a family of p-values, in the order given; NaN stays and counts for nothing."""
     order = sorted((i for i, value in enumerate(p) if not np.isnan(value)), key=p.__getitem__)

@@ -202,8 +202,21 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_accepted(synthetic: Path, filtered: Path, corroded: bool = True) -> list[Case]:
-    """Read the accepted synthetic pairs in the order of their ids; a pair's group is its batch.
+@dataclass(frozen=True)
+class PairFiles:
+    """A pair that isn't read yet, so that of a hundred thousand only those that are used come into memory."""
+
+    id: str
+    image: Path
+    mask: Path
+    group: str = ""
+
+    def read(self) -> Case:
+        return Case(self.id, read_image(self.image), read_mask(self.mask), self.group)
+
+
+def list_accepted(synthetic: Path, filtered: Path, corroded: bool = True) -> list[PairFiles]:
+    """The accepted synthetic pairs in the order of their ids; a pair's group is its batch.
 
     Args:
         synthetic: holds `BATCH/{images,masks}/ID.png`.
@@ -211,29 +224,35 @@ def read_accepted(synthetic: Path, filtered: Path, corroded: bool = True) -> lis
         corroded: with their corroded masks, else with the masks that guided the painting.
 
     Raises:
-        MeddiffError: a table or an accepted file is missing.
+        MeddiffError: the table is missing.
     """
-    rows = [(id, batch) for id, batch, verdict in _decisions(filtered) if verdict == "accepted"]
-    masks = {id: (filtered if corroded else synthetic / batch) / "masks" for id, batch in rows}
-    return [Case(id, read_image(synthetic / batch / "images" / f"{id}.png"), read_mask(masks[id] / f"{id}.png"), group=batch)
-            for id, batch in rows]
+    return [_files(synthetic, id, batch, filtered if corroded else synthetic / batch)
+            for id, batch, verdict in _decisions(filtered) if verdict == "accepted"]
 
 
-def read_unfiltered(synthetic: Path, filtered: Path, seed: int = 0) -> list[Case]:
-    """Read as many synthetic pairs as were accepted, drawn by chance from all of them, with the masks that guided the painting.
+def list_unfiltered(synthetic: Path, filtered: Path, seed: int = 0) -> list[PairFiles]:
+    """As many synthetic pairs as were accepted, drawn by chance from all of them, with the masks that guided the painting.
 
     Args:
-        synthetic, filtered: see `read_accepted`.
+        synthetic, filtered: see `list_accepted`.
         seed: of the draw.
 
     Raises:
-        MeddiffError: a table or a file that was drawn is missing.
+        MeddiffError: the table is missing.
     """
     rows = _decisions(filtered)
     n = sum(verdict == "accepted" for _, _, verdict in rows)
     drawn = sorted(np.random.default_rng(seed).permutation(len(rows))[:n])
-    return [Case(id, read_image(synthetic / batch / "images" / f"{id}.png"), read_mask(synthetic / batch / "masks" / f"{id}.png"),
-                 group=batch) for id, batch, _ in (rows[i] for i in drawn)]
+    return [_files(synthetic, id, batch, synthetic / batch) for id, batch, _ in (rows[i] for i in drawn)]
+
+
+def read_accepted(synthetic: Path, filtered: Path, corroded: bool = True) -> list[Case]:
+    """Read what `list_accepted` lists; a file that is missing raises a MeddiffError, too."""
+    return [pair.read() for pair in list_accepted(synthetic, filtered, corroded)]
+
+
+def _files(synthetic: Path, id: str, batch: str, masks: Path) -> PairFiles:
+    return PairFiles(id, synthetic / batch / "images" / f"{id}.png", masks / "masks" / f"{id}.png", batch)
 
 
 def _decisions(filtered: Path) -> list[tuple[str, str, str]]:

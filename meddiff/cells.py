@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,12 +17,12 @@ import yaml
 
 from meddiff import versioning
 from meddiff.cases import sha256
+from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
 from meddiff.params import BenchmarkDataset, Params
-from meddiff.params_file import parse_params
+from meddiff.params_file import load_params, parse_params
 from meddiff.parts import NO_FILTER
 from meddiff.records import read_records
-from meddiff.tracking.execution import peak_memory
 from meddiff.trials import ARM, Overrides, merged, nested, own_tree
 from meddiff.variants import fidelity_numbers
 
@@ -52,6 +54,7 @@ class Cell:
         seed: of every random choice, that of the annotated cases included.
         recipe: whose settings: this project's `method`, or the `paper`'s.
         arms: of the comparison.
+        samples: to make; None for `generate.n`.
     """
 
     dataset: BenchmarkDataset
@@ -59,6 +62,7 @@ class Cell:
     seed: int
     recipe: Recipe
     arms: tuple[str, ...]
+    samples: int | None = None
 
     @property
     def name(self) -> str:
@@ -70,6 +74,8 @@ class Cell:
         chosen: Overrides = {section: {"seed": self.seed} for section in SEEDED}
         chosen["prepare"] |= {"dataset": self.dataset.dataset, "path": self.dataset.path,
                               "n_labelled": ALL if self.budget == "all" else self.budget}
+        if self.samples:
+            chosen["generate"] |= {"n": self.samples}
         # An arm that finds nothing to add counts as no gain: left out, it would spare the method its failures.
         chosen["segment"] = {"arms": list(self.arms), "seeds": [self.seed], "empty_arms": "real"}
         for section, values in nested(self.dataset.settings | (PAPER if self.recipe == "paper" else {})).items():
@@ -92,28 +98,43 @@ def cells_of(params: Params) -> tuple[Cell, ...]:
 def _cells(params: Params) -> Iterator[Cell]:
     settings = params.benchmark
     budgets = dict.fromkeys((*settings.budgets, settings.budget))
+    samples = {budget: _samples(params, budget) for budget in budgets}
     for seed in settings.seeds:
         for dataset in settings.datasets:
             for budget in budgets:
                 further = settings.further if budget == settings.budget else ()
-                yield Cell(dataset, budget, seed, "method", tuple(dict.fromkeys((*settings.arms, *further))))
+                yield Cell(dataset, budget, seed, "method", tuple(dict.fromkeys((*settings.arms, *further))), samples[budget])
         if settings.paper:  # last, so that processes beside each other seldom make what it shares with the method twice
-            yield from (Cell(dataset, settings.budget, seed, "paper", (ARM,)) for dataset in settings.datasets)
+            yield from (Cell(dataset, settings.budget, seed, "paper", (ARM,), samples[settings.budget])
+                        for dataset in settings.datasets)
+
+
+def _samples(params: Params, budget: int | Literal["all"]) -> int | None:
+    """How many cases `all` has isn't known before `prepare`: it gets at least as many samples as the largest budget."""
+    per_case = params.benchmark.samples_per_case
+    if per_case is None:
+        return None
+    if budget != "all":
+        return math.ceil(per_case * budget)
+    largest = max(number for number in (*params.benchmark.budgets, params.benchmark.budget) if number != "all")
+    return max(params.generate.n, math.ceil(per_case * largest))
 
 
 def key_of(layout: Layout, params: Params, cell: Cell) -> str:
-    """Name under which a finished cell is kept: of its settings, the code of the stages and the dataset's files."""
+    """Name under which a finished cell is kept: of its settings, the stages' code, and the files of dataset and networks."""
     values = merged(params, cell.overrides)
     chain = [values[section] for section in (*CHAIN, "compute")]
     digest = hashlib.sha256(json.dumps(chain, sort_keys=True, default=str).encode())
     for path in _code(layout.root):
         digest.update(path.read_bytes())
-    if cell.dataset.dataset != "demo":
-        folder = layout.root / cell.dataset.path
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                content = _content(path, path.stat().st_size, path.stat().st_mtime_ns)
-                digest.update(f"{path.relative_to(folder)} {content}".encode())
+    raw = [] if cell.dataset.dataset == "demo" else [cell.dataset.path]
+    # Settings that may name a file or folder; hub ids and words are text.
+    networks = [values["foundation"]["source"], values["segment"]["encoder_weights"],
+                values["filter"]["extractor"].rpartition(":")[2]]
+    for place in (layout.root / Path(name).expanduser() for name in (*raw, *filter(None, networks))):
+        for path in [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file()):
+            content = _content(path, path.stat().st_size, path.stat().st_mtime_ns)
+            digest.update(f"{path.relative_to(place)} {content}".encode())
     return f"{cell.name}-{digest.hexdigest()[:12]}"
 
 
@@ -134,36 +155,112 @@ def _code(root: Path) -> list[Path]:
 def run_cell(layout: Layout, cell: Cell, env: Mapping[str, str], out: Path) -> None:
     """Run the pipeline in a work tree that stays only when interrupted, and put what it found into `out`.
 
+    Finished segmenters stay beside the trees, under names made from what they were trained on: a cell that has failed, or that
+    gets a further arm, trains only what it lacks.
+
     Args:
         layout: the project.
         cell: what to run.
         env: environment variables for the stages.
-        out: folder to make: `per_case.csv`, `pictures/`, `cell.json`.
+        out: folder to make: `per_case.csv`, `arms.csv` (arm, n_real, n_synthetic, n_wanted), `pictures/`, `cell.json`.
 
     Raises:
-        MeddiffError: a stage failed.
+        MeddiffError: a stage failed, or the dataset has fewer annotated training cases than the budget.
     """
-    begun = time.monotonic()
-    with own_tree(layout, layout.work / "benchmark/trees" / cell.name, cell.overrides) as tree, replacing(out) as fresh:
-        done = versioning.reproduce(tree.root, "evaluate", env, False, lambda line: None)
+    work = layout.work / "benchmark"
+    with own_tree(layout, work / "trees" / cell.name, cell.overrides) as tree, replacing(out) as fresh:
+        with _clock(tree.work / "seconds") as seconds:
+            _link(tree.work / "segment", work / "segmenters" / cell.name)
+            prepared = versioning.reproduce(tree.root, "prepare", env, False, lambda line: None)
+            labelled = _annotated(tree, "train")
+            if cell.budget != "all" and labelled < cell.budget:
+                raise MeddiffError(f"benchmark cell {cell.name}",
+                                   f"a budget of {cell.budget} needs as many annotated training cases, there are {labelled}",
+                                   "Lower `benchmark.budgets` and `benchmark.budget`, or take `all`")
+            done = versioning.reproduce(tree.root, "evaluate", env, False, lambda line: None)
         shutil.copy(tree.report / "per_case.csv", fresh / "per_case.csv")
         shutil.copytree(tree.report / "pictures", fresh / "pictures")
+        trained = pd.read_csv(tree.segmenters / "validation.csv")
+        trained[["arm", "n_real", "n_synthetic", "n_wanted"]].to_csv(fresh / "arms.csv", index=False)
         verdicts = read_records(tree.synthetic, tree.filtered).decisions["verdict"]
-        labelled = int(pd.read_csv(tree.cases("train") / "cases.csv")["labelled"].sum())
-        row = {"dataset": cell.dataset.name, "budget": labelled if cell.budget == "all" else cell.budget, "seed": cell.seed,
-               "recipe": cell.recipe, "labelled": labelled, "samples": len(verdicts),
-               "accepted": int((verdicts == "accepted").sum()), "seconds": time.monotonic() - begun, "stages_run": len(done.ran),
-               "peak_memory_mb": peak_memory(children=True),
+        row = {"dataset": cell.dataset.name, "budget": cell.budget, "seed": cell.seed, "recipe": cell.recipe,
+               "labelled": labelled, "validation": _annotated(tree, "val"), "samples": len(verdicts),
+               "accepted": int((verdicts == "accepted").sum()), "seconds": seconds(),
+               "stages_run": len(prepared.ran) + len(done.ran),
+               "peak_memory_mb": max(prepared.peak_memory_mb, done.peak_memory_mb), "commit": versioning.git_commit(layout.root),
+               "device": _device(load_params(tree.params).compute.device), "dropped": _dropped(tree),
                **fidelity_numbers(tree.filtered / "fidelity.json")}
         (fresh / ROW).write_text(json.dumps(row, indent=1))
 
 
-def read_cell(folder: Path, cell: Cell) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The row of `cells.csv`, and the scores under the benchmark's names: the paper's recipe is the arm `paper`."""
+@contextmanager
+def _clock(file: Path) -> Iterator[Callable[[], float]]:
+    """Seconds in this block and in those before it that were interrupted, which `file` keeps."""
+    begun, before = time.monotonic(), float(file.read_text()) if file.is_file() else 0.0
+
+    def seconds() -> float:
+        return before + time.monotonic() - begun
+
+    try:
+        yield seconds
+    finally:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{seconds():.1f}")
+
+
+def _link(here: Path, kept: Path) -> None:
+    """Let `here` be the folder `kept`, which outlives the tree."""
+    kept.mkdir(parents=True, exist_ok=True)
+    here.parent.mkdir(parents=True, exist_ok=True)
+    if not here.exists():
+        here.symlink_to(kept.resolve(), target_is_directory=True)
+
+
+def _annotated(tree: Layout, part: Literal["train", "val"]) -> int:
+    folder = tree.cases("train") if part == "train" else tree.cases("val")
+    return int(pd.read_csv(folder / "cases.csv")["labelled"].sum())
+
+
+def _dropped(tree: Layout) -> dict[str, str]:
+    """Arm -> why it was left out."""
+    table = pd.read_csv(tree.segmenters / "dropped.csv", dtype=str)
+    return {arm: reason.replace(f"{tree.root}/", "") for arm, reason in zip(table["arm"], table["reason"], strict=True)}
+
+
+def _device(setting: str) -> str:
+    """What the networks ran on, in words."""
+    import torch
+
+    return torch.cuda.get_device_name() if setting != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+@dataclass(frozen=True, eq=False)
+class CellResult:
+    """What a cell found, under the benchmark's names: the paper's recipe is the arm `paper`.
+
+    Attributes:
+        row: of `cells.csv`.
+        dropped: arm -> why it was left out.
+        scores: `per_case.csv` with the columns dataset and budget.
+        arms: one row an arm: dataset, budget, seed, arm, n_real, n_synthetic (pairs used), n_wanted (pairs asked for).
+    """
+
+    row: dict[str, Any]
+    dropped: dict[str, str]
+    scores: pd.DataFrame
+    arms: pd.DataFrame
+
+
+def read_cell(folder: Path, cell: Cell) -> CellResult:
+    """Read what `run_cell` wrote."""
     row: dict[str, Any] = json.loads((folder / ROW).read_text())
-    table = pd.read_csv(folder / "per_case.csv", dtype={"case": str, "group": str}, keep_default_na=False, na_values=[""])
-    if cell.recipe == "paper":
-        table["arm"] = "paper"
-    table.insert(0, "dataset", row["dataset"])
-    table.insert(1, "budget", row["budget"])
-    return row, table
+    dropped = row.pop("dropped")
+    scores = pd.read_csv(folder / "per_case.csv", dtype={"case": str, "group": str}, keep_default_na=False, na_values=[""])
+    arms = pd.read_csv(folder / "arms.csv")
+    arms.insert(0, "seed", row["seed"])
+    for table in (scores, arms):
+        if cell.recipe == "paper":
+            table["arm"] = "paper"
+        table.insert(0, "dataset", row["dataset"])
+        table.insert(1, "budget", row["budget"])
+    return CellResult(row | {"dropped": " ".join(dropped)}, dropped, scores, arms)

@@ -42,7 +42,8 @@ class _Cut:
     centre: Floats
 
 
-def copy_paste(cases: Sequence[Case], backgrounds: Sequence[Pixels], n: int, seed: int, upside_down: bool = False) -> list[Case]:
+def copy_paste(cases: Sequence[Case], backgrounds: Sequence[Pixels], n: int, seed: int, upside_down: bool = False,
+               sites: Sequence[Pixels] = ()) -> list[Case]:
     """Paste the lesions of annotated cases into lesion-free backgrounds.
 
     Each pair has the lesions of one case, so that number and sizes are as in real images; cases and backgrounds take turns, each
@@ -64,6 +65,8 @@ def copy_paste(cases: Sequence[Case], backgrounds: Sequence[Pixels], n: int, see
         n: pairs.
         seed: of every random number; the first pairs of a greater n are the same.
         upside_down: whether lesions may be turned over; wrong for ultrasound.
+        sites: of each background the lesions that were filled in there, `[S, S]` uint8, 0 where there was none. The largest
+            pasted one goes to the centre of the largest of them, and so on; what is left on either side stays out. Empty: above.
 
     Returns:
         `n` cases; a mask holds the classes 0 to K of what it shows. Pixels beyond the soft border, and outside of the
@@ -83,7 +86,9 @@ def copy_paste(cases: Sequence[Case], backgrounds: Sequence[Pixels], n: int, see
         if len(pairs) == n:
             return pairs
         source, ground = next(sources), next(grounds)
-        image, mask = _paste(cuts[source], lesions, backgrounds[ground], fields[ground], [seed, PLACE, draw], upside_down)
+        centres = _centres(sites[ground]) if sites else [None] * len(cuts[source])
+        image, mask = _paste(cuts[source], lesions, backgrounds[ground], fields[ground], centres, [seed, PLACE, draw],
+                             upside_down)
         if mask.any():
             pairs.append(Case(f"paste_{len(pairs):04d}", image, mask, cases[source].group))
     raise MeddiffError("copy-paste", f"lesions must fit into the imaged field of the backgrounds, {len(pairs)} of {n} pairs did",
@@ -115,13 +120,20 @@ def _turns(values: Sequence[int], seed: int, stream: int) -> Iterator[int]:
         turn += 1
 
 
-def _paste(cuts: Sequence[_Cut], lesions: Lesions, background: Pixels, field: Bits, stream: Sequence[int],
-           upside_down: bool) -> tuple[Pixels, Pixels]:
-    """A background with lesions, and their mask; an empty one where none fits."""
+def _centres(site: Pixels) -> list[Floats | None]:
+    """(y, x) of the lesions of a mask [pixels], the largest first."""
+    labels, n = ndimage.label(site > 0, NEIGHBOURS)
+    places = sorted((np.argwhere(labels == i) for i in range(1, n + 1)), key=len, reverse=True)
+    return [place.mean(axis=0) for place in places]
+
+
+def _paste(cuts: Sequence[_Cut], lesions: Lesions, background: Pixels, field: Bits, centres: Sequence[Floats | None],
+           stream: Sequence[int], upside_down: bool) -> tuple[Pixels, Pixels]:
+    """A background with lesions, and their mask; an empty one where none fits. A centre is None where none is given."""
     image, mask, taken = background.astype(np.float64), np.zeros(field.shape, np.uint8), np.zeros(field.shape, bool)
     soft, gap = max(1, round(len(field) / SOFT)), max(1, round(GAP * len(field)))
-    for cut in cuts:
-        moved = _fitted(cut, lesions, field, taken, [*stream, cut.number], upside_down)
+    for cut, at in zip(cuts, centres, strict=False):
+        moved = _fitted(cut, lesions, field, taken, at, [*stream, cut.number], upside_down)
         if moved is None:
             continue
         matrix, offset, drawn = moved
@@ -140,7 +152,7 @@ def _paste(cuts: Sequence[_Cut], lesions: Lesions, background: Pixels, field: Bi
     return np.clip(np.rint(image), 0, 255).astype(np.uint8), mask
 
 
-def _fitted(cut: _Cut, lesions: Lesions, field: Bits, taken: Bits, stream: Sequence[int],
+def _fitted(cut: _Cut, lesions: Lesions, field: Bits, taken: Bits, at: Floats | None, stream: Sequence[int],
             upside_down: bool) -> tuple[Floats, Floats, Pixels] | None:
     """The map (matrix, offset) from the pixels of a background to those of the case, and the moved classes `[S, S]`."""
     low, high = box(field)
@@ -151,7 +163,7 @@ def _fitted(cut: _Cut, lesions: Lesions, field: Bits, taken: Bits, stream: Seque
         near = cut.number if attempt < TRIES // 4 else int(rng.integers(len(lesions.image)))
         centre = lesions.pose(near, NEAR, int(rng.integers(2**31)), 0, 0)[1:3]
         matrix = _turned(rng, upside_down, attempt)
-        target = (low + centre * (high - low)) * len(field) - 0.5
+        target = (low + centre * (high - low)) * len(field) - 0.5 if at is None else at
         offset = cut.centre - matrix @ target
         drawn = _moved_classes(cut.classes, matrix, offset)
         inside = int(((drawn > 0) & field).sum())

@@ -1,6 +1,8 @@
-"""Process settings that must stand before heavy libraries are imported: silence and threads. Called by entry points only."""
+"""The process: settings that must stand before heavy libraries are imported (silence and threads), and the memory it took."""
 
 import os
+import resource
+import sys
 
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -21,6 +23,11 @@ QUIET = {
 
 
 def quiet() -> None:
-    """Turn telemetry off and make waiting threads sleep; what the user has set already wins."""
+    """Turn telemetry off and make waiting threads sleep; what the user has set already wins. Called by entry points only."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+
+
+def greatest_memory(usage: resource.struct_rusage) -> float:
+    """Greatest resident memory of the process, or of the one of several that had most [MB]."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6  # macOS counts bytes, Linux KiB

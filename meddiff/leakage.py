@@ -74,7 +74,8 @@ def look(image: Pixels, frame: Frame | None = None) -> Look:
 def refuse_leaks(test: Sequence[Case], used: Iterable[Used], bits: int) -> None:
     """Stop where a test case is among the used images: by id, by group, by its pixels or as a near-duplicate.
 
-    Near-duplicates are those of `splits.near_duplicates`; painted images must agree with the test image in detail, too.
+    Near-duplicates are those of `splits.near_duplicates`, and their mirror images; painted images and mirrored ones, which
+    `prepare` doesn't keep apart, must agree with the test image in detail, too.
 
     Args:
         test: the test cases.
@@ -141,8 +142,11 @@ def _by_pixels(test: Sequence[Case], used: Sequence[Used], bits: int) -> Iterato
     for one, view in seen:
         if view.digest in digests:
             yield f"{one.where}/{one.id}", f"`{one.id}` has the very pixels of test case `{digests[view.digest]}`"
-    pairs = near_duplicates(np.stack([view.thumbnail for view in looks]), bits)
-    for i, j in pairs[(pairs[:, 0] < len(test)) & (pairs[:, 1] >= len(test))]:
-        one, view = seen[j - len(test)]
-        if not one.painted or float((looks[i].detail * view.detail).sum()) > SAME_DETAIL:
-            yield f"{one.where}/{one.id}", f"`{one.id}` is a near-duplicate of test case `{test[i].id}`"
+    for words, flip in (("a near-duplicate", 1), ("a mirrored near-duplicate", -1)):
+        thumbnails = [view.thumbnail for view in looks[:len(test)]] + [view.thumbnail[:, ::flip] for _, view in seen]
+        pairs = near_duplicates(np.ascontiguousarray(thumbnails), bits)
+        for i, j in pairs[(pairs[:, 0] < len(test)) & (pairs[:, 1] >= len(test))]:
+            one, view = seen[j - len(test)]
+            sure = not one.painted and flip > 0
+            if sure or float((looks[i].detail * view.detail[:, ::flip]).sum()) > SAME_DETAIL:
+                yield f"{one.where}/{one.id}", f"`{one.id}` is {words} of test case `{test[i].id}`"

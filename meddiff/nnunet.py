@@ -8,13 +8,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from meddiff.cases import Case, read_accepted, read_cases, read_unfiltered, write_image
+from meddiff.cases import Case, list_accepted, list_unfiltered, read_cases, write_image
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
 from meddiff.params import Params, ratio_of
@@ -105,14 +105,14 @@ def _pairs(layout: Layout, params: Params, arm: str, n_real: int) -> list[Case]:
         return []
     if arm not in ARMS and not ratio_of(arm):
         raise MeddiffError(f"arm {arm}", f"nnU-Net gets one of {', '.join(ARMS)}, or synthetic_xRATIO", "Choose one by --arm")
-    found = (read_unfiltered(layout.synthetic, layout.filtered) if arm == "unfiltered"
-             else read_accepted(layout.synthetic, layout.filtered, corroded=arm != "uncorroded"))
+    found = (list_unfiltered(layout.synthetic, layout.filtered) if arm == "unfiltered"
+             else list_accepted(layout.synthetic, layout.filtered, corroded=arm != "uncorroded"))
     if not found:
         raise MeddiffError(layout.filtered / "decisions.parquet", f"the arm {arm} needs at least one accepted pair",
                            "Look at reports/quality, then train the generator longer or widen the filter's bounds")
     limit = max(1, round((ratio_of(arm) or params.segment.ratio) * n_real))
     kept: Sequence[int] = sorted(np.random.default_rng(0).permutation(len(found))[:limit].tolist())
-    return [Case(f"synthetic_{found[i].id}", found[i].image, found[i].mask) for i in kept]
+    return [replace(found[i], id=f"synthetic_{found[i].id}", group="").read() for i in kept]
 
 
 def _write_labels(path: Path, case: Case, classes: int) -> None:

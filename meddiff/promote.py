@@ -35,15 +35,23 @@ def judge(found: Evidence, gate: PromoteParams) -> Decision:
         return Decision(False, ("no complete pipeline execution has evaluated this version: run `dvc repro`, or name an "
                                 "evaluated one by --version",), found.version)
     rules = (("gain_lower", "at least", gate.min_gain_lower), ("acceptance", "at least", gate.min_acceptance),
-             ("copies", "at most", gate.max_copies))
+             ("copies", "at most", gate.max_copies), ("memorised_p", "at least", gate.memorised_alpha))
     reasons, passed = [], True
     for name, relation, bound in rules:
         value = found.metrics.get(name, math.nan)
         holds = value >= bound if relation == "at least" else value <= bound  # false for NaN
         passed &= holds
         shown = "is missing" if math.isnan(value) else f"is {value:.4g}"
-        reasons.append(f"{'ok' if holds else 'FAILED'}: {name} {shown}, must be {relation} {bound:g}")
+        why = _memorised(found) if name == "memorised_p" else ""
+        reasons.append(f"{'ok' if holds else 'FAILED'}: {name} {shown}, must be {relation} {bound:g}{why}")
     return Decision(passed, (*reasons, f"evidence: run {found.run_name} ({found.run})"), found.version)
+
+
+def _memorised(found: Evidence) -> str:
+    """What the p-value is of; nothing where it wasn't measured."""
+    share, expected = (found.metrics.get(name, math.nan) for name in ("memorised", "memorised_expected"))
+    return "" if math.isnan(share) else (f" ({share:.1%} of the accepted lesions lie nearer to a training lesion than every "
+                                         f"held-back real one, {expected:.1%} is expected of real lesions)")
 
 
 def promote(layout: Layout, params: Params, version: str | None = None) -> Decision:

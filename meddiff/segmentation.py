@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from meddiff.progress import Report, silent
 from meddiff.training import Schedule, train
 
 EVALUATIONS = 5
+Pair = TypeVar("Pair")
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +155,7 @@ def train_segmenter(
         network = architecture.build().to(device)
     if params.encoder_weights:
         load_encoder(network, encoder, Path(params.encoder_weights).expanduser())
-    pool = _pool(synthetic, round(params.ratio * len(real)), seed)
+    pool = chosen(synthetic, round(params.ratio * len(real)), seed)
     n_synthetic = max(1, round(params.share * params.batch_size)) if pool and params.share > 0 else 0
     all_images, all_masks = _tensors(real, device, classes)
     pool_images, pool_masks = _tensors(pool or real[:1], device, classes)
@@ -185,6 +187,12 @@ def train_segmenter(
     losses = train(network.parameters(), loss, schedule, checkpoint, after_step, list(network.buffers()))
     best.restore()
     return Segmenter(network.eval(), architecture, best.dice, tuple(losses))
+
+
+def chosen(pairs: Sequence[Pair], limit: int, seed: int) -> list[Pair]:
+    """At most `limit` of the pairs, at least one, picked by the seed, in their order; chosen from anew, they stay the same."""
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:max(1, limit)]
+    return [pairs[i] for i in sorted(order.tolist())]
 
 
 def to_input(images: Pixels) -> Tensor:
@@ -241,11 +249,6 @@ def _check(cases: Sequence[Case], n_real: int, architecture: Architecture) -> No
         if classes > 1 and case.mask.max(initial=0) > classes:
             raise MeddiffError(f"case {case.id}", f"its mask holds class {case.mask.max()}, there are {classes}",
                                "Run `dvc repro prepare`")
-
-
-def _pool(synthetic: Sequence[Case], limit: int, seed: int) -> list[Case]:
-    order = torch.randperm(len(synthetic), generator=torch.Generator().manual_seed(seed))[:max(1, limit)]
-    return [synthetic[i] for i in sorted(order.tolist())]
 
 
 def _order(n: int, batch_size: int, generator: torch.Generator) -> Tensor:

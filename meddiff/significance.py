@@ -1,4 +1,4 @@
-"""Scores and gains of a benchmark with their intervals, and p-values corrected over datasets."""
+"""Scores, gains and detection of a benchmark with their intervals, and p-values corrected over datasets."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,10 +9,14 @@ from numpy.typing import NDArray
 
 from meddiff.bootstrap import bootstrap_p, holm, mean_interval, resampled_means
 from meddiff.params import EvaluateParams
-from meddiff.summary import BASELINE, METRICS, TREATED, mean_over_classes, score_matrix, with_lesion
+from meddiff.summary import BASELINE, METRICS, SIZES, TREATED, detect_lesions, mean_over_classes, score_matrix, with_lesion
 
 AVERAGE = "average"  # of the datasets, in the place of a dataset's name
-RIVALS = ("copy_paste", "self_training", "augmented", "paper")  # what the synthetic arm is held against, beside `real`
+# What the synthetic arm is held against, beside `real`; the last two tell what the filter and corrosion are worth.
+RIVALS = ("copy_paste", "copy_paste_sites", "self_training", "augmented", "paper", "unfiltered", "uncorroded")
+
+KEY = ("dataset", "budget", "arm", "metric")
+GAIN = {"mean": "gain", "lower": "gain_lower", "upper": "gain_upper"}
 
 
 def scores(table: pd.DataFrame, settings: EvaluateParams) -> pd.DataFrame:
@@ -23,21 +27,58 @@ def scores(table: pd.DataFrame, settings: EvaluateParams) -> pd.DataFrame:
         settings: resamples, confidence and seed of the bootstrap.
 
     Returns:
-        One row a dataset, budget, arm and metric: mean, lower, upper, cases, seeds; only cases with a lesion count.
+        One row a dataset, budget, arm and metric: mean, lower, upper, cases, seeds, and left_out, the undefined scores (case and
+        seed) that the mean is without, such as HD95 of lesions that were missed. Only cases with a lesion count.
     """
     rows = []
     for (dataset, budget), part in _lesions(table).groupby(["dataset", "budget"], sort=False):
         for arm, own in part.groupby("arm", sort=False):
             for metric in METRICS:
-                found = mean_interval(score_matrix(own, str(arm), metric), groups_of(own), settings.resamples,
-                                      settings.confidence, settings.seed)
+                values = score_matrix(own, str(arm), metric)
+                found = mean_interval(values, groups_of(own), settings.resamples, settings.confidence, settings.seed)
                 rows.append({"dataset": dataset, "budget": budget, "arm": arm, "metric": metric, "mean": found.mean,
-                             "lower": found.lower, "upper": found.upper, "cases": found.cases, "seeds": found.seeds})
+                             "lower": found.lower, "upper": found.upper, "cases": found.cases, "seeds": found.seeds,
+                             "left_out": int(np.isnan(values).sum())})
     return pd.DataFrame(rows)
 
 
-def gains(table: pd.DataFrame, settings: EvaluateParams) -> pd.DataFrame:
-    """Paired differences of Dice between arms, with intervals, p-values and Holm's correction over the datasets.
+def by_size(table: pd.DataFrame, settings: EvaluateParams) -> pd.DataFrame:
+    """`scores` of small, medium and large lesions, and the gain of Dice over `real` there.
+
+    Returns:
+        The rows of `scores` with the column `stratum`, and with `gain`, `gain_lower`, `gain_upper` where the metric is Dice.
+    """
+    found = []
+    for size in SIZES:
+        part = table[table["stratum"] == size]
+        if len(part):
+            over = gains(part, settings, ("dice",))
+            over = over[over["against"] == BASELINE] if len(over) else pd.DataFrame(columns=[*KEY, *GAIN])
+            over = over.rename(columns=GAIN)[[*KEY, *GAIN.values()]]
+            found.append(scores(part, settings).assign(stratum=size).merge(over, "left", list(KEY)))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def detection(table: pd.DataFrame, settings: EvaluateParams) -> pd.DataFrame:
+    """How well each arm finds lesions, and finds none in lesion-free images.
+
+    Returns:
+        One row a dataset, budget and arm: specificity (share of the lesion-free images in which nothing was found) with lower and
+        upper, free (such images), found (share of the lesions), lesions, false_positives (a test case with a lesion), seeds.
+    """
+    rows = []
+    for (dataset, budget), part in table.groupby(["dataset", "budget"], sort=False):
+        for arm, own in part.groupby("arm", sort=False):
+            of = detect_lesions(own, settings)[str(arm)]
+            rows.append({"dataset": dataset, "budget": budget, "arm": arm, "specificity": of.specificity.mean,
+                         "lower": of.specificity.lower, "upper": of.specificity.upper, "free": of.specificity.cases,
+                         "found": of.sensitivity, "lesions": of.lesions, "false_positives": of.false_positives,
+                         "seeds": own["seed"].nunique()})
+    return pd.DataFrame(rows)
+
+
+def gains(table: pd.DataFrame, settings: EvaluateParams, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+    """Paired differences between arms, with intervals, p-values and Holm's correction over the datasets.
 
     Each arm is held against `real`, and `synthetic` against `RIVALS` too, on the seeds that both have. The bootstrap draws
     cases (patients) and seeds; since a seed stands for its own choice of annotated cases, its own generator and its own
@@ -46,20 +87,23 @@ def gains(table: pd.DataFrame, settings: EvaluateParams) -> pd.DataFrame:
 
     Args:
         table, settings: see `scores`.
+        metrics: of what. A case in which a score of either arm is undefined is left out of the difference.
 
     Returns:
-        One row a dataset, budget, arm and rival: mean, lower, upper (Dice, 0 to 1), p, p_holm, cases, seeds.
+        One row a dataset, budget, arm, rival and metric: mean, lower, upper (in the metric's unit: Dice 0 to 1, HD95 pixels, of
+        which less is better), p, p_holm, cases, seeds. Comparisons without any case are left out.
     """
-    found: dict[tuple[Any, str, str], dict[str, tuple[dict[str, Any], NDArray[np.float64]]]] = {}
+    found: dict[tuple[Any, str, str, str], dict[str, tuple[dict[str, Any], NDArray[np.float64]]]] = {}
     for (dataset, budget), part in _lesions(table).groupby(["dataset", "budget"], sort=False):
         for arm, against in _pairs(list(dict.fromkeys(part["arm"]))):
-            row, means = _gain(part, arm, against, settings)
-            if row["seeds"]:
-                found.setdefault((budget, arm, against), {})[str(dataset)] = (row, means)
+            for metric in metrics:
+                row, means = _gain(part, arm, against, metric, settings)
+                if row["cases"]:
+                    found.setdefault((budget, arm, against, metric), {})[str(dataset)] = (row, means)
     rows = []
-    for (budget, arm, against), of in found.items():
+    for (budget, arm, against, metric), of in found.items():
         corrected = holm([row["p"] for row, _ in of.values()])
-        key = {"budget": budget, "arm": arm, "against": against}
+        key = {"budget": budget, "arm": arm, "against": against, "metric": metric}
         rows += [{"dataset": dataset, **key, **row, "p_holm": p}
                  for (dataset, (row, _)), p in zip(of.items(), corrected, strict=True)]
         if len(of) > 1:
@@ -87,15 +131,16 @@ def _pairs(arms: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield from ((TREATED, rival) for rival in RIVALS if rival in arms)
 
 
-def _gain(part: pd.DataFrame, arm: str, against: str, settings: EvaluateParams) -> tuple[dict[str, Any], NDArray[np.float64]]:
+def _gain(part: pd.DataFrame, arm: str, against: str, metric: str,
+          settings: EvaluateParams) -> tuple[dict[str, Any], NDArray[np.float64]]:
     both = part[part["arm"].isin([arm, against])]
     seeds = set.intersection(*(set(both.loc[both["arm"] == one, "seed"]) for one in (arm, against)))
     both = both[both["seed"].isin(seeds)]
-    if not seeds:
-        return {"seeds": 0}, np.empty(0)
-    delta, groups = score_matrix(both, arm, "dice") - score_matrix(both, against, "dice"), groups_of(both)
-    whole = mean_interval(delta, groups, settings.resamples, settings.confidence, settings.seed)
-    means = resampled_means(delta, groups, settings.resamples, settings.seed) if whole.cases else np.full(1, np.nan)
+    delta = score_matrix(both, arm, metric) - score_matrix(both, against, metric) if seeds else np.empty((0, 0))
+    if np.isnan(delta).all():
+        return {"cases": 0}, np.empty(0)
+    whole = mean_interval(delta, groups_of(both), settings.resamples, settings.confidence, settings.seed)
+    means = resampled_means(delta, groups_of(both), settings.resamples, settings.seed)
     return {"mean": whole.mean, "lower": whole.lower, "upper": whole.upper, "p": bootstrap_p(means), "cases": whole.cases,
             "seeds": whole.seeds}, means
 

@@ -155,7 +155,7 @@ def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, set
     Raises:
         MeddiffError: an arm lacks a case or a seed.
     """
-    detection, table = _detection(table, settings), with_lesion(table)
+    detection, table = detect_lesions(table, settings), with_lesion(table)
     cases, classes = mean_over_classes(table), list(dict.fromkeys(table["class"]))
     whole = _intervals(cases, settings, METRICS)
     treated = training[training["arm"] == TREATED] if TREATED in set(training["arm"]) else training
@@ -188,21 +188,8 @@ def mean_over_classes(table: pd.DataFrame) -> pd.DataFrame:
     return table.groupby(["case", "arm", "seed"], sort=False, as_index=False).agg(how)
 
 
-def score_matrix(table: pd.DataFrame, arm: str, metric: str) -> NDArray[np.float64]:
-    """`[S, C]` scores of one arm, seeds ascending, cases in the order in which `table` first names them.
-
-    Raises:
-        MeddiffError: a case and seed is missing or there twice.
-    """
-    part = table[table["arm"] == arm]
-    cases, seeds = list(dict.fromkeys(table["case"])), sorted(set(table["seed"]))
-    if len(part) != len(cases) * len(seeds) or part.duplicated(["case", "seed"]).any():
-        raise MeddiffError("per_case.csv", f"arm {arm} must hold {len(cases)} cases with {len(seeds)} seeds once each, "
-                           f"it holds {len(part)} rows", "Run `dvc repro segment`, then evaluate again")
-    return part.pivot(index="seed", columns="case", values=metric).loc[seeds, cases].to_numpy(np.float64)  # type: ignore[no-any-return]
-
-
-def _detection(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Found]:
+def detect_lesions(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Found]:
+    """How well each arm finds lesions, and finds none in lesion-free images, from `per_case.csv`."""
     cases = mean_over_classes(table)
     free, others = cases[cases["stratum"] == "empty"], cases[cases["stratum"] != "empty"]
     free = free.assign(silent=(free["false_positives"] == 0).astype(float))
@@ -215,6 +202,20 @@ def _detection(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Found
         found[str(arm)] = Found(specificity, own["found"].sum() / lesions if lesions else math.nan,
                                 float(own["false_positives"].mean()), lesions // max(1, own["seed"].nunique()))
     return found
+
+
+def score_matrix(table: pd.DataFrame, arm: str, metric: str) -> NDArray[np.float64]:
+    """`[S, C]` scores of one arm, seeds ascending, cases in the order in which `table` first names them.
+
+    Raises:
+        MeddiffError: a case and seed is missing or there twice.
+    """
+    part = table[table["arm"] == arm]
+    cases, seeds = list(dict.fromkeys(table["case"])), sorted(set(table["seed"]))
+    if len(part) != len(cases) * len(seeds) or part.duplicated(["case", "seed"]).any():
+        raise MeddiffError("per_case.csv", f"arm {arm} must hold {len(cases)} cases with {len(seeds)} seeds once each, "
+                           f"it holds {len(part)} rows", "Run `dvc repro segment`, then evaluate again")
+    return part.pivot(index="seed", columns="case", values=metric).loc[seeds, cases].to_numpy(np.float64)  # type: ignore[no-any-return]
 
 
 def _dice(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interval]:

@@ -24,7 +24,8 @@ BASE = {"errors", "params", "params_file", "cases", "progress", "environment", "
 SERVICES = {"tracking", "storage", "checks", "catalog", "versioning"}
 ACTIONS = {"tune", "trials", "ablation", "parts", "variants", "comparison", "promote", "sampling", "releases", "cells",
            "benchmark", "nnunet"}
-RESULTS = {"records", "summary", "card", "page", "significance", "benchmark_figures", "benchmark_page", "benchmark_cards"}
+RESULTS = {"records", "summary", "card", "page", "significance", "benchmark_figures", "benchmark_tables", "benchmark_page",
+           "benchmark_cards"}
 TOP = {"cli", "__main__"}
 LAYERS = {**dict.fromkeys(BASE, "base"), "layout": "layout", **dict.fromkeys(SERVICES, "services"),
           **dict.fromkeys(ACTIONS, "actions"), **dict.fromkeys(TOP, "top"), "flows": "flows"}
@@ -258,6 +259,6 @@ def test_only_prepare_and_evaluate_name_the_test_cases() -> None:
 def test_searches_and_ablations_never_evaluate() -> None:
     """They choose by validation Dice; only the benchmark and the pipeline's own flow go on to the test."""
     run = {module(path): set(constants(calls(path, "reproduce"), 1)) for path in sources() if calls(path, "reproduce")}
-    assert run == {"trials": {"filter", "segment"}, "cells": {"evaluate"}}
+    assert run == {"trials": {"filter", "segment"}, "cells": {"prepare", "evaluate"}}
     for name in ("tune", "trials", "ablation", "variants", "parts", "comparison"):
         assert not {module(file) for file in ours(PACKAGE / f"{name}.py")} & {"cells", "benchmark", "stages/evaluate"}, name

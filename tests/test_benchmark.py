@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from meddiff.benchmark import benchmark
-from meddiff.cells import PAPER, Cell, cells_of, key_of, read_cell
+from meddiff.cells import PAPER, Cell, _clock, cells_of, key_of, read_cell
 from meddiff.cli import app
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
@@ -68,13 +68,18 @@ class Cells:
             raise self.error("segment", "it must work", "Mend it")
         dice = {"real": 0.5, "synthetic": 0.53 if cell.recipe == "method" else 0.48, "copy_paste": 0.52}
         rows = [{"case": f"c{i}", "group": "", "class": "lesion", "arm": arm, "seed": cell.seed,
-                 "dice": dice[arm] + 0.01 * i, "iou": 0.4, "hd95": 3.0, "nsd": 0.5, "lesion_area": 0.1, "stratum": "small"}
+                 "dice": dice[arm] + 0.01 * i, "iou": 0.4, "hd95": 3.0, "nsd": 0.5, "lesions": 1, "found": 1,
+                 "false_positives": 0, "lesion_area": 0.1, "stratum": "small"}
                 for arm in cell.arms for i in range(6)]
         with replacing(out) as fresh:
             pd.DataFrame(rows).to_csv(fresh / "per_case.csv", index=False)
+            used = pd.DataFrame({"arm": cell.arms, "n_real": 10, "n_synthetic": 12, "n_wanted": 30})
+            used.to_csv(fresh / "arms.csv", index=False)
             (fresh / "cell.json").write_text(json.dumps({
                 "dataset": cell.dataset.name, "budget": cell.budget, "seed": cell.seed, "recipe": cell.recipe,
-                "labelled": cell.budget, "samples": 20, "accepted": 12, "seconds": 3.0, "stages_run": 9, "peak_memory_mb": 900.0,
+                "labelled": 22 + len(cell.dataset.name) if cell.budget == "all" else cell.budget,
+                "samples": 20, "accepted": 12, "seconds": 3.0, "stages_run": 9, "peak_memory_mb": 900.0,
+                "validation": 7, "commit": "abc", "device": "cpu", "dropped": {"copy_paste": "no room"} if cell.seed else {},
                 "sets.accepted.kid.lesion.mean": 0.1}))
 
 
@@ -130,6 +135,12 @@ def test_a_key_changes_with_settings_code_and_data(project: Layout) -> None:
     (project.root / "raw/b.png").write_bytes(b"2")
     assert key(**folder) != data
     assert key() == first
+    (project.root / "foundation").mkdir()
+    (project.root / "foundation/model.bin").write_bytes(b"1")
+    own = {"datasets": ({"name": "demo", "dataset": "demo", "settings": {"foundation.source": "foundation"}},)}
+    before = key(**own)
+    (project.root / "foundation/model.bin").write_bytes(b"22")
+    assert key(**own) != before
     (project.root / "meddiff/stages").mkdir(parents=True)
     (project.root / "meddiff/stages/evaluate.py").write_text("changed")
     assert key() != first
@@ -147,7 +158,7 @@ def test_an_interrupted_benchmark_goes_on_in_the_same_run(project: Layout, runs:
     assert not result.missing
     assert first.envs[0]["MEDDIFF_PARENT_RUN"] == second.envs[0]["MEDDIFF_PARENT_RUN"]
 
-    gains = pd.read_csv(project.benchmark / "gains.csv").set_index(["budget", "arm", "against"])
+    gains = pd.read_csv(project.benchmark / "gains.csv").set_index(["metric", "budget", "arm", "against"]).loc["dice"]
     assert gains.loc[(40, "synthetic", "real"), "mean"] == pytest.approx(0.03)
     assert gains.loc[(40, "synthetic", "copy_paste"), "mean"] == pytest.approx(0.01)
     assert gains.loc[(40, "paper", "real"), "mean"] == pytest.approx(-0.02)
@@ -155,7 +166,13 @@ def test_an_interrupted_benchmark_goes_on_in_the_same_run(project: Layout, runs:
     assert gains.loc[(10, "synthetic", "real"), "seeds"] == 2
     written = {path.name for path in project.benchmark.iterdir()}
     assert written >= {"benchmark.html", "model_card.md", "dataset_card.md", "per_case.csv", "scores.csv", "gains.csv",
-                       "cells.csv"}
+                       "cells.csv", "arms.csv", "detection.csv", "sizes.csv"}
+    facts = json.loads((project.benchmark / "facts.json").read_text())
+    assert (facts["commit"], facts["device"], facts["validation"], facts["size"]) == ("abc", "cpu", [7], "64")
+    assert facts["dropped"] == [f"demo-{budget}-{recipe}-1, copy_paste: no room" for budget, recipe in (
+        (10, "method"), (40, "method"), (40, "paper"))]
+    assert "2 arms are left out" not in (project.benchmark / "benchmark.html").read_text()
+    assert "3 arms are left out" in (project.benchmark / "benchmark.html").read_text()
 
     client = MlflowClient(runs)
     whole = client.get_run(second.envs[0]["MEDDIFF_PARENT_RUN"])
@@ -180,6 +197,30 @@ def test_a_failed_cell_is_told_and_the_others_go_on(project: Layout) -> None:
     assert mended.asked == ["demo-10-method-0"]
 
 
+def test_a_full_disk_stops_one_cell_alone(project: Layout) -> None:
+    result = benchmark(project, settings(project), Cells("demo-10-method-0", OSError))
+    assert result.missing == ("demo-10-method-0: OSError: [Errno segment] it must work: 'Mend it'",)
+
+
+def test_all_is_a_budget_of_its_own_on_every_dataset(project: Layout) -> None:
+    """Also where a dataset has as many cases as another budget."""
+    two = ({"name": "a", "dataset": "demo"}, {"name": "b" * 18, "dataset": "demo"})
+    result = benchmark(project, settings(project, datasets=two, budgets=(23, "all"), seeds=(0, 1)), Cells())
+    assert not result.missing
+    of_all = result.gains[(result.gains["budget"] == "all") & (result.gains["against"] == "real")]
+    assert list(of_all["dataset"]) == ["a", "b" * 18, "average"]
+    assert set(pd.read_csv(project.benchmark / "cells.csv")["labelled"]) == {23, 40}
+    assert "<td>all</td>" in (project.benchmark / "benchmark.html").read_text()
+
+
+def test_samples_grow_with_the_annotated_cases(project: Layout) -> None:
+    params = settings(project, budgets=(10, "all"), samples_per_case=7.5)
+    assert {cell.budget: cell.overrides["generate"]["n"] for cell in cells_of(params)} == {10: 75, 40: 300, "all": 300}
+    assert "n" not in cells_of(settings(project))[0].overrides["generate"]
+    few = cells_of(settings(project, budgets=("all",), samples_per_case=0.5))[0]
+    assert few.overrides["generate"]["n"] == params.generate.n
+
+
 def test_a_cell_that_another_process_holds_is_left_to_it(project: Layout) -> None:
     lock = FileLock(project.work / "benchmark/locks/demo-40-method-0.lock")
     Path(lock.lock_file).parent.mkdir(parents=True)
@@ -196,19 +237,32 @@ def test_no_finished_cell_is_an_error(project: Layout) -> None:
         benchmark(project, one, Cells("demo-40-method-0"))
 
 
-# ---- a real DVC project with one stage, whose cells run in trees of their own
+# ---- a real DVC project with two stages, whose cells run in trees of their own
 
+PREPARE = """
+import yaml, pandas as pd
+from pathlib import Path
+n = yaml.safe_load(open("params.yaml"))["prepare"]["n_labelled"]
+for part, cases in (("train", 12), ("val", 4)):
+    Path(f"data/{part}").mkdir(parents=True, exist_ok=True)
+    pd.DataFrame([{"id": i, "labelled": int(i < n)} for i in range(cases)]).to_csv(f"data/{part}/cases.csv", index=False)
+"""
 STAGE = """
 import json, yaml, pandas as pd
 from pathlib import Path
 p = yaml.safe_load(open("params.yaml")); s = p["segment"]
 assert p["finetune"]["seed"] == s["seeds"][0]
-Path("reports/evaluation/pictures").mkdir(parents=True, exist_ok=True); Path("data/train").mkdir(parents=True, exist_ok=True)
+Path("reports/evaluation/pictures").mkdir(parents=True, exist_ok=True); Path("models/segmenters").mkdir(parents=True)
+kept = Path(".work/segment"); kept.mkdir(parents=True, exist_ok=True)
+for a in s["arms"]:
+    (kept / f"{a}.{len(list(kept.iterdir()))}").touch()
+pd.DataFrame([{"arm": a, "seed": 0, "dice": 0.5, "n_real": 4, "n_synthetic": 1, "n_wanted": 12} for a in s["arms"]]).to_csv(
+    "models/segmenters/validation.csv", index=False)
+pd.DataFrame([], columns=["arm", "reason"]).to_csv("models/segmenters/dropped.csv", index=False)
 pd.DataFrame([{"case": c, "group": "", "class": "lesion", "arm": a, "seed": s["seeds"][0], "dice": 0.5, "iou": 0.5, "hd95": 1.0,
-               "nsd": 0.5, "lesion_area": 0.1, "stratum": "small"} for a in s["arms"] for c in "xyz"]).to_csv(
+               "nsd": 0.5, "lesions": 1, "found": 1, "false_positives": 0, "lesion_area": 0.1, "stratum": "small"}
+              for a in s["arms"] for c in "xyz"]).to_csv(
     "reports/evaluation/per_case.csv", index=False)
-n = p["prepare"]["n_labelled"]
-pd.DataFrame([{"id": i, "labelled": i < n} for i in range(12)]).to_csv("data/train/cases.csv", index=False)
 f = Path("synthetic/b0000"); f.mkdir(parents=True, exist_ok=True)
 pd.DataFrame([{"id": "s", "batch": "b0000", "seed": 0, "background": "n", "area": 0.1, "steps": 2, "generator": "g",
                "guidance_scale": 1.0}]).to_parquet(f / "batch.parquet")
@@ -222,26 +276,52 @@ pd.DataFrame([{"id": "s", "batch": "b0000", "similarity": 0.5, "nearest": "c", "
 
 def test_the_command_runs_cells_in_trees_of_their_own(project: Layout, runs: str) -> None:
     (project.root / "evaluate.py").write_text(STAGE)
-    (project.root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"evaluate": {
-        "cmd": f"{sys.executable} evaluate.py", "deps": ["evaluate.py"], "params": ["prepare", "finetune", "segment"],
-        "outs": ["reports/evaluation", "synthetic", "filtered", "data/train"]}}}))
+    (project.root / "prepare.py").write_text(PREPARE)
+    (project.root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {
+        "prepare": {"cmd": f"{sys.executable} prepare.py", "deps": ["prepare.py"], "params": ["prepare"],
+                    "outs": ["data/train", "data/val"]},
+        "evaluate": {"cmd": f"{sys.executable} evaluate.py", "deps": ["evaluate.py", "data/train"],
+                     "params": ["prepare", "finetune", "segment"],
+                     "outs": ["reports/evaluation", "synthetic", "filtered", "models/segmenters"]}}}))
     (project.root / ".gitignore").write_text(".work/\nreports/\n")
     for words in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
         subprocess.run(words, cwd=project.root, check=True, capture_output=True)
     values = yaml.safe_load(project.params.read_text())
-    values["benchmark"] = {"budgets": [5, "all"], "budget": 5, "seeds": [3], "arms": ["real", "synthetic"], "further": []}
+    values["benchmark"] = {"budgets": [5, 13, "all"], "budget": 5, "seeds": [3], "arms": ["real", "synthetic"], "further": []}
     project.params.write_text(yaml.safe_dump(values, sort_keys=False))
     done = CliRunner().invoke(app, ["benchmark", "--root", str(project.root)])
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 1, done.output
     assert "synthetic against real" in done.output
+    assert ("missing: demo-13-method-3: benchmark cell demo-13-method-3: a budget of 13 needs as many annotated training cases, "
+            "there are 12.") in " ".join(done.output.split())
     cells = pd.read_csv(project.benchmark / "cells.csv")
-    assert list(zip(cells["budget"], cells["recipe"], strict=True)) == [(5, "method"), (12, "method"), (5, "paper")]
+    assert list(zip(cells["budget"], cells["recipe"], strict=True)) == [("5", "method"), ("all", "method"), ("5", "paper")]
+    assert (cells["validation"] == 4).all()
+    assert cells["stages_run"].tolist() == [2, 2, 1]  # the paper's recipe has the method's cases
+    assert cells["peak_memory_mb"].between(20, 2000).all()
+    assert pd.read_csv(project.benchmark / "arms.csv")["n_wanted"].tolist() == [12] * 5
     assert (cells["sets.accepted.seam"] == 0.5).all()
     assert (cells[["samples", "accepted", "labelled"]].to_numpy() == [[1, 1, 5], [1, 1, 12], [1, 1, 5]]).all()
     assert not list((project.work / "benchmark/trees").iterdir())
     params = load_params(project.params)
-    paper = cells_of(params)[2]
-    row, table = read_cell(project.work / "benchmark/done" / key_of(project, params, paper), paper)
-    assert (row["recipe"], set(table["arm"])) == ("paper", {"paper"})
+    paper = cells_of(params)[-1]
+    found = read_cell(project.work / "benchmark/done" / key_of(project, params, paper), paper)
+    assert (found.row["recipe"], set(found.scores["arm"]), set(found.arms["arm"])) == ("paper", {"paper"}, {"paper"})
     page = CliRunner().invoke(app, ["benchmark", "--root", str(project.root), "--page"])
-    assert page.exit_code == 0, page.output
+    assert page.exit_code == 1, page.output
+
+    # A further arm finds the segmenters of the cell as they were left.
+    kept = project.work / "benchmark/segmenters/demo-5-method-3"
+    assert {path.name for path in kept.iterdir()} == {"real.0", "synthetic.1"}
+    values["benchmark"] |= {"arms": ["real", "synthetic", "augmented"], "budgets": [5]}
+    project.params.write_text(yaml.safe_dump(values, sort_keys=False))
+    assert CliRunner().invoke(app, ["benchmark", "--root", str(project.root)]).exit_code == 0
+    assert {path.name for path in kept.iterdir()} >= {"real.0", "synthetic.1", "augmented.4"}
+
+
+def test_the_time_of_interrupted_attempts_counts(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), _clock(tmp_path / "work/seconds"):
+        raise KeyboardInterrupt
+    (tmp_path / "work/seconds").write_text("100.5")
+    with _clock(tmp_path / "work/seconds") as seconds:
+        assert 100.5 <= seconds() < 110

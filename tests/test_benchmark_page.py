@@ -10,19 +10,23 @@ import pytest
 from meddiff.benchmark_cards import dataset_card, model_card
 from meddiff.benchmark_figures import figures
 from meddiff.benchmark_page import render, verdict
+from meddiff.benchmark_tables import Tables
 from meddiff.page import Picture
 
 FACTS: dict[str, Any] = {
-    "size": 64,
+    "size": "64",
     "budget": 40,
-    "seeds": [0, 1, 2],
-    "steps": 400,
+    "seeds": [0, 1, 2, 3, 4],
+    "steps": "400",
     "network": "unet",
     "datasets": ["busi", "a<b>"],
     "device": "cpu",
     "threads": 1,
     "extractor": "lesion",
-    "tolerance": 2.0,
+    "tolerance": "2.0",
+    "validation": [97, 321],
+    "commit": "0123abc",
+    "seen": True,
     "made": "2026-11-22",
     "command": "meddiff benchmark",
     "foundation": "embedded",
@@ -36,24 +40,26 @@ def gain(
     mean: float = 0.03,
     half: float = 0.01,
     p: float = 0.001,
-    budget: int = 40,
+    budget: int | str = 40,
+    metric: str = "dice",
 ) -> dict[str, Any]:
     return {
         "dataset": dataset,
         "budget": budget,
         "arm": arm,
         "against": against,
+        "metric": metric,
         "mean": mean,
         "lower": mean - half,
         "upper": mean + half,
         "p": p / 2,
         "p_holm": p,
         "cases": 162,
-        "seeds": 3,
+        "seeds": 5,
     }
 
 
-def score(dataset: str, arm: str, mean: float, budget: int = 40) -> list[dict[str, Any]]:
+def score(dataset: str, arm: str, mean: float, budget: int | str = 40) -> list[dict[str, Any]]:
     return [
         {
             "dataset": dataset,
@@ -64,7 +70,8 @@ def score(dataset: str, arm: str, mean: float, budget: int = 40) -> list[dict[st
             "lower": mean - 0.05,
             "upper": mean + 0.05,
             "cases": 162,
-            "seeds": 3,
+            "seeds": 5,
+            "left_out": 7 if metric == "hd95" else 0,
         }
         for metric in ("dice", "iou", "hd95", "nsd")
     ]
@@ -79,6 +86,7 @@ def cells() -> pd.DataFrame:
                 "seed": seed,
                 "recipe": recipe,
                 "labelled": 40,
+                "validation": 97,
                 "samples": 100,
                 "accepted": 60 + seed,
                 "seconds": 600.0,
@@ -95,6 +103,22 @@ def cells() -> pd.DataFrame:
     )
 
 
+def arms() -> pd.DataFrame:
+    used = {"real": (0, 0), "synthetic": (62, 120), "synthetic_x0.5": (20, 20)}
+    return pd.DataFrame([{"dataset": dataset, "budget": budget, "seed": seed, "arm": arm, "n_real": n, "n_synthetic": pairs,
+                          "n_wanted": wanted} for dataset in ("busi", "a<b>") for budget, n in ((40, 40), ("all", 377))
+                         for seed in (0, 1) for arm, (pairs, wanted) in used.items()])
+
+
+def tables(scores: pd.DataFrame, gains: pd.DataFrame) -> Tables:
+    detection = pd.DataFrame([{"dataset": "busi", "budget": 40, "arm": arm, "specificity": 0.75, "lower": 0.6, "upper": 0.9,
+                               "free": 44, "found": 0.9, "lesions": 165, "false_positives": 0.31, "seeds": 5}
+                              for arm in ("real", "synthetic")])
+    sizes = pd.concat([scores.assign(stratum=size, gain=gain, gain_lower=gain, gain_upper=gain)
+                       for size, gain in (("small", 0.045), ("large", np.nan))])
+    return Tables(scores, gains, cells(), arms(), detection, sizes, pd.DataFrame())
+
+
 def page(gains: list[dict[str, Any]], missing: list[str] | None = None, scores: list[dict[str, Any]] | None = None) -> str:
     table = pd.DataFrame(
         scores or [*score("busi", "real", 0.611), *score("busi", "synthetic", 0.641), *score("a<b>", "real", 0.8)]
@@ -104,7 +128,7 @@ def page(gains: list[dict[str, Any]], missing: list[str] | None = None, scores: 
         Picture("busi-cases", b"png", "Cases."),
         Picture("busi-pairs", b"png", "Pairs."),
     ]
-    return render(table, pd.DataFrame(gains), cells(), shown, FACTS, missing or [])
+    return render(tables(table, pd.DataFrame(gains)), shown, FACTS, missing or [], ["busi-40-method-1, copy_paste: no <room>"])
 
 
 @pytest.mark.parametrize(
@@ -133,11 +157,11 @@ def test_the_verdict_claims_only_what_interval_and_test_say(row: dict[str, Any],
     assert shown in re.sub("<[^>]+>", "", page([row]))
 
 
-def test_fewer_than_three_seeds_claim_nothing() -> None:
-    assert verdict(pd.DataFrame([gain() | {"seeds": 2}]), 40) == [
-        "busi: too few seeds (2) to tell a difference from real images only: +3.0 (+2.0 to +4.0) Dice points, p = 0.001."]
+def test_fewer_than_five_seeds_claim_nothing() -> None:
+    assert verdict(pd.DataFrame([gain() | {"seeds": 4}]), 40) == [
+        "busi: too few seeds (4) to tell a difference from real images only: +3.0 (+2.0 to +4.0) Dice points, p = 0.001."]
     assert "verdict better" in page([gain()])
-    assert "verdict better" not in page([gain() | {"seeds": 2}])
+    assert "verdict better" not in page([gain() | {"seeds": 4}])
 
 
 def test_other_budgets_are_not_the_verdict() -> None:
@@ -164,17 +188,44 @@ def test_numbers_of_the_tables_are_on_the_page() -> None:
         "64 pixels",
         "162 test cases",
         "Energy wasn",
+        "meddiff benchmark at 0123abc",
+        "97 or 321 validation cases",
+        "7 scores left out",
+        "<td>62<small>of 120: as far as there were</small></td>",
+        "<td>75%<small>60% to 90%</small></td>",
+        "90% of 165",
+        "0.641<small>+4.5 (+4.5 to +4.5)</small>",
+        "<td>all</td><td>377</td>",
+        "1 arm is left out",
+        "busi-40-method-1, copy_paste: no &lt;room&gt;",
     ):
         assert shown in whole, shown
+    assert "20<small>of" not in whole
+    assert "trained on is unknown" not in whole
     assert "60% of" in whole
     assert whole.count("<figure>") == 4  # arms, budgets, cases, pairs
+
+
+def test_other_metrics_and_all_as_a_budget_stand_beside_the_verdict() -> None:
+    others = [gain(metric="hd95", mean=-0.8, half=0.3), gain(metric="iou", mean=0.04)]
+    shown = page([gain(), gain(budget="all", mean=0.002), *others])
+    assert "<td>all</td>" in shown
+    assert "<td>-0.8<small>-1.1 to -0.5</small></td>" in shown
+    assert "HD95 [px]" in shown
+    assert shown.count("raised the Dice") == 1
+
+
+def test_a_foundation_of_unknown_training_is_told() -> None:
+    found = tables(pd.DataFrame(score("busi", "real", 0.6)), pd.DataFrame())
+    whole = render(found, [], FACTS | {"seen": False, "foundation": "hub/model"}, [])
+    assert "What the foundation (hub/model) was trained on is unknown here" in whole
 
 
 def test_arms_of_fewer_seeds_are_named() -> None:
     few = [row | {"seeds": 1} for row in score("busi", "paper", 0.6)]
     scores = [*score("busi", "real", 0.6), *score("busi", "synthetic", 0.6), *few]
     whole = page([gain()], scores=scores)
-    assert "162 test cases with a lesion, 3 seeds (but real + the paper&#x27;s recipe: 1;" in whole
+    assert "162 test cases with a lesion, 5 seeds (but real + the paper&#x27;s recipe: 1;" in whole
 
 
 def test_the_page_stands_alone_and_escapes() -> None:
@@ -194,7 +245,7 @@ def test_missing_cells_are_told() -> None:
 
 
 def test_a_benchmark_without_any_comparison_has_a_page() -> None:
-    whole = render(pd.DataFrame(score("busi", "real", 0.6)), pd.DataFrame(), cells(), [], FACTS, [])
+    whole = render(tables(pd.DataFrame(score("busi", "real", 0.6)), pd.DataFrame()), [], FACTS, [])
     assert "No gain measured" in whole
 
 
@@ -204,6 +255,6 @@ def test_cards_hold_the_numbers_and_the_warnings() -> None:
     for card in (model, data):
         assert "no difference shown against real images only: −0.4 (−1.4 to +0.6) Dice points" in card
         assert "Not privacy-preserving" in card
-        assert "3 seeds" in card
+        assert "5 seeds" in card
     assert "4 generators" in model
     assert "| busi | 40 | 2 | 200 | 121 | 0.013 | 0.25 |" in data

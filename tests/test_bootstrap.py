@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from meddiff.bootstrap import gain_interval, mean_interval
+from meddiff.bootstrap import gain_interval, mean_interval, nearer_p
 from meddiff.errors import MeddiffError
 
 
@@ -78,3 +78,15 @@ def test_undefined_scores_are_left_out():
 def test_misfits_are_named(call):
     with pytest.raises(MeddiffError, match="bootstrap"):
         call()
+
+
+def test_real_lesions_are_seldom_taken_for_copies() -> None:
+    """Samples of the held-back lesions' own distribution, against distances of both to one training set."""
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(2000):
+        held_back, samples = rng.random(20), rng.random(60)
+        refused += nearer_p(int((samples < held_back.min()).sum()), 60, 20) < 0.05
+    assert 0.02 < refused / 2000 < 0.055
+    assert nearer_p(0, 60, 20) == 1
+    assert nearer_p(1, 60, 20) == pytest.approx(60 / 80)
+    assert nearer_p(60, 60, 20) < 1e-12

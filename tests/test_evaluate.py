@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from meddiff.augmentation import augment, augment_strongly
-from meddiff.cases import Case, read_cases, write_image, write_mask
+from meddiff.bootstrap import nearer_p
+from meddiff.cases import Case, PairFiles, read_accepted, read_cases, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import Params
@@ -205,8 +206,24 @@ def test_the_rivals_and_ratios_differ_in_what_they_are_about(layout, monkeypatch
     pasted = {call.seed: call.pairs for call in calls if call.arm == "copy_paste"}
     assert {case.group for case in pasted[0]} <= {case.group for case in calls[0].real}
     assert not np.array_equal(pasted[0][0].image, pasted[1][0].image)
-    accepted = {call.arm: {case.id for case in call.pairs} for call in calls if call.arm.startswith("synthetic")}
-    assert len(set(map(frozenset, accepted.values()))) == 1
+    accepted = {call.arm: {case.id for case in call.pairs} for call in calls if call.seed == 0}
+    assert accepted["synthetic"] == accepted["synthetic_only"] < accepted["synthetic_x5"]
+    assert table.groupby("arm")["n_wanted"].first().to_dict() == {
+        "real": 0, "augmented": 0, "copy_paste": 2, "synthetic": 2, "synthetic_only": 2, "synthetic_x0.25": 2,
+        "synthetic_x5": 40}
+
+
+def test_only_the_pairs_that_are_used_are_read_and_they_are_those_of_all(layout, monkeypatch):
+    every, seen, read = read_accepted(layout.synthetic, layout.filtered), [], PairFiles.read
+    monkeypatch.setattr(PairFiles, "read", lambda files: seen.append(files.id) or read(files))
+    segment.run(layout, settings(segment={"arms": ["real", "synthetic"], "seeds": [0, 1], "ratio": 0.25}), Unrecorded())
+    assert len(seen) == 4
+    real, validation = read_cases(layout.cases("train")), read_cases(layout.cases("val"))
+    whole = settings().segment.model_copy(update={"ratio": 0.25})
+    for seed in (0, 1):
+        trained = segment.train_segmenter(real, every, whole, seed, validation)
+        trained.save(layout.work / "whole")
+        assert (layout.work / "whole/model.safetensors").read_bytes() == weights(layout, "synthetic", seed)
 
 
 def test_settings_of_other_arms_leave_the_real_ones_and_the_pasted_ones_alone(layout, monkeypatch):
@@ -255,12 +272,18 @@ def test_copies_go_on_lesion_free_images_and_self_training_takes_what_was_found(
     given, paste = [], segment.copy_paste
     monkeypatch.setattr(segment, "copy_paste",
                         lambda real, grounds, *rest: given.append(len(grounds)) or paste(real, grounds, *rest))
-    segment.run(layout, settings(segment={"arms": ["self_training", "copy_paste"], "seeds": [0]}), Unrecorded())
+    segment.run(layout, settings(segment={"arms": ["self_training", "copy_paste", "copy_paste_sites"], "seeds": [0]}),
+                Unrecorded())
     for pair, case in zip(trained.calls[0].pairs, found, strict=True):
         assert pair.id == case.id
         assert np.array_equal(pair.image, case.image), "as it was before its lesion was filled in"
         assert np.array_equal(pair.mask, case.mask)
-    assert given == [4]
+    assert given == [4, 3], "lesion-free images, and sites with their lesions filled in"
+    grounds, centres = [255 - case.image for case in found], [np.argwhere(case.mask).mean(axis=0) for case in found]
+    for pair in trained.calls[2].pairs:
+        at = [i for i, ground in enumerate(grounds) if (pair.image == ground).mean() > 0.5]
+        assert len(at) == 1
+        assert np.linalg.norm(np.argwhere(pair.mask).mean(axis=0) - centres[at[0]]) < 3
 
 
 def test_the_report_and_the_closing_lines_name_all_arms(layout, monkeypatch, capsys):
@@ -366,9 +389,41 @@ def test_an_arm_without_pairs_may_be_the_real_one(layout, monkeypatch, capsys):
     assert table["n_synthetic"].tolist() == [0, 0, 0, 0]
     assert table["dice"].nunique(dropna=False) == 1
     assert "there is no pair for the arm self_training" in capsys.readouterr().err
+    assert pd.read_csv(layout.segmenters / "dropped.csv").empty
     only = settings(segment={"arms": ["synthetic_only"], "seeds": [0], "empty_arms": "real"})
     with pytest.raises(MeddiffError, match=r"the synthetic_only arm needs at least one accepted pair"):
         segment.run(layout, only, Unrecorded())
+
+
+def test_only_the_impossible_arms_of_the_benchmark_are_left_out(layout, monkeypatch, capsys):
+    """The benchmark's own arms, where the filter accepts nothing and lesions fit into no background."""
+    shutil.rmtree(layout.filtered)
+    put_synthetic(layout, accepted=0)
+    table = pd.DataFrame({"id": [], "source": []})
+    layout.backgrounds.mkdir(exist_ok=True)
+    table.to_csv(layout.backgrounds / "backgrounds.csv", index=False)
+    Trained(monkeypatch)
+    arms = [*Params().benchmark.arms, *Params().benchmark.further]
+    segment.run(layout, settings(segment={"arms": arms, "seeds": [0, 1], "empty_arms": "real"}), Unrecorded())
+    left = [arm for arm in arms if arm not in ("copy_paste", "copy_paste_sites", "synthetic_only")]
+    assert list(dict.fromkeys(pd.read_csv(layout.segmenters / "validation.csv")["arm"])) == left
+    dropped = pd.read_csv(layout.segmenters / "dropped.csv").set_index("arm")["reason"]
+    assert "lesion-free background" in dropped["copy_paste"]
+    assert "the filter left none" in dropped["synthetic_only"]
+    assert "segment: the arm synthetic_only is left out: " in capsys.readouterr().err
+    evaluate.run(layout, settings(), Unrecorded())
+    assert list(json.loads((layout.report / "summary.json").read_text())["arms"]) == left
+    with pytest.raises(MeddiffError, match="lesion-free background"):
+        segment.run(layout, settings(segment={"arms": arms, "seeds": [0, 1]}), Unrecorded())
+
+
+def test_the_memorised_share_is_a_headline_of_the_evaluation(finished):
+    tracker = Recorded()
+    (finished.filtered / "fidelity.json").write_text(json.dumps({"n_reference": 19, "sets": {"accepted": {
+        "n": 40, "copies": {"share": 0.25, "expected_share": 0.05}}}}))
+    evaluate.run(finished, settings(), tracker)
+    assert tracker.headlines["memorised"] == 0.25
+    assert tracker.headlines["memorised_p"] == pytest.approx(nearer_p(10, 40, 19))
 
 
 def test_evaluate_leaves_rows_summary_pictures_and_page(finished, capsys):

@@ -6,18 +6,22 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pandas as pd
 import pytest
 import yaml
 from prefect.states import State
 from prefect.utilities.callables import parameter_schema
 
 from flows import artifacts, deploy
+from flows import benchmark as benchmark_module
 from flows import pipeline as module
 from flows.ablate import ablate as ablate_flow
 from flows.benchmark import benchmark as benchmark_flow
 from flows.pipeline import crashed, keep_results, overrides, pipeline
 from flows.tune import proposal
 from flows.tune import tune as tune_flow
+from meddiff.benchmark import Benchmark
+from meddiff.cells import Cell, cells_of
 from meddiff.errors import MeddiffError
 from meddiff.layout import STAGES, Layout
 from meddiff.params import Params
@@ -142,6 +146,42 @@ def test_artifacts_are_made_from_the_files_of_the_stages(tmp_path: Path, monkeyp
             module.SHOW[stage](layout)
     assert set(made) == {"quality", "dice", "pairs"}
     assert "data:image/png;base64" in made["pairs"]
+
+
+@pytest.mark.parametrize("missing", [(), ("a-10-method-0: segment: it must work.",)])
+def test_the_benchmark_runs_its_cells_as_tasks_and_shows_the_gains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                   missing: tuple[str, ...]) -> None:
+    class Task:
+        ran: ClassVar[list[tuple[str, str]]] = []
+
+        def with_options(self, task_run_name: str) -> Any:
+            return lambda layout, cell, env, out: self.ran.append((task_run_name, env["MEDDIFF_EXECUTION"]))
+
+    def prove(layout: Layout, params: Params, run: Any) -> Benchmark:
+        assert (layout.root, params.benchmark.budget, params.benchmark.paper) == (tmp_path, 10, False)
+        for cell in cells_of(params):
+            assert isinstance(cell, Cell)
+            run(cell, {"MEDDIFF_EXECUTION": "own"}, tmp_path / "out")
+        gain = {"dataset": "a", "budget": "all", "arm": "synthetic", "against": "real", "mean": 0.03, "lower": 0.01,
+                "upper": 0.05, "p_holm": 0.01, "cases": 40, "seeds": 5, "metric": "dice"}
+        return Benchmark(pd.DataFrame([gain] * (not missing)), missing, tmp_path / "benchmark.html")
+
+    shown: dict[str, Any] = {}
+    (tmp_path / "params.yaml").write_text("benchmark: {budget: 10}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(benchmark_module.proof, "benchmark", prove)
+    monkeypatch.setattr(benchmark_module, "cell_task", Task())
+    monkeypatch.setattr(benchmark_module, "create_table_artifact", lambda table, key, description: shown.update({key: table}))
+    Task.ran.clear()
+    given = Params.model_validate({"benchmark": {"seeds": [3], "budgets": ["all"], "paper": False}}).benchmark
+    if missing:
+        with pytest.raises(MeddiffError, match="1 cells are missing: a-10-method-0"):
+            benchmark_flow.fn(given)
+        assert shown == {"benchmark-gains": []}
+    else:
+        benchmark_flow.fn(given)
+        assert shown["benchmark-gains"][0]["budget"] == "all"
+    assert Task.ran == [("demo-all-method-3", "own"), ("demo-10-method-3", "own")]
 
 
 def test_a_search_proposes_a_change_and_shows_its_trials(tmp_path: Path) -> None:

@@ -100,6 +100,16 @@ def in_a_part(part: str) -> Callable[[Layout, Case], str]:
     return spoil
 
 
+def mirrored(layout: Layout, case: Case) -> str:
+    plant(layout, layout.cases("train"), "cases.csv", "other", changed(case.image)[:, ::-1], group="other", labelled="0")
+    return rf"data/train/other: .*`other` is a mirrored near-duplicate of test case `{case.id}`"
+
+
+def mirrored_sample(layout: Layout, case: Case) -> str:
+    write_image(layout.synthetic / "b0000/images/s0.png", changed(case.image)[:, ::-1])
+    return rf"synthetic/b0000/s0: .*`s0` is a mirrored near-duplicate of test case `{case.id}`"
+
+
 def same_pixels(layout: Layout, case: Case) -> str:
     plant(layout, layout.normal, "backgrounds.csv", "other", case.image, source="normal")
     return rf"data/backgrounds/other: .*`other` has the very pixels of test case `{case.id}`"
@@ -150,8 +160,8 @@ def test_a_clean_project_goes_on(layout: Layout) -> None:
 
 @pytest.mark.parametrize("lesion", [True, False])
 @pytest.mark.parametrize("spoil", [
-    in_a_part("train"), in_a_part("val"), same_pixels, same_id, same_group, as_background, as_cleared_background, recorded(""),
-    recorded("_removed"), as_sample,
+    in_a_part("train"), in_a_part("val"), mirrored, mirrored_sample, same_pixels, same_id, same_group, as_background,
+    as_cleared_background, recorded(""), recorded("_removed"), as_sample,
 ])
 def test_a_planted_leak_is_named(spoil: Callable[[Layout, Case], str], lesion: bool, layout: Layout) -> None:
     words = spoil(layout, lesion_and_free(layout)[not lesion])

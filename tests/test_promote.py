@@ -40,7 +40,7 @@ class Echo:
 def _load_pyfunc(path):
     return Echo(pathlib.Path(path, "word.txt").read_text())
 '''
-GOOD = {"gain_lower": 0.01, "acceptance": 0.5, "copies": 0.0}
+GOOD = {"gain_lower": 0.01, "acceptance": 0.5, "copies": 0.0, "memorised_p": 0.4}
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +94,24 @@ def execution(layout: Layout, name: str, metrics: dict[str, float], monkeypatch:
 @pytest.mark.parametrize(("metrics", "broken"), [
     (GOOD, ""), ({**GOOD, "gain_lower": -0.001}, "gain_lower"),
     ({**GOOD, "acceptance": 0.1}, "acceptance"), ({**GOOD, "copies": 0.2}, "copies"),
-    ({**GOOD, "gain_lower": math.nan}, "gain_lower"), ({"gain_lower": 0.1, "acceptance": 0.5}, "copies"),
+    ({**GOOD, "gain_lower": math.nan}, "gain_lower"),
+    ({name: value for name, value in GOOD.items() if name != "copies"}, "copies"),
+    ({**GOOD, "memorised_p": 0.04}, "memorised_p"),
+    ({name: value for name, value in GOOD.items() if name != "memorised_p"}, "memorised_p"),
 ])
 def test_each_rule_of_the_gate(metrics: dict[str, float], broken: str) -> None:
     decision = gate.judge(Evidence("3", "run", "name", metrics), PromoteParams())
     assert decision.passed == (not broken)
     assert [reason.split()[1] for reason in decision.reasons if reason.startswith("FAILED")] == [broken] * bool(broken)
+
+
+def test_copies_that_passed_the_filter_are_told() -> None:
+    found = {**GOOD, "memorised": 0.12, "memorised_expected": 0.0476, "memorised_p": 0.0031}
+    decision = gate.judge(Evidence("3", "run", "name", found), PromoteParams())
+    assert not decision.passed
+    assert decision.reasons[3] == (
+        "FAILED: memorised_p is 0.0031, must be at least 0.05 (12.0% of the accepted lesions lie nearer to a training lesion "
+        "than every held-back real one, 4.8% is expected of real lesions)")
 
 
 def test_a_version_without_a_complete_execution_is_refused() -> None:

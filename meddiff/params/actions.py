@@ -21,6 +21,9 @@ class PromoteParams(Section):
     min_gain_lower: float = Field(0.0, description="least lower bound of the Dice gain's interval")
     min_acceptance: Fraction = 0.2
     max_copies: Fraction = Field(0.05, description="greatest share of generated samples rejected as copies")
+    memorised_alpha: Fraction = Field(
+        0.05, description="least p-value of the accepted lesions being no nearer to the training lesions than held-back real ones"
+    )
 
 
 class TuneParams(Section):
@@ -64,13 +67,17 @@ class BenchmarkParams(Section):
         (10, 40), description="annotated training cases; `all` takes every one"
     )
     budget: Positive = Field(40, description="budget of the `further` arms, the paper's recipe and the verdict")
+    samples_per_case: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="samples made for each annotated case, in the place of generate.n; `all` gets at least as many as the "
+        "largest budget; null: generate.n throughout"
+    )
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(
         (0, 1, 2, 3, 4), description="each chooses its annotated cases, trains its own generator and its own segmenters"
     )
     arms: tuple[ArmName, ...] = Field(("real", "augmented", "copy_paste", "synthetic"), description="at every budget")
     further: tuple[ArmName, ...] = Field(
-        ("self_training", "uncorroded", "unfiltered", "synthetic_only", "synthetic_x0.5", "synthetic_x1", "synthetic_x2",
-         "synthetic_x5"),
+        ("copy_paste_sites", "self_training", "uncorroded", "unfiltered", "synthetic_only", "synthetic_x0.5", "synthetic_x1",
+         "synthetic_x2", "synthetic_x5"),
         description="further arms at `budget`",
     )
     paper: bool = Field(True, description="also run the paper's published recipe at `budget`")

@@ -9,7 +9,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 ClassName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]{0,39}$")]
-ARMS = ("real", "augmented", "copy_paste", "self_training", "synthetic", "uncorroded", "unfiltered", "synthetic_only")
+ARMS = ("real", "augmented", "copy_paste", "copy_paste_sites", "self_training", "synthetic", "uncorroded", "unfiltered",
+        "synthetic_only")
 
 
 def ratio_of(arm: str) -> float | None:

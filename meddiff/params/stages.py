@@ -194,8 +194,8 @@ class SegmentParams(Section):
         "", description="of flexible_unet: file of pretrained weights, full path; empty: random ones"
     )
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1)] = Field(
-        ("real", "synthetic"), description="also augmented, copy_paste, self_training, uncorroded, unfiltered, synthetic_only, "
-        "synthetic_xRATIO: docs/method.md"
+        ("real", "synthetic"), description="also augmented, copy_paste, copy_paste_sites, self_training, uncorroded, unfiltered, "
+        "synthetic_only, synthetic_xRATIO: docs/method.md"
     )
     seeds: tuple[Seed, ...] = (0, 1, 2)
     steps: Positive = 200
@@ -206,7 +206,8 @@ class SegmentParams(Section):
     precision: Precision = Field("float32", description="of the network's activations in training; bfloat16 where it is faster")
     vertical_flips: bool = Field(False, description="also flip images upside down in training; wrong for ultrasound")
     empty_arms: Literal["refuse", "real"] = Field(
-        "refuse", description="an arm without any pair: stop before anything is trained, or train on the real cases alone"
+        "refuse", description="an arm without any pair: stop before anything is trained, or train on the real cases alone; one "
+        "that has none of these either is left out"
     )
 
     @field_validator("arms")

@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from meddiff.bootstrap import nearer_p
 from meddiff.cases import DEEP, Case, Frame, Pixels, read_accepted, read_cases, read_image, read_mask
 from meddiff.errors import MeddiffError
 from meddiff.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
@@ -71,7 +72,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
             (folder / "pictures" / f"{picture.name}.png").write_bytes(picture.png)
         title = f"{params.prepare.dataset}, {_images(layout, cases)}"
         (folder / "report.html").write_text(render(summary, pictures, title, date.today().isoformat(), settings.tolerance))
-    tracker.headline(summary.headlines())
+    tracker.headline(summary.headlines() | _memorisation(layout.filtered / "fidelity.json"))
     for name in ("report.html", "summary.json", "per_case.csv", "pictures"):
         tracker.headline_file(layout.report / name)
     print("\n".join(closing_lines(summary, layout.report / "report.html")))
@@ -168,6 +169,17 @@ def _score(predictions: Predictions, cases: Sequence[Case], tolerance: float, cl
 
 def _quality(records: Records) -> Quality:
     return assess(records.decisions, list(records.samples["batch"]), sum(bool(reasons) for reasons in records.reasons.values()))
+
+
+def _memorisation(path: Path) -> dict[str, float]:
+    """How near the accepted lesions lie to the training lesions; nothing where `filter` couldn't measure it."""
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    accepted, held_back = found.get("sets", {}).get("accepted", {}), found.get("n_reference", 0)
+    copies, n = accepted.get("copies") or {}, accepted.get("n", 0)
+    if copies.get("share") is None or not n or not held_back:
+        return {}
+    return {"memorised": copies["share"], "memorised_expected": copies["expected_share"],
+            "memorised_p": nearer_p(round(copies["share"] * n), n, held_back)}
 
 
 def _pictures(layout: Layout, table: pd.DataFrame, summary: Summary, cases: Sequence[Case], predictions: Predictions,

@@ -14,21 +14,22 @@ import pandas as pd
 
 from meddiff import augmentation, metrics, networks, segmentation, training
 from meddiff.augmentation import augment, augment_strongly
-from meddiff.cases import Case, Pixels, read_accepted, read_cases, read_image, read_mask, read_unfiltered, sha256
+from meddiff.cases import Case, PairFiles, list_accepted, list_unfiltered, read_cases, read_image, read_mask, sha256
 from meddiff.copy_paste import copy_paste
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
 from meddiff.params import Params, SegmentParams, ratio_of
 from meddiff.progress import bar
-from meddiff.segmentation import Segmenter, train_segmenter
+from meddiff.segmentation import Segmenter, chosen, train_segmenter
 from meddiff.stages import use_machine, work_key
 from meddiff.tracking import StageRun
 
 WITHOUT_PAIRS = ("real", "augmented")
+PASTED = ("copy_paste", "copy_paste_sites")
 
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
-    """Train every arm with every seed into `models/segmenters/ARM/SEED/`, and write `validation.csv`.
+    """Train every arm with every seed into `models/segmenters/ARM/SEED/`, and write `validation.csv` and `dropped.csv`.
 
     A finished segmenter is kept in `.work/` under a name made from its inputs and the code that trains it: a run that was
     killed goes on from there, and a new filter setting doesn't train the real arm again.
@@ -42,86 +43,120 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     code = [getsource(module) for module in (augmentation, metrics, networks, segmentation, training)]
     if (weights := Path(settings.encoder_weights).expanduser()).is_file():
         code.append(sha256(weights))
+    code += [_digest(real), _digest(validation)]
     pairs_of = _Pairs(layout, settings, real)
     used, rows = [], []
-    for arm in settings.arms:
+    for arm, seed in ((arm, seed) for arm in settings.arms if arm not in pairs_of.dropped for seed in settings.seeds):
         augmentation_of = augment_strongly if arm == "augmented" else augment
-        for seed in settings.seeds:
-            pairs = pairs_of(arm, seed)
-            pool = min(len(pairs), max(1, round((ratio_of(arm) or settings.ratio) * len(real))))
-            own = _relevant(settings, arm, pool / max(1, len(real)))
-            if not pairs and arm not in WITHOUT_PAIRS:
-                print(f"segment: there is no pair for the arm {arm}: it is trained on the real cases alone", file=sys.stderr)
-            name = work_key(own, augmentation_of.__name__, str(seed), f"{device} {params.compute.threads} {classes}", *code,
-                            *(_digest(cases) for cases in (real, pairs, validation)))
-            folder = layout.work / "segment" / name
-            begun = time.monotonic()
-            if not folder.is_dir():
-                with bar(f"segment {arm} seed {seed}") as report:
-                    segmenter = train_segmenter(real, pairs, own, seed, validation, device,
-                                                layout.work / "segment" / f"{name}.safetensors", report, classes, augmentation_of)
-                _keep(folder, segmenter, {"arm": arm, "seed": seed, "dice": segmenter.validation_dice, "steps": settings.steps,
-                                          "seconds": time.monotonic() - begun, "n_real": len(real), "n_synthetic": pool})
-            used.append(folder)
-            rows.append(pd.read_csv(folder / "validation.csv").assign(arm=arm))  # arms of equal pairs share a segmenter
-            _record(tracker, folder, arm, seed)
+        pairs, wanted = pairs_of(arm, seed), pairs_of.wanted(arm)
+        own = _relevant(settings, arm, len(pairs) / max(1, len(real)))
+        if not pairs and wanted:
+            print(f"segment: there is no pair for the arm {arm}: it is trained on the real cases alone", file=sys.stderr)
+        name = work_key(own, augmentation_of.__name__, str(seed), f"{device} {params.compute.threads} {classes}", *code,
+                        _digest(pairs))
+        folder = layout.work / "segment" / name
+        begun = time.monotonic()
+        if not folder.is_dir():
+            with bar(f"segment {arm} seed {seed}") as report:
+                segmenter = train_segmenter(real, pairs, own, seed, validation, device,
+                                            layout.work / "segment" / f"{name}.safetensors", report, classes, augmentation_of)
+            _keep(folder, segmenter, {"arm": arm, "seed": seed, "dice": segmenter.validation_dice, "steps": settings.steps,
+                                      "seconds": time.monotonic() - begun, "n_real": len(real), "n_synthetic": len(pairs)})
+        used.append(folder)
+        # Arms of equal pairs share a segmenter.
+        rows.append(pd.read_csv(folder / "validation.csv").assign(arm=arm, n_wanted=wanted))
+        _record(tracker, folder, arm, seed)
     table = pd.concat(rows, ignore_index=True)
     with replacing(layout.segmenters) as fresh:
         for folder, arm, seed in zip(used, table["arm"], table["seed"], strict=True):
             shutil.copytree(folder, fresh / arm / str(seed), ignore=shutil.ignore_patterns("*.csv"))
         table.to_csv(fresh / "validation.csv", index=False)
+        pd.DataFrame(pairs_of.dropped.items(), columns=["arm", "reason"]).to_csv(fresh / "dropped.csv", index=False)
     _forget(layout.work / "segment", used)
     tracker.file(layout.segmenters / "validation.csv")
     tracker.headline({f"val_dice_{arm}": float(dice) for arm, dice in table.groupby("arm")["dice"].mean().dropna().items()})
 
 
 class _Pairs:
-    """What an arm adds to the real cases, by arm and seed. Arms that filter otherwise have as many pairs as `synthetic`."""
+    """What an arm adds to the real cases, by arm and seed. Arms that filter otherwise have as many pairs as `synthetic`.
+
+    Attributes:
+        dropped: arm -> why it can't be trained; empty unless `empty_arms` is `real`.
+    """
 
     def __init__(self, layout: Layout, settings: SegmentParams, real: Sequence[Case]) -> None:
-        """What the arms need is read at once, so that nothing is trained before something is found missing."""
-        self.layout, self.settings, self.real = layout, settings, real
-        self.accepted = cache(partial(read_accepted, layout.synthetic, layout.filtered))
-        self.painted = cache(partial(read_accepted, layout.synthetic, layout.filtered, corroded=False))
-        self.unfiltered = cache(partial(read_unfiltered, layout.synthetic, layout.filtered))
-        self.backgrounds = cache(partial(_backgrounds, layout))
-        self.sites = cache(partial(_found, layout))
+        """What the arms need is looked for at once, so that nothing is trained before something is found missing."""
+        self.layout, self.settings, self.real, self.dropped = layout, settings, real, dict[str, str]()
+        self.accepted = cache(partial(list_accepted, layout.synthetic, layout.filtered))
+        self.painted = cache(partial(list_accepted, layout.synthetic, layout.filtered, corroded=False))
+        self.unfiltered = cache(partial(list_unfiltered, layout.synthetic, layout.filtered))
+        self.backgrounds, self.sites = cache(partial(_backgrounds, layout)), cache(partial(_found, layout))
+        self.pasted = cache(self._paste)
         for arm in settings.arms:
-            if arm == "copy_paste":
-                self.backgrounds()
-            elif arm not in WITHOUT_PAIRS and not self(arm, 0) and (settings.empty_arms == "refuse" or arm == "synthetic_only"):
-                raise _nothing(layout, arm)
+            if error := self._impossible(arm):
+                if settings.empty_arms == "refuse" or len(self.dropped) + 1 == len(settings.arms):
+                    raise error
+                self.dropped[arm] = " ".join(str(error).split())
+                print(f"segment: the arm {arm} is left out: {error}", file=sys.stderr)
+
+    def wanted(self, arm: str) -> int:
+        """Pairs that the arm would use if there were enough."""
+        ratio = 0.0 if arm in WITHOUT_PAIRS else ratio_of(arm) or self.settings.ratio
+        return max(1, round(ratio * len(self.real))) if ratio else 0
 
     def __call__(self, arm: str, seed: int) -> list[Case]:
         if arm in WITHOUT_PAIRS:
             return []
-        if arm == "copy_paste":
-            # As many as the synthetic arm has, and where the filter left none as many as it would take.
-            wanted = max(1, round(self.settings.ratio * len(self.real)))
-            return copy_paste(self.real, self.backgrounds(), min(len(self.accepted()) or wanted, wanted), seed,
-                              self.settings.vertical_flips)
-        if arm == "self_training":
-            return self.sites()
-        return {"uncorroded": self.painted, "unfiltered": self.unfiltered}.get(arm, self.accepted)()
+        if arm in PASTED:
+            return self.pasted(arm, seed)
+        return [pair.read() for pair in chosen(self._files(arm), self.wanted(arm), seed)]
+
+    def _files(self, arm: str) -> list[PairFiles]:
+        others = {"uncorroded": self.painted, "unfiltered": self.unfiltered, "self_training": self.sites}
+        return others.get(arm, self.accepted)()
+
+    def _paste(self, arm: str, seed: int) -> list[Case]:
+        """As many as the synthetic arm has, and where the filter left none as many as it would take."""
+        wanted, files = self.wanted(arm), self.backgrounds(arm == "copy_paste_sites")
+        images = [read_image(file.image) for file in files]
+        sites = [read_mask(file.mask) for file in files if file.mask.is_file()]
+        return copy_paste(self.real, images, min(len(self.accepted()) or wanted, wanted), seed, self.settings.vertical_flips,
+                          sites)
+
+    def _impossible(self, arm: str) -> MeddiffError | None:
+        """Why the arm can't be trained; an arm that has no pair, but real cases, may be the real arm."""
+        if arm in PASTED:
+            for table in (self.backgrounds, self.accepted):  # one that isn't there is no matter of this arm alone
+                table()
+            try:
+                for seed in self.settings.seeds:
+                    self.pasted(arm, seed)
+            except MeddiffError as e:
+                return e
+        elif arm not in WITHOUT_PAIRS and not self._files(arm) and (self.settings.empty_arms == "refuse"
+                                                                    or arm == "synthetic_only"):
+            return _nothing(self.layout, arm)
+        return None
 
 
-def _backgrounds(layout: Layout) -> list[Pixels]:
-    """The lesion-free ones."""
+def _backgrounds(layout: Layout, cleared: bool = False) -> list[PairFiles]:
+    """The lesion-free ones, or the sites with their lesions filled in and, as mask, what these were."""
     table = layout.backgrounds / "backgrounds.csv"
     if not table.is_file():
         raise MeddiffError(table, "the copy_paste arm needs the lesion-free backgrounds", "Run `dvc repro backgrounds`")
     known = pd.read_csv(table, dtype=str)
-    free = known["id"][~known["source"].str.startswith("site:")]
-    return [read_image(layout.backgrounds / "images" / f"{id}.png") for id in free]
+    ids = known["id"][known["source"].str.startswith("site:") == cleared]
+    images, sites = layout.backgrounds / "images", layout.backgrounds / "sites"
+    return [PairFiles(id, images / f"{id}.png", sites / f"{id}.png") for id in ids]
 
 
-def _found(layout: Layout) -> list[Case]:
+def _found(layout: Layout) -> list[PairFiles]:
     """The images without annotation with what finder and inspector see in them, as if it were their annotation."""
     table = layout.backgrounds / "backgrounds.csv"
     known = pd.read_csv(table, dtype=str) if table.is_file() else pd.DataFrame({"id": [], "source": []}, dtype=str)
     at = known[known["source"].str.startswith("site:")]
     images, sites = layout.cases("train") / "images", layout.backgrounds / "sites"
-    return [Case(case, read_image(images / f"{case}.png"), read_mask(sites / f"{id}.png"))
+    return [PairFiles(case, images / f"{case}.png", sites / f"{id}.png")
             for id, case in zip(at["id"], at["source"].str.removeprefix("site:"), strict=True)]
 
 

@@ -3,10 +3,11 @@
 import os
 import resource
 import socket
-import sys
 from pathlib import Path
 
 import psutil
+
+from meddiff.environment import greatest_memory
 
 
 def execution_id() -> str:
@@ -46,7 +47,6 @@ def _identity(process: psutil.Process) -> str:
     return f"{socket.gethostname()}-{process.pid}-{process.create_time():.2f}"  # the time, because process ids come again
 
 
-def peak_memory(children: bool = False) -> float:
-    """Greatest resident memory of this process so far, or of the one of its ended children that had most [MB]."""
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+def peak_memory() -> float:
+    """Greatest resident memory of this process so far [MB]."""
+    return greatest_memory(resource.getrusage(resource.RUSAGE_SELF))

@@ -14,6 +14,7 @@ from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
+from meddiff.environment import greatest_memory
 from meddiff.errors import MeddiffError
 from meddiff.params_file import edit_params, load_params
 from meddiff.versioning.lock import LOCK, run_git
@@ -36,11 +37,13 @@ class Reproduced:
         ran: stages whose command ran.
         restored: stages whose outputs came from DVC's run cache.
         unchanged: stages whose outputs were there already.
+        peak_memory_mb: greatest resident memory of the one of its processes that had most.
     """
 
     ran: tuple[str, ...]
     restored: tuple[str, ...]
     unchanged: tuple[str, ...]
+    peak_memory_mb: float = 0.0
 
 
 def diff_params(path: Path, overrides: Mapping[str, Any]) -> str:
@@ -140,16 +143,21 @@ def reproduce(root: Path, stage: str, env: Mapping[str, str], single: bool, show
         MeddiffError: a stage found something wrong; its own line.
         StageCrash: a stage failed without such a line; the last lines of output.
     """
-    lines = _dvc(root, env, show, "repro", stage, *(["--single-item"] if single else []))
+    lines, memory = _dvc(root, env, show, "repro", stage, *(["--single-item"] if single else []))
 
     def named(pattern: str) -> tuple[str, ...]:
         return tuple(found[1] for line in lines if (found := re.match(pattern, line)))
 
-    return Reproduced(named("Running stage '(.+)':"), named("Stage '(.+)' is cached"), named("Stage '(.+)' didn't change"))
+    return Reproduced(named("Running stage '(.+)':"), named("Stage '(.+)' is cached"), named("Stage '(.+)' didn't change"),
+                      memory)
 
 
-def _dvc(root: Path, env: Mapping[str, str], show: Callable[[str], None], *words: str) -> list[str]:
-    """Run DVC in a process of its own and return its lines; at an interrupt the stage ends as by Ctrl-C, and is waited for."""
+def _dvc(root: Path, env: Mapping[str, str], show: Callable[[str], None], *words: str) -> tuple[list[str], float]:
+    """Run DVC in a process of its own; at an interrupt the stage ends as by Ctrl-C, and is waited for.
+
+    Returns:
+        Its lines, and the greatest memory of it and its stages [MB].
+    """
     here = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen([sys.executable, "-m", "dvc", *words], cwd=root, env={**os.environ, **here, **env}, text=True,
                                errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
@@ -159,12 +167,14 @@ def _dvc(root: Path, env: Mapping[str, str], show: Callable[[str], None], *words
             for line in process.stdout or ():
                 last.append(line.rstrip("\n"))
                 show(last[-1])
+            _, status, usage = os.wait4(process.pid, 0)  # rather than process.wait: the usage is that of this command alone
+            process.returncode = os.waitstatus_to_exitcode(status)
         except BaseException:
             _stop(process)
             raise
     if process.returncode:
         raise _failure(words, list(last))
-    return list(last)
+    return list(last), greatest_memory(usage)
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:

@@ -151,7 +151,7 @@ def _backgrounds(layout: Layout, cleared: bool = False) -> list[PairFiles]:
 
 
 def _found(layout: Layout) -> list[PairFiles]:
-    """The images without annotation with what finder and inspector see in them, as if it were their annotation."""
+    """The images without annotation with what the finders see in them, as if it were their annotation."""
     table = layout.backgrounds / "backgrounds.csv"
     known = pd.read_csv(table, dtype=str) if table.is_file() else pd.DataFrame({"id": [], "source": []}, dtype=str)
     at = known[known["source"].str.startswith("site:")]

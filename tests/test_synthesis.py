@@ -1,6 +1,7 @@
 import io
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from meddiff.params import GenerateParams, MaskModelParams, Params
 from meddiff.seams import seam
 from meddiff.served import _load_pyfunc
 from meddiff.stages import generate
-from meddiff.synthesis import Request, Synthesizer, bundle, load_bundle
+from meddiff.synthesis import Plan, Request, Sample, Synthesizer, bundle, load_bundle
 from meddiff.tracking import Unrecorded
 from tests.pipelines import embedded
 
@@ -57,6 +58,55 @@ def test_a_seed_gives_the_same_sample_whatever_the_batch(folder: Path) -> None:
         assert np.abs(sample.image.astype(int) - same.image).max() <= 1
         assert (sample.mask != same.mask).sum() <= 1
     assert len({sample.id for sample in together}) == 5
+
+
+def test_a_stream_gives_the_same_and_looks_one_part_ahead(folder: Path) -> None:
+    synthesizer, params = load_bundle(folder, "cpu")
+    expected, asked = synthesizer.sample([Request(seed) for seed in range(6)], params), list[int]()
+
+    def parts() -> Iterator[list[Request]]:
+        for start in (0, 2, 4):
+            asked.append(start)
+            yield [Request(start), Request(start + 1)]
+
+    made: list[Sample] = []
+    for number, samples in enumerate(synthesizer.stream(parts(), params)):
+        assert asked == [0, 2, 4][:number + 2]
+        made += samples()
+    assert [sample.id for sample in made] == [sample.id for sample in expected]
+    assert all(np.array_equal(a.image, b.image) and np.array_equal(a.mask, b.mask) for a, b in zip(made, expected, strict=True))
+    assert synthesizer.sample([], params) == []
+
+
+def test_what_goes_wrong_beside_the_network_is_told_and_an_interrupt_leaves_the_rest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synthesizer, params = load_bundle(folder, "cpu")
+    finished = []
+
+    def fail(*given: object) -> None:
+        finished.append(given)
+        raise ValueError("seam")
+
+    monkeypatch.setattr("meddiff.painting.join", fail)
+    with pytest.raises(ValueError, match="seam"):
+        synthesizer.sample([Request(0)], params)
+    monkeypatch.setattr("meddiff.painting.join", lambda *given: time.sleep(0.2) or finished.append(given))
+    stream, threads = synthesizer.stream([[Request(seed) for seed in range(8)]], params.model_copy(update={"batch_size": 8})), 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    next(stream)
+    stream.close()
+    assert len(finished) < 4
+
+
+def test_batches_are_split_evenly() -> None:
+    def sizes(n: int) -> list[int]:
+        requests, images = [Request(seed) for seed in range(n)], [np.zeros((1, 1), np.uint8)] * n
+        batches = list(Plan(requests, [""] * n, images, images, [0.0] * n).batches(16))
+        assert [seed for *_, seeds in batches for seed in seeds] == list(range(n))
+        return [len(seeds) for *_, seeds in batches]
+
+    assert [sorted(sizes(n)) for n in (0, 7, 16, 25, 40)] == [[], [7], [16], [12, 13], [13, 13, 14]]
 
 
 def test_given_mask_and_background_are_used(folder: Path, cases: Callable[..., list[Case]]) -> None:

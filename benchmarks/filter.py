@@ -141,11 +141,11 @@ def speed(project: Path) -> None:
     wall, cpu = np.array(clocks[1:]).T
     name, rows = next(iter(samples.groupby("batch")))
     read = _read(layout.synthetic / str(name), rows["id"].tolist(), cases[0].image.shape[0])
-    (rates, bandwidth), (operations, moved) = machine("cpu"), count(lambda: score(read.images, read.masks, real, inspector))
-    floors = [1000 * seconds / len(rows) for seconds in (operations / rates[torch.float32], moved / bandwidth)]
+    able, work = machine("cpu"), count(lambda: score(read.images, read.masks, real, inspector))
+    floors = [1000 * seconds / len(rows) for seconds in able.floors(work)]
     print(f"{len(samples)} samples: best {len(samples) / wall.min():.0f}/s, median {len(samples) / np.median(wall):.0f}/s, "
           f"{1000 * np.median(cpu) / len(samples):.1f} ms of CPU a sample; floors of its network: operations {floors[0]:.2f}, "
-          f"bytes {floors[1]:.2f} ms a sample ({rates[torch.float32] / 1e9:.0f} Gop/s, {bandwidth / 1e9:.0f} GB/s)")
+          f"bytes {floors[1]:.2f} ms a sample ({able})")
 
 
 def search() -> None:

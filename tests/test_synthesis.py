@@ -1,5 +1,10 @@
 import io
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -8,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from meddiff.cases import Case, read_image, read_mask, write_image
@@ -22,6 +28,8 @@ from meddiff.stages import generate
 from meddiff.synthesis import Plan, Request, Sample, Synthesizer, bundle, load_bundle
 from meddiff.tracking import Unrecorded
 from tests.pipelines import embedded
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +206,38 @@ def test_stage_writes_batches_and_resumes_them(layout: Layout, tiny: Params, mon
     assert len(calls) == 3, "the finished batch is not made again"
     after = {path.name: path.read_bytes() for path in layout.synthetic.rglob("images/*.png")}
     assert after == before
+
+
+@pytest.mark.timing
+def test_ctrl_c_stops_the_stage_within_five_seconds_and_it_goes_on(layout: Layout, tiny: Params, tmp_path: Path) -> None:
+    for name in ("models", "backgrounds"):
+        shutil.copytree(layout.root / name, tmp_path / name)
+    many = tiny.generate.model_copy(update={"n": 40, "samples_per_batch": 4})
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny.model_copy(update={"generate": many}).model_dump(mode="json")))
+    code = ("import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "sys.argv = ['meddiff', 'generate']\nfrom meddiff.__main__ import main\nmain()")
+
+    def started() -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                                text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    with started() as process:
+        while not (first := list(tmp_path.glob(".work/generate/*/b0000"))):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        _, told = process.communicate(timeout=60)
+        assert time.monotonic() - begun < 5 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # as long as it's free
+    assert process.returncode == 130
+    assert told.endswith("meddiff: interrupted; the same command goes on where it stopped\n")
+    made = (first[0] / "batch.parquet").stat().st_mtime_ns
+    with started() as process:
+        _, told = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    assert "generate: 40/40" in told
+    assert (tmp_path / "synthetic/b0000/batch.parquet").stat().st_mtime_ns == made
+    assert len(list(tmp_path.glob("synthetic/*/images/*.png"))) == 40
 
 
 def test_missing_parts_are_named(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 from meddiff.cases import read_image, read_mask, write_image, write_mask
 from meddiff.layout import Layout, replacing
 from meddiff.params import GenerateParams, Params
-from meddiff.progress import bar
+from meddiff.progress import bar, told
 from meddiff.seams import seam
 from meddiff.stages import use_machine, work_key
 from meddiff.synthesis import Request, Sample, Synthesizer, bundle
@@ -62,13 +62,11 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
 
 def _seams(folder: Path, table: pd.DataFrame, synthesizer: Synthesizer, rim: int) -> dict[str, float]:
     """Seams at the lesions' borders: mean and 95th percentile, and the mean of the real lesions beside them."""
-    found = []
-    with bar("seams") as report:
-        for row in table.itertuples():
-            image, mask = (read(folder / row.batch / part / f"{row.id}.png")
-                           for part, read in (("images", read_image), ("masks", read_mask)))
-            found.append(seam(image, mask, synthesizer.backgrounds[row.background], rim))
-            report(len(found), len(table), {})
+    found = [
+        seam(read_image(folder / row.batch / f"images/{row.id}.png"), read_mask(folder / row.batch / f"masks/{row.id}.png"),
+             synthesizer.backgrounds[row.background], rim)
+        for row in told("seams", len(table), table.itertuples())
+    ]
     known = np.array([value for value in found if np.isfinite(value)])
     painted = {"seam": float(known.mean()), "seam_p95": float(np.quantile(known, 0.95))} if len(known) else {}
     real = synthesizer.painter.seams

@@ -141,11 +141,32 @@ def speed(project: Path) -> None:
     wall, cpu = np.array(clocks[1:]).T
     name, rows = next(iter(samples.groupby("batch")))
     read = _read(layout.synthetic / str(name), rows["id"].tolist(), cases[0].image.shape[0])
-    (rates, bandwidth), (operations, moved) = machine("cpu"), count(lambda: score(read.images, read.masks, real, inspector))
-    floors = [1000 * seconds / len(rows) for seconds in (operations / rates[torch.float32], moved / bandwidth)]
+    able, work = machine("cpu"), count(lambda: score(read.images, read.masks, real, inspector))
+    floors = [1000 * seconds / len(rows) for seconds in able.floors(work)]
     print(f"{len(samples)} samples: best {len(samples) / wall.min():.0f}/s, median {len(samples) / np.median(wall):.0f}/s, "
           f"{1000 * np.median(cpu) / len(samples):.1f} ms of CPU a sample; floors of its network: operations {floors[0]:.2f}, "
-          f"bytes {floors[1]:.2f} ms a sample ({rates[torch.float32] / 1e9:.0f} Gop/s, {bandwidth / 1e9:.0f} GB/s)")
+          f"bytes {floors[1]:.2f} ms a sample ({able})")
+    whole(project, len(samples))
+
+
+def whole(project: Path, n: int) -> None:
+    """The stage from its inputs to its page: also corrosion, fidelity, seams, checks and pictures. PROJECT stays as it is."""
+    from tempfile import TemporaryDirectory
+
+    from meddiff.layout import Layout
+    from meddiff.params_file import load_params
+    from meddiff.stages import filter as stage
+    from meddiff.tracking import Unrecorded
+
+    params = load_params(project / "params.yaml")
+    params = params.model_copy(update={"compute": params.compute.model_copy(update={"threads": 2})})
+    with TemporaryDirectory() as folder:
+        for name in ("data", "models", "synthetic"):
+            (Path(folder) / name).symlink_to((project / name).resolve())
+        begun = time.perf_counter(), time.process_time()
+        stage.run(Layout(Path(folder)), params, Unrecorded())
+        wall, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]
+    print(f"the whole stage: {wall:.1f} s, {n / wall:.0f} samples/s, {1000 * cpu / n:.1f} ms of CPU a sample")
 
 
 def search() -> None:

@@ -14,7 +14,7 @@ from itertools import pairwise  # noqa: E402
 from statistics import median  # noqa: E402
 
 import torch  # noqa: E402
-from floors import count, machine  # noqa: E402
+from floors import Work, count, machine  # noqa: E402
 from torch import nn  # noqa: E402
 
 from meddiff.networks import WIDTHS  # noqa: E402
@@ -33,7 +33,7 @@ def main() -> None:
     torch.set_num_threads(1)
     seconds: dict[tuple[str, int], list[float]] = {}
     weights: dict[str, int] = {}
-    work: dict[tuple[str, int], tuple[int, int]] = {}
+    work: dict[tuple[str, int], Work] = {}
     for _ in range(ROUNDS):
         for side in asked.sides:
             cases = make_phantoms(8, True, side, "mixed", 0)
@@ -44,24 +44,23 @@ def main() -> None:
                 seconds.setdefault((network, side), []).extend(b - a for a, b in pairwise(moments))
                 weights[network] = sum(weight.numel() for weight in trained.network.parameters())
                 work[network, side] = work.get((network, side)) or step(trained.network, side)
-    rates, bandwidth = machine("cpu")
-    print(f"{rates[torch.float32] / 1e9:.0f} Gop/s, {bandwidth / 1e9:.0f} GB/s\n")
+    able = machine("cpu")
+    print(f"{able}\n")
     print(f"| network | weights | {' | '.join(f'{side} px' for side in asked.sides)} |")
     print("|---" * (2 + len(asked.sides)) + "|")
     for network, parameters in weights.items():
         times = []
         for side in asked.sides:
-            each, (operations, moved) = median(seconds[network, side]), work[network, side]
-            floors = operations / rates[torch.float32], moved / bandwidth
+            each, floors = median(seconds[network, side]), able.floors(work[network, side])
             times.append(f"{each:.3f} s (operations {floors[0]:.3f}, bytes {floors[1]:.3f}: {max(floors) / each:.0%})")
         print(f"| `{network}` | {parameters / 1e6:.1f} M | {' | '.join(times)} |")
 
 
-def step(network: nn.Module, side: int) -> tuple[int, int]:
-    """Operations of one step of 8 images, and the bytes of its matrix operations and of Adam."""
+def step(network: nn.Module, side: int) -> Work:
+    """One step of 8 images, Adam's bytes included."""
     images = torch.zeros(8, 3, side, side)
-    operations, moved = count(lambda: network.train()(images).sum().backward())
-    return operations, moved + 4 * 7 * sum(weight.numel() for weight in network.parameters())
+    adam = 4 * 7 * sum(weight.numel() for weight in network.parameters())
+    return count(lambda: network.train()(images).sum().backward()) + Work(bytes=adam)
 
 
 if __name__ == "__main__":

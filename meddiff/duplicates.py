@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from meddiff.lesions import Scalars
+from meddiff.progress import Report, silent
 
 EXACT = 10_000          # vectors up to which every one is looked at; beyond, a graph is searched
 LINKS, GROWTH = 32, 80  # of the graph: neighbours of a vector, and candidates weighed when one is added
@@ -17,7 +18,7 @@ SOUGHT = 64             # candidates weighed in a search
 BLOCK = 256             # samples looked up together
 
 
-def repeats(identity: Sequence[Scalars], radius: float) -> NDArray[np.bool_]:
+def repeats(identity: Sequence[Scalars], radius: float, report: Report = silent) -> NDArray[np.bool_]:
     """Whether a lesion of each sample lies nearer than `radius` to one of an earlier sample that is no repeat itself.
 
     Up to `EXACT` lesions that are no repeats the answer is exact. Beyond, the nearest of them is sought in a hierarchical
@@ -27,6 +28,7 @@ def repeats(identity: Sequence[Scalars], radius: float) -> NDArray[np.bool_]:
     Args:
         identity: for each sample its lesions' vectors `[l, D]`; l may be 0.
         radius: Euclidean; 0 finds none.
+        report: called after each few samples.
 
     Returns:
         `[N]` bool.
@@ -45,6 +47,7 @@ def repeats(identity: Sequence[Scalars], radius: float) -> NDArray[np.bool_]:
                 flags[i] = old[first:last].any() or near[first:last, fresh].any()
                 fresh[first:last] = not flags[i]
             index = _with(index, vectors[fresh])
+            report(start + len(block), len(identity), {})
     return repeated
 
 

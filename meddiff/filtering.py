@@ -12,6 +12,7 @@ from meddiff.inspector import predicted
 from meddiff.lesions import Scalars, erode
 from meddiff.metrics import class_dice
 from meddiff.params import FilterParams
+from meddiff.progress import Report, silent
 from meddiff.segmentation import Segmenter
 from meddiff.similarity import RealLesions
 
@@ -74,7 +75,7 @@ def contrast(images: Pixels, masks: Pixels) -> Scalars:
     return np.asarray(np.nan_to_num(np.abs(levels[0] - levels[1])))
 
 
-def decide(scores: Scores, real: RealLesions, params: FilterParams) -> list[str]:
+def decide(scores: Scores, real: RealLesions, params: FilterParams, report: Report = silent) -> list[str]:
     """Reason of each rejection, one of `REASONS` in that order of precedence, or an empty text for an accepted sample.
 
     Samples come in the order of their ids: of near-duplicates that pass every other rule, all but the first are rejected. A rule
@@ -85,7 +86,7 @@ def decide(scores: Scores, real: RealLesions, params: FilterParams) -> list[str]
              table["agreement"] < params.agreement, table["contrast"] < params.min_contrast]
     reasons: list[str] = np.select(rules, REASONS[:4], default="").tolist()
     passed = [i for i, reason in enumerate(reasons) if not reason]
-    repeated = repeats([scores.identity[i] for i in passed], real.same_within(params.similarity_high))
+    repeated = repeats([scores.identity[i] for i in passed], real.same_within(params.similarity_high), report)
     for i, repeat in zip(passed, repeated, strict=True):
         reasons[i] = "duplicate" if repeat else ""
     return reasons

@@ -1,7 +1,8 @@
 """Fine-tuning of an inpainting pipeline on the few annotated cases: all of the UNet, a LoRA, or the embedding of one word."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,15 +60,17 @@ def finetune(
         raise MeddiffError("finetune", "the loss needs weight inside or outside the mask", "Set inside_weight above 0")
     word = _learned_word(params)
     place(pipeline, device)
-    for part in (pipeline.vae, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
-        if part is not None:
-            part.requires_grad_(False)
+    encoders = [part for name in ("text_encoder", "text_encoder_2") if (part := getattr(pipeline, name, None)) is not None]
+    for part in (pipeline.vae, *encoders):
+        part.requires_grad_(False)
     examples = Examples(pipeline, cases, len(classes), params.batch_size)
     token = LearnedToken(pipeline, word, params.token_learning_rate / params.learning_rate) if word else None
     prompt = " ".join(own_token(w) if token and w == word else w for w in params.prompt.split(" "))
     prompts = [prompt] if len(classes) == 1 else [f"{prompt} {name}" for name in classes]
     _check_apart(pipeline, ["", *prompts])
     fixed = embed_prompts(pipeline, ["", *prompts])
+    for part in [*([] if token else encoders), *([] if params.prompt_dropout else [pipeline.vae])]:
+        part.to("cpu")  # whatever comes of it is computed
     unet = _prepared(pipeline.unet, params)
 
     def loss(generator: torch.Generator) -> Tensor:
@@ -95,7 +98,8 @@ def finetune(
         params.accumulation,
         params.ema_decay,
     )
-    losses = train([*unet.parameters(), *([token.offset] if token else [])], loss, schedule, checkpoint, report)
+    with _halved(unet if params.precision == "bfloat16" else None):
+        losses = train([*unet.parameters(), *([token.offset] if token else [])], loss, schedule, checkpoint, report)
     if not math.isfinite(losses[-1]):
         raise MeddiffError("finetune.learning_rate", "the loss must stay finite, and didn't", "Lower it, or use float32")
     if token:
@@ -105,6 +109,7 @@ def finetune(
         unet.unload_lora()
     unet.disable_gradient_checkpointing()
     unet.eval()
+    place(pipeline, device)
     return Finetuned(losses, prompt, prompts)
 
 
@@ -120,6 +125,23 @@ def _prepared(unet: nn.Module, params: FinetuneParams) -> nn.Module:
     if params.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     return unet.train()
+
+
+@contextmanager
+def _halved(network: nn.Module | None) -> Iterator[None]:
+    """Hold a network's frozen matrices and kernels in bfloat16 meanwhile: autocast would round them so in every step.
+
+    A LoRA is merged into what they were before, which waits in the CPU's memory.
+    """
+    frozen = [] if network is None else [p for p in network.parameters() if not p.requires_grad and p.ndim > 1]
+    before = [weight.data.cpu() for weight in frozen]
+    for weight in frozen:
+        weight.data = weight.data.bfloat16()
+    try:
+        yield
+    finally:
+        for weight, values in zip(frozen, before, strict=True):
+            weight.data = values.to(weight.device)
 
 
 def _learned_word(params: FinetuneParams) -> str:

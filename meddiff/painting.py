@@ -1,8 +1,9 @@
 """Painting lesions: the guided sampler that blends with the background at every step."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,17 @@ class Painter:
         Raises:
             MeddiffError: a mask holds a class that has no prompt, or the model can't start from pure noise.
         """
-        images, classes = list(backgrounds), [np.unique(mask[mask > 0]).tolist() for mask in masks]
+        return [finish() for finish in self.begin(backgrounds, masks, seeds, params)]
+
+    def begin(
+        self, backgrounds: Sequence[Pixels], masks: Sequence[Pixels], seeds: Sequence[int], params: GenerateParams
+    ) -> list[Callable[[], Pixels]]:
+        """The network's part of `paint`: for each image a function that gives it, for any thread to call.
+
+        It sets texture and border right, which needs no network.
+        """
+        images: list[Callable[[], Pixels]] = [partial(np.asarray, ground) for ground in backgrounds]
+        classes = [np.unique(mask[mask > 0]).tolist() for mask in masks]
         for turn in range(max(map(len, classes), default=0)):
             chosen = [i for i, present in enumerate(classes) if turn < len(present)]
             labels = [classes[i][turn] for i in chosen]
@@ -83,7 +94,7 @@ class Painter:
                     f"this model paints {len(self.prompts) - 1} classes",
                     "Use its own classes, or fine-tune it with more",
                 )
-            grounds = [images[i] for i in chosen]
+            grounds = [images[i]() for i in chosen]
             lesions = [masks[i] == label for i, label in zip(chosen, labels, strict=True)]
             noise = [_class_seed(seeds[i], label) for i, label in zip(chosen, labels, strict=True)]
             for i, image in zip(chosen, self._inpaint(grounds, lesions, noise, labels, params), strict=True):
@@ -105,7 +116,7 @@ class Painter:
             grounds, holes = [images[i] for i in chosen], [masks[i] > 0 for i in chosen]
             filled = self._inpaint(grounds, holes, [seeds[i] for i in chosen], [0] * len(chosen), settings)
             for i, image in zip(chosen, filled, strict=True):
-                images[i] = image
+                images[i] = image()
         return images
 
     def _inpaint(
@@ -115,11 +126,11 @@ class Painter:
         seeds: Sequence[int],
         labels: Sequence[int],
         params: GenerateParams,
-    ) -> list[Pixels]:
-        """Images with lesions painted where masks, none of them empty, say."""
+    ) -> list[Callable[[], Pixels]]:
+        """What gives images with lesions painted where masks, none of them empty, say."""
         with torch.no_grad(), torch.autocast(self.pipeline.unet.device.type, torch.bfloat16, params.precision == "bfloat16"):
             painted = ((self._denoise(backgrounds, masks, seeds, labels, params) + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy()
-        return [self._finish(*parts, params) for parts in zip(painted, backgrounds, masks, seeds, strict=True)]
+        return [partial(self._finish, *parts, params) for parts in zip(painted, backgrounds, masks, seeds, strict=True)]
 
     def _denoise(
         self,

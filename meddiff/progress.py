@@ -2,9 +2,11 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Report(Protocol):
@@ -39,3 +41,11 @@ def bar(label: str) -> Iterator[Report]:
         yield report
     if not console.is_terminal and last[1]:
         print(f"{label}: {last[0]}/{last[1]} {last[2]} in {time.monotonic() - begun:.0f} s", file=sys.stderr)
+
+
+def told(label: str, total: int, items: Iterable[T]) -> Iterator[T]:
+    """The items, with a `bar` that counts those that are done with."""
+    with bar(label) as report:
+        for done, item in enumerate(items, start=1):
+            yield item
+            report(done, total, {})

@@ -67,17 +67,27 @@ def join(
     Returns:
         `[H,W,3]` uint8, equal to the background farther than `rim` from the mask.
     """
+    frame, result, part = len(mask), background.copy(), window(mask, rim + RING + 2)
+    painted, background, mask = painted[part], background[part], mask[part]
     depth, distance = ndimage.distance_transform_edt(mask), ndimage.distance_transform_edt(~mask)
     place = np.where(mask, depth - 1, -distance) + rim + 1
-    feather, widest = 0, min(depth.max() / 2, GREATEST * len(mask))
+    feather, widest = 0, min(depth.max() / 2, GREATEST * frame)
     while True:
         share = (np.clip(place / (rim + 1 + feather), 0, 1) * (distance <= rim))[:, :, None]
         mixed = np.clip(np.round(share * painted + (1 - share) * background), 0, 255).astype(np.uint8)
         image: Pixels = np.where(share > 0, mixed, background)
         wider = max(1, 2 * feather)
         if limit is None or wider > widest or not seam(image, mask, background, rim) > limit:
-            return image
+            result[part] = image
+            return result
         feather = wider
+
+
+def window(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
+    """The part of a frame that holds a mask `[H,W]`, not empty, and so many pixels around it: what lies beyond is no matter."""
+    ends = [np.flatnonzero(mask.any(axis=1 - axis))[[0, -1]] for axis in (0, 1)]
+    rows, columns = (slice(max(0, int(first) - margin), int(last) + 1 + margin) for first, last in ends)
+    return rows, columns
 
 
 def _sides(values: NDArray[np.float64], end: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

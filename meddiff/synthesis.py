@@ -1,12 +1,17 @@
 """Samples from seeds: a background, an invented mask and a painted lesion, the same whatever is computed beside it."""
 
 import json
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from meddiff.cases import Pixels, read_image, read_mask
 from meddiff.errors import MeddiffError
@@ -58,6 +63,37 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What is to be painted for some requests, one entry each.
+
+    Attributes:
+        names: `Sample.background`.
+        grounds, masks: `[S,S,3]` and `[S,S]` uint8.
+        alike: `Sample.likeness`.
+        overlaps: `Sample.site_iou`.
+    """
+
+    requests: Sequence[Request]
+    names: list[str]
+    grounds: list[Pixels]
+    masks: list[Pixels]
+    alike: list[float]
+    overlaps: list[float]
+
+    def batches(self, most: int) -> Iterator[tuple[list[Pixels], list[Pixels], list[int]]]:
+        """Backgrounds, masks and seeds of at most `most` samples, evenly split: the fewer shapes, the less a GPU compiles."""
+        n, seeds = len(self.requests), [request.seed for request in self.requests]
+        cuts = [round(i * n / count) for i in range(count + 1)] if (count := math.ceil(n / most)) else []
+        for start, end in pairwise(cuts):
+            yield self.grounds[start:end], self.masks[start:end], seeds[start:end]
+
+    def samples(self, images: Iterable[Pixels]) -> list[Sample]:
+        """The pairs that painting left."""
+        rows = zip(self.requests, images, self.masks, self.names, self.alike, self.overlaps, strict=True)
+        return [Sample(f"s{r.seed:010d}", r.seed, image, mask, *rest) for r, image, mask, *rest in rows]
+
+
+@dataclass(frozen=True)
 class Synthesizer:
     """Everything that a sample needs, images of one size.
 
@@ -97,6 +133,39 @@ class Synthesizer:
         Raises:
             MeddiffError: a given mask or background hasn't the model's size.
         """
+        (made,) = self.stream([requests], params)
+        return made()
+
+    def stream(
+        self, parts: Iterable[Sequence[Request]], params: GenerateParams
+    ) -> Generator[Callable[[], list[Sample]], None, None]:
+        """`sample` of each part in turn: functions that wait for what the networks have been through already.
+
+        While one batch is denoised, other threads set textures and borders of the batch before right and invent the masks of
+        the next part. No more than that is in memory, however many parts there are.
+        """
+        workers, rest = ThreadPoolExecutor(torch.get_num_threads()), iter(parts)
+
+        def planned() -> Future[Plan] | None:
+            return None if (part := next(rest, None)) is None else workers.submit(self._plan, part, params)
+
+        try:
+            ahead, last = planned(), list[Future[Pixels]]()
+            while ahead:
+                plan, images = ahead.result(), list[Future[Pixels]]()
+                ahead = planned()
+                for batch in plan.batches(params.batch_size):
+                    painted = self.painter.begin(*batch, params)
+                    wait(last)
+                    last = [workers.submit(finish) for finish in painted]
+                    images += last
+                yield partial(_collected, plan, images)
+        except BaseException:
+            workers.shutdown(cancel_futures=True)
+            raise
+        workers.shutdown()
+
+    def _plan(self, requests: Sequence[Request], params: GenerateParams) -> Plan:
         size = next(iter(self.backgrounds.values())).shape[0]
         chosen = [self._background(request.seed, params.site_share) for request in requests]
         grounds = [
@@ -110,17 +179,10 @@ class Synthesizer:
                         f"masks and backgrounds are {size}×{size} pixels for this model, not {given.shape[1]}×{given.shape[0]}",
                         "Resize them",
                     )
-        drawn, alike = self._masks(requests, chosen, grounds, size, params)
-        samples = []
-        for start in range(0, len(requests), params.batch_size):
-            part = slice(start, start + params.batch_size)
-            images = self.painter.paint(grounds[part], drawn[part], [request.seed for request in requests[part]], params)
-            samples += [
-                Sample(f"s{r.seed:010d}", r.seed, image, mask, name if r.background is None else "given", like,
-                       self._site_iou(r, name, mask))
-                for r, image, mask, name, like in zip(requests[part], images, drawn[part], chosen[part], alike[part], strict=True)
-            ]
-        return samples
+        masks, alike = self._masks(requests, chosen, grounds, size, params)
+        names = [name if r.background is None else "given" for name, r in zip(chosen, requests, strict=True)]
+        overlaps = [self._site_iou(r, name, mask) for r, name, mask in zip(requests, chosen, masks, strict=True)]
+        return Plan(requests, names, grounds, masks, alike, overlaps)
 
     def _background(self, seed: int, site_share: float) -> str:
         """Id of the background of a seed: one with a site for this share of the seeds, as far as there are both kinds.
@@ -161,6 +223,10 @@ class Synthesizer:
                 masks[i] = invented.masks[number]
                 likeness[i] = float(invented.alike[invented.owners == number].max())
         return [mask for mask in masks if mask is not None], likeness
+
+
+def _collected(plan: Plan, images: Sequence[Future[Pixels]]) -> list[Sample]:
+    return plan.samples(image.result() for image in images)
 
 
 def bundle(target: Path, generator: Path, mask_model: Path, backgrounds: Path, params: GenerateParams) -> None:

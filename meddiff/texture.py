@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from meddiff.cases import Pixels
+from meddiff.seams import window
 
 SCALES = (1.0, 2.0)  # standard deviations of the Gaussians between which the bands lie [pixels]
 DARK = 16.0          # added to gray levels before their logarithm, so that a black pixel's noise stays small [gray levels]
 RING = 8             # width of a lesion's surroundings [pixels]
 GUARD = 2            # pixels to either side of the border that belong to neither
+REACH = GUARD + RING + 9  # of the ring and the widest Gaussian around it, which ends at 4 deviations [pixels]
 WINDOW = 4.0         # standard deviation of the window of a local mean [pixels]
 OUTLIER = 2.5        # detail beyond this many deviations is structure (a hair, a sticker's edge) and is cut to it
 
@@ -59,9 +61,11 @@ def keep_texture(
     Returns:
         `[H,W,3]` gray levels, as painted outside the mask.
     """
+    whole, part = painted, window(mask, REACH)
+    painted, background, mask = painted[part], background[part], mask[part]
     inside, ring = _regions(mask)
     if not ring.any():
-        return painted
+        return whole
     before, real = _logarithm(painted), _logarithm(background)
     after, around = before, _bands(real, ~mask)
     for band, under in reversed(list(enumerate(_bands(real, mask)))):
@@ -71,8 +75,10 @@ def keep_texture(
         seen = np.sqrt(_mean(_bands(detail, mask)[band] ** 2, inside, WINDOW))
         missing = np.sqrt(np.maximum(target**2 - _mean(_bands(after, mask)[band] ** 2, inside, WINDOW), 0))
         after = after + strength * mask * detail * missing / np.maximum(seen, usual / 2)
-    result: Array = (painted + DARK) * np.exp(after - before)[:, :, None] - DARK
-    return np.where(mask[:, :, None], result, painted)
+    completed: Array = (painted + DARK) * np.exp(after - before)[:, :, None] - DARK
+    result: Array = whole.astype(completed.dtype)
+    result[part] = np.where(mask[:, :, None], completed, painted)
+    return result
 
 
 def _logarithm(image: Pixels | Array) -> Array:

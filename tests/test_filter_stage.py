@@ -11,9 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 from scipy import ndimage
 
+from benchmarks.filter import speed
+from benchmarks.floors import Machine
 from meddiff.cases import Case, read_accepted, read_cases, read_mask, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
@@ -246,3 +249,17 @@ def test_scores_do_not_depend_on_the_number_of_threads(layout: Layout) -> None:
         torch.set_num_threads(before)
     pd.testing.assert_frame_equal(*tables, rtol=1e-6)
     assert tables[0]["id"].is_monotonic_increasing
+
+
+def test_the_benchmark_times_scoring_and_the_whole_stage(
+    layout: Layout, tiny: Params, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout.params.write_text(yaml.safe_dump(tiny.model_dump(mode="json")))
+    monkeypatch.setattr("benchmarks.filter.machine", lambda device: Machine({"float32": 1e11, "tf32": 1e11}, 1e10))
+    threads = torch.get_num_threads()
+    speed(layout.root)
+    torch.set_num_threads(threads)
+    told = capsys.readouterr().out
+    assert f"{2 * N} samples: best" in told
+    assert "the whole stage:" in told
+    assert not layout.filtered.exists()

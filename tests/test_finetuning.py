@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,43 @@ def test_a_merged_lora_predicts_what_its_adapter_did(kind: str, cases: Callable[
     finetune(pipeline, cases(6), params, "cpu", report=lambda done, total, values: seen.append(output()))
     assert torch.allclose(output(), seen[-1], atol=1e-4)
     assert (output() - seen[0]).abs().max() > 1e-2
+
+
+def test_frozen_weights_in_half_precision_change_nothing(
+    cases: Callable[..., list[Case]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, kinds = [], set()
+    for halved in (True, False):
+        pipeline = stable_diffusion()
+        params = _params(mode="lora", precision="bfloat16", ema_decay=0.0, gradient_checkpointing=True)
+        if not halved:
+            monkeypatch.setattr("meddiff.finetuning._halved", lambda network: nullcontext())
+
+        def seen(done: int, total: int, values: object, unet: torch.nn.Module = pipeline.unet, halved: bool = halved) -> None:
+            kinds.update((halved, p.requires_grad, p.dtype) for p in unet.parameters() if p.ndim > 1)
+
+        losses = finetune(pipeline, cases(6), params, "cpu", report=seen).losses
+        found.append((losses, _weights(pipeline)["unet"]))
+    assert found[0][0] == found[1][0]
+    assert not _changed(found[0][1], found[1][1])
+    assert all(value.dtype == torch.float32 for value in found[0][1].values())
+    half, whole = torch.bfloat16, torch.float32
+    assert kinds == {(True, False, half), (True, True, whole), (False, False, whole), (False, True, whole)}
+
+
+@pytest.mark.parametrize(("settings", "idle"), [
+    ({}, {"text_encoder"}), ({"prompt_dropout": 0.0}, {"text_encoder", "vae"}), ({"token": "hta"}, set())
+])
+def test_what_has_nothing_left_to_encode_waits_on_the_cpu(
+    settings: dict[str, Any], idle: set[str], cases: Callable[..., list[Case]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, moved = stable_diffusion(), set()
+    for name in ("vae", "text_encoder", "unet"):
+        part = getattr(pipeline, name)
+        monkeypatch.setattr(part, "to", lambda *to, name=name, **kinds: moved.add(name) if to == ("cpu",) else None)
+    monkeypatch.setattr("meddiff.finetuning.place", lambda pipeline, device: None)
+    finetune(pipeline, cases(6), _params(**settings), "cpu")
+    assert moved == idle
 
 
 @pytest.mark.parametrize("settings", [

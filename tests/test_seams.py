@@ -85,3 +85,13 @@ def test_a_tiny_lesion_keeps_its_middle() -> None:
     mask = _disc(2.5)
     image = join(np.full((SIZE, SIZE, 3), 30, np.float32), _ground(), mask, 1, 0.0)
     assert image[mask].min() == 30
+
+
+@pytest.mark.parametrize(("rim", "limit"), [(0, None), (1, 0.3), (3, -10.0)])
+def test_far_pixels_change_nothing_in_a_larger_frame(rim: int, limit: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a frame only the lesion and its surroundings are computed."""
+    mask, ground = np.roll(_disc(9), -20, axis=0), _ground()
+    painted = _pasted(ground, mask, 60).astype(np.float32)
+    joined = join(painted, ground, mask, rim, limit)
+    monkeypatch.setattr("meddiff.seams.window", lambda mask, margin: (slice(None), slice(None)))
+    assert np.array_equal(join(painted, ground, mask, rim, limit), joined)

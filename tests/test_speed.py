@@ -1,5 +1,7 @@
 """Speed settings change no result beyond a tolerance, and the benchmark measures what it says."""
 
+import os
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,7 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.speed import build, compare, count, published_images, published_step, training
+from benchmarks.counts import Hollow, learning, memory, painting
+from benchmarks.floors import Work, count, exact
+from benchmarks.published import SIZES, Sizes, build, published_images, published_step
+from benchmarks.speed import generation, settled, training, training_settings
+from benchmarks.table import Variant, compare
 from meddiff.cases import Case
 from meddiff.finetuning import finetune
 from meddiff.inpainting import embed_prompts, place, predict
@@ -133,21 +139,115 @@ def test_published_training_computes_everything_in_every_pass(monkeypatch: pytes
     assert not torch.equal(pipeline.unet.conv_in.weight, before)
 
 
-def test_operations_and_bytes_of_a_product() -> None:
+def test_texts_are_moved_to_where_the_images_are(cases: Callable[..., list[Case]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With offload the text encoder answers from where it was before, at first the CPU."""
+    pipeline, case = stable_diffusion(), cases(1)[0]
+
+    class Elsewhere:
+        def __init__(self, texts: torch.Tensor) -> None:
+            self.texts = texts
+
+        def to(self, device: torch.device) -> torch.Tensor:
+            return self.texts
+
+    monkeypatch.setattr("benchmarks.published.embed_prompts", lambda *given: Elsewhere(embed_prompts(*given)))
+    assert published_images(pipeline, [case.image] * 2, [case.mask] * 2, [1, 2], steps=2).shape == (2, 3, 32, 32)
+
+
+def test_operations_and_bytes_of_products_and_attention() -> None:
     a, b = torch.zeros(8, 16), torch.zeros(16, 4)
-    assert count(lambda: torch.relu(a @ b)) == (2 * 8 * 16 * 4, 4 * (8 * 16 + 16 * 4 + 8 * 4))
+    assert count(lambda: torch.relu(a @ b)) == Work(2 * 8 * 16 * 4, 0, 4 * (8 * 16 + 16 * 4 + 8 * 4))
+    query, key = torch.zeros(2, 3, 10, 8), torch.zeros(2, 3, 6, 8, requires_grad=True)
+    forward = count(lambda: nn.functional.scaled_dot_product_attention(query, key, key))
+    assert forward.products == 2 * 2 * 2 * 3 * 10 * 6 * 8
+    both = count(lambda: nn.functional.scaled_dot_product_attention(query, key, key).sum().backward())
+    assert both.products > 3 * forward.products
+    image, kernel = torch.zeros(1, 3, 8, 8), torch.zeros(5, 3, 3, 3)
+    assert count(lambda: nn.functional.conv2d(image, kernel, padding=1)).convolutions == 2 * 5 * 3 * 9 * 64
 
 
+def test_counts_without_values_are_those_with_them() -> None:
+    pipeline = build("tiny")
+    inputs, texts = torch.zeros(2, 9, 16, 16), torch.zeros(2, 77, 32)
+    with torch.no_grad():
+        real = count(lambda: predict(pipeline, inputs, torch.tensor(0), texts))
+    twice, once = (painting(Hollow.of("tiny"), 32, 1, steps, guided=True) for steps in (2, 1))
+    assert twice.bytes == once.bytes + real.bytes
+    assert (twice.products - once.products, twice.convolutions - once.convolutions) == (real.products, real.convolutions)
+    params = FinetuneParams()
+    bare, encoded = (learning(Hollow.of("tiny", params), 32, 1, encoded) for encoded in (False, True))
+    assert encoded.convolutions > bare.convolutions > 2 * real.convolutions / 2
+
+
+def test_memory_by_count() -> None:
+    weights = sum(p.numel() for p in build("tiny").unet.parameters())
+    needs = {name: memory("tiny", 64, settled(4, settings)) for name, settings in training_settings().items()
+             if "compiled" not in name and "full" not in name}
+    whole, lora = needs["meddiff"], needs["meddiff, lora, bfloat16"]
+    assert (whole.trained, whole.moments) == (4 * weights, 12 * weights)
+    assert whole.passing > 4 * weights, "gradients at the least"
+    assert lora.frozen < whole.frozen + 4 * weights / 1.8
+    assert needs["meddiff, lora, bfloat16, checkpointing"].passing < lora.passing / 1.5
+    assert needs["meddiff, lora, bfloat16, batch 2"].passing < lora.passing
+
+
+def _rows(told: str) -> list[list[str]]:
+    return [line.strip("| ").split(" | ") for line in told.splitlines() if line.startswith(("| (", "| meddiff"))]
+
+
+@pytest.mark.parametrize(("ways", "references", "number"), [(training, 3, 8), (generation, 5, 6)])
 def test_variants_are_held_against_float32_in_one_table(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ways: Callable[..., list[Variant]], references: int, number: int, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("benchmarks.speed.machine", lambda device: ({torch.float32: 1e11, torch.bfloat16: 1e11}, 1e10))
-    variants = [v for v in training("tiny", "cpu", 32, 2, 2) if not {"compiled", "lora,"} & set(v.name.split())]
+    monkeypatch.setattr("benchmarks.table.machine", lambda device: _Able())
+    variants = [v for v in ways("tiny", "cpu", 32, 2, 2) if "compiled" not in v.name]
     compare("title", variants, "cpu", 1)
-    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(("| (", "| meddiff"))]
-    assert [row[4] for row in rows[:3]] == ["reference"] * 3
-    assert 0 < float(rows[3][4]) < TOLERANCE
-    assert len(rows) == 4
+    rows = _rows(capsys.readouterr().out)
+    assert len(rows) == len(variants) >= number
+    assert [row[4] for row in rows[:references]] == ["reference"] * references
+    assert all(0 < float(row[4]) < TOLERANCE for row in rows[references:])
+    assert any("lora" in row[0] for row in rows) == (ways is training)
+
+
+class _Able:
+    """A machine that takes a second for everything."""
+
+    def floors(self, work: Work, precision: str) -> tuple[float, float]:
+        return 1.0, 1.0
+
+
+def test_what_does_not_fit_loses_its_own_row(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def large() -> list[float]:
+        raise torch.OutOfMemoryError
+
+    def wrong() -> float:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("benchmarks.table.machine", lambda device: _Able())
+    variants = [Variant("meddiff, small", lambda: [9.0, 2.0, 2.0], 2, Work), Variant("meddiff, large", large, 2, Work),
+                Variant("meddiff, alone", lambda: [9.0, 1.0], 2, Work, error=wrong)]
+    compare("title", variants, "cpu", 2)
+    small, lost, alone = _rows(capsys.readouterr().out)
+    assert (small[1], lost[1:], alone[2], alone[4]) == ("1.00", ["does not fit"], "2.00", "the reference does not fit")
+
+
+def test_exact_products_are_for_a_while() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with exact():
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_compiled_variant_paints_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "tiny", Sizes((8,), (8,), 16, 1, 1, 2, 4))  # the compiler takes a minute even so
+    found = {variant.name: variant for variant in generation("tiny", "cpu", 16, 2, 1)}
+    compiled = found["meddiff, 20 steps, no guidance, bfloat16, compiled"]
+    compiled.run()
+    assert 0 < compiled.error() < TOLERANCE
 
 
 @pytest.mark.parametrize("kind", ["tiny", "embedded"])

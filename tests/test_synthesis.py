@@ -1,13 +1,19 @@
 import io
 import json
+import os
 import shutil
-from collections.abc import Callable, Mapping
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from meddiff.cases import Case, read_image, read_mask, write_image, write_mask
@@ -19,10 +25,12 @@ from meddiff.params import GenerateParams, MaskModelParams, Params
 from meddiff.seams import seam
 from meddiff.served import _load_pyfunc
 from meddiff.stages import generate
-from meddiff.synthesis import Request, Synthesizer, bundle, load_bundle
+from meddiff.synthesis import Plan, Request, Sample, Synthesizer, bundle, load_bundle
 from meddiff.tracking import Unrecorded
 from tests.conftest import make_cases
 from tests.pipelines import embedded
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +65,55 @@ def test_a_seed_gives_the_same_sample_whatever_the_batch(folder: Path) -> None:
         assert np.abs(sample.image.astype(int) - same.image).max() <= 1
         assert (sample.mask != same.mask).sum() <= 1
     assert len({sample.id for sample in together}) == 5
+
+
+def test_a_stream_gives_the_same_and_looks_one_part_ahead(folder: Path) -> None:
+    synthesizer, params = load_bundle(folder, "cpu")
+    expected, asked = synthesizer.sample([Request(seed) for seed in range(6)], params), list[int]()
+
+    def parts() -> Iterator[list[Request]]:
+        for start in (0, 2, 4):
+            asked.append(start)
+            yield [Request(start), Request(start + 1)]
+
+    made: list[Sample] = []
+    for number, samples in enumerate(synthesizer.stream(parts(), params)):
+        assert asked == [0, 2, 4][:number + 2]
+        made += samples()
+    assert [sample.id for sample in made] == [sample.id for sample in expected]
+    assert all(np.array_equal(a.image, b.image) and np.array_equal(a.mask, b.mask) for a, b in zip(made, expected, strict=True))
+    assert synthesizer.sample([], params) == []
+
+
+def test_what_goes_wrong_beside_the_network_is_told_and_an_interrupt_leaves_the_rest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synthesizer, params = load_bundle(folder, "cpu")
+    finished = []
+
+    def fail(*given: object) -> None:
+        finished.append(given)
+        raise ValueError("seam")
+
+    monkeypatch.setattr("meddiff.painting.join", fail)
+    with pytest.raises(ValueError, match="seam"):
+        synthesizer.sample([Request(0)], params)
+    monkeypatch.setattr("meddiff.painting.join", lambda *given: time.sleep(0.2) or finished.append(given))
+    stream, threads = synthesizer.stream([[Request(seed) for seed in range(8)]], params.model_copy(update={"batch_size": 8})), 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    next(stream)
+    stream.close()
+    assert len(finished) < 4
+
+
+def test_batches_are_split_evenly() -> None:
+    def sizes(n: int) -> list[int]:
+        requests, images = [Request(seed) for seed in range(n)], [np.zeros((1, 1), np.uint8)] * n
+        batches = list(Plan(requests, [""] * n, images, images, [0.0] * n, [0.0] * n).batches(16))
+        assert [seed for *_, seeds in batches for seed in seeds] == list(range(n))
+        return [len(seeds) for *_, seeds in batches]
+
+    assert [sorted(sizes(n)) for n in (0, 7, 16, 25, 40)] == [[], [7], [16], [12, 13], [13, 13, 14]]
 
 
 def test_given_mask_and_background_are_used(folder: Path, cases: Callable[..., list[Case]]) -> None:
@@ -179,6 +236,38 @@ def test_stage_writes_batches_and_resumes_them(layout: Layout, tiny: Params, mon
     assert len(calls) == 3, "the finished batch is not made again"
     after = {path.name: path.read_bytes() for path in layout.synthetic.rglob("images/*.png")}
     assert after == before
+
+
+@pytest.mark.timing
+def test_ctrl_c_stops_the_stage_within_five_seconds_and_it_goes_on(layout: Layout, tiny: Params, tmp_path: Path) -> None:
+    for name in ("models", "backgrounds"):
+        shutil.copytree(layout.root / name, tmp_path / name)
+    many = tiny.generate.model_copy(update={"n": 40, "samples_per_batch": 4})
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny.model_copy(update={"generate": many}).model_dump(mode="json")))
+    code = ("import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "sys.argv = ['meddiff', 'generate']\nfrom meddiff.__main__ import main\nmain()")
+
+    def started() -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                                text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    with started() as process:
+        while not (first := list(tmp_path.glob(".work/generate/*/b0000"))):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        _, told = process.communicate(timeout=60)
+        assert time.monotonic() - begun < 5 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # as long as it's free
+    assert process.returncode == 130
+    assert told.endswith("meddiff: interrupted; the same command goes on where it stopped\n")
+    made = (first[0] / "batch.parquet").stat().st_mtime_ns
+    with started() as process:
+        _, told = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    assert "generate: 40/40" in told
+    assert (tmp_path / "synthetic/b0000/batch.parquet").stat().st_mtime_ns == made
+    assert len(list(tmp_path.glob("synthetic/*/images/*.png"))) == 40
 
 
 def test_missing_parts_are_named(tmp_path: Path) -> None:

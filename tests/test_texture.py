@@ -73,3 +73,12 @@ def test_colours_stay() -> None:
     kept = keep_texture(lesion, ground, mask, [1.0, 1.0])[mask] + 16
     assert kept.std(axis=0).min() > 1
     assert np.allclose(kept / kept.sum(axis=1, keepdims=True), np.array([156, 106, 76]) / 338, atol=1e-3)
+
+
+def test_far_pixels_change_nothing_in_a_larger_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a frame only the lesion and its surroundings are computed."""
+    mask = np.roll(_disc(9), -20, axis=0)
+    ground, smooth = _pixels(_noisy(0.1)), _noisy(0.02, seed=2).astype(np.float32)
+    kept = keep_texture(smooth, ground, mask, [0.8, 0.8])
+    monkeypatch.setattr("meddiff.texture.REACH", SIZE)
+    assert np.array_equal(keep_texture(smooth, ground, mask, [0.8, 0.8]), kept)

@@ -22,7 +22,7 @@ from meddiff.metrics import case_scores, detect
 from meddiff.page import Picture
 from meddiff.params import EvaluateParams, Params
 from meddiff.pretrained import FOUNDATION, photographs
-from meddiff.progress import bar
+from meddiff.progress import bar, told
 from meddiff.records import Records, read_records
 from meddiff.report import against, render, verdict
 from meddiff.segmentation import Segmenter, within_frame
@@ -157,7 +157,7 @@ def _score(predictions: Predictions, cases: Sequence[Case], tolerance: float, cl
     masks = [np.zeros(case.image.shape[:2], np.uint8) if case.mask is None else case.mask for case in cases]
     strata = size_strata([float((mask > 0).mean()) for mask in masks])
     rows = []
-    for (arm, seed), predicted in predictions.items():
+    for (arm, seed), predicted in told("score", len(predictions), predictions.items()):
         for case, mask, stratum, prediction in zip(cases, masks, strata, predicted, strict=True):
             for label, name in enumerate(classes, start=1):
                 scores = case_scores(prediction == label, mask == label, tolerance, case.id)

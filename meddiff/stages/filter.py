@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from meddiff.filtering import REASONS, Scores, decide, score
 from meddiff.layout import Layout, replacing
 from meddiff.lesions import Scalars
 from meddiff.params import FilterParams, Params
-from meddiff.progress import bar
+from meddiff.progress import bar, told
 from meddiff.quality import Tile, choose, render
 from meddiff.records import DECISION_COLUMNS, read_samples
 from meddiff.seams import REAL_RIM, real_seams, seam
@@ -62,7 +63,8 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     real, prepared = measure_real(cases, extractor), time.monotonic()
     size = cases[0].image.shape[0]
     facts, scores = _measure(layout.synthetic, samples, real, inspector, size)
-    table = facts.join(scores.table).assign(rule=decide(scores, real, settings))
+    with bar("duplicates") as report:
+        table = facts.join(scores.table).assign(rule=decide(scores, real, settings, report))
     measured = time.monotonic() - prepared
     table["accepted"] = (table["rule"] == "").astype(int)
     with replacing(layout.filtered) as filtered, replacing(layout.quality) as quality:
@@ -170,18 +172,22 @@ def _write(folder: Path, decisions: pd.DataFrame, verdicts: tuple[BatchVerdict, 
 def _corrode(folder: Path, decisions: pd.DataFrame, synthetic: Path, cases: list[Case], settings: FilterParams) -> Corrosion:
     """Write the accepted samples' masks, corroded, and `corrosion.csv`: the border profiles by which `auto` chooses."""
     accepted = decisions[decisions["verdict"] == "accepted"]
-    pairs = {row.id: tuple(synthetic / row.batch / part / f"{row.id}.png" for part in ("images", "masks"))
-             for row in accepted.itertuples()}
+    places = [(row.id, synthetic / row.batch) for row in accepted.itertuples()]
     found = choose_corrosion(border_profiles((case.image, case.mask) for case in cases if case.mask is not None),
-                             border_profiles((read_image(image), read_mask(mask)) for image, mask in pairs.values()),
+                             border_profiles(told("border profiles", len(places), (_pair(*place) for place in places))),
                              settings.seed)
     (folder / "masks").mkdir()
-    for id, (_, path) in pairs.items():
-        mask, radius = read_mask(path), settings.corrosion_radius
-        kept = corrode(mask, share=found.share) if radius == "auto" else corrode(mask, radius * len(mask) / 128)
-        write_mask(folder / "masks" / f"{id}.png", kept)
-    corroded = border_profiles((read_image(image), read_mask(folder / "masks" / f"{id}.png")) for id, (image, _) in pairs.items())
-    found.profiles.assign(corroded=mean_profile(corroded)).to_csv(folder / "corrosion.csv", index=False, float_format="%.4f")
+
+    def corroded() -> Iterator[tuple[Pixels, Pixels]]:
+        for id, place in places:
+            image, mask = _pair(id, place)
+            kept = (corrode(mask, share=found.share) if settings.corrosion_radius == "auto"
+                    else corrode(mask, settings.corrosion_radius * len(mask) / 128))
+            write_mask(folder / "masks" / f"{id}.png", kept)
+            yield image, kept
+
+    profiles = border_profiles(told("corrosion", len(places), corroded()))
+    found.profiles.assign(corroded=mean_profile(profiles)).to_csv(folder / "corrosion.csv", index=False, float_format="%.4f")
     return found
 
 
@@ -195,17 +201,29 @@ def _fidelity(folder: Path, decisions: pd.DataFrame, layout: Layout, cases: list
     accepted = (lesions["verdict"] == "accepted").to_numpy()
     places = [(row.id, layout.synthetic / row.batch) for row in lesions.itertuples()]
     features = extractor.features
-    generated = describe(features, ((_fitted(read_image(place / "images" / f"{id}.png"), size),
-                                     _fitted(read_mask(place / "masks" / f"{id}.png"), size)) for id, place in places))
-    corroded = describe(features, ((read_image(place / "images" / f"{id}.png"), read_mask(folder / "masks" / f"{id}.png"))
-                                   for (id, place), kept in zip(places, accepted, strict=True) if kept))
+    steps = list[float]()
+
+    def painted() -> Iterator[tuple[Pixels, Pixels]]:
+        for id, place in places:
+            image, mask = (_fitted(pixels, size) for pixels in _pair(id, place))
+            steps.append(seam(image, mask, None, REAL_RIM))
+            yield image, mask
+
+    generated = describe(features, told("fidelity", len(places), painted()))
+    kept = [place for place, good in zip(places, accepted, strict=True) if good]
+    corroded = describe(features, told("fidelity, corroded", len(kept), (
+        (read_image(place / "images" / f"{id}.png"), read_mask(folder / "masks" / f"{id}.png")) for id, place in kept)))
     sets = {"generated": generated, "accepted": generated.rows(accepted), "corroded": corroded}
-    steps = np.array([seam(_fitted(read_image(place / "images" / f"{id}.png"), size),
-                           _fitted(read_mask(place / "masks" / f"{id}.png"), size), None, REAL_RIM) for id, place in places])
+    seen = np.array(steps)
     real = np.array(real_seams([image for image, _ in training], [mask for _, mask in training]))
     seams = {name: float(found[np.isfinite(found)].mean()) for name, found in
-             {"training": real, "generated": steps, "accepted": steps[accepted]}.items() if np.isfinite(found).any()}
+             {"training": real, "generated": seen, "accepted": seen[accepted]}.items() if np.isfinite(found).any()}
     return assess(describe(features, reference), describe(features, training, mirrored=True), sets, extractor.name, seams)
+
+
+def _pair(id: str, place: Path) -> tuple[Pixels, Pixels]:
+    """A sample's image and mask, of the batch at `place`."""
+    return read_image(place / "images" / f"{id}.png"), read_mask(place / "masks" / f"{id}.png")
 
 
 def _tiles(decisions: pd.DataFrame, filtered: Path, synthetic: Path, cases: list[Case]) -> list[Tile]:
@@ -214,7 +232,7 @@ def _tiles(decisions: pd.DataFrame, filtered: Path, synthetic: Path, cases: list
     for id in choose(decisions):
         row, folder = rows.loc[id], synthetic / rows.loc[id, "batch"]
         accepted = row["verdict"] == "accepted"
-        tiles.append(Tile(id, read_image(folder / "images" / f"{id}.png"), read_mask(folder / "masks" / f"{id}.png"),
+        tiles.append(Tile(id, *_pair(id, folder),
                           read_mask(filtered / "masks" / f"{id}.png") if accepted else None,
                           real[row["nearest"]] if row["reason"] == "copy" else None))
     return tiles

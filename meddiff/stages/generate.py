@@ -2,7 +2,9 @@
 
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pandas as pd
 from meddiff.cases import read_image, read_mask, write_image, write_mask
 from meddiff.layout import Layout, replacing
 from meddiff.params import GenerateParams, Params
-from meddiff.progress import bar
+from meddiff.progress import bar, told
 from meddiff.seams import seam
 from meddiff.stages import use_machine, work_key
 from meddiff.synthesis import Request, Sample, Synthesizer, bundle
@@ -27,18 +29,21 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     model = work_key(layout.generator, layout.mask_model)
     work = layout.work / "generate" / work_key(settings, model, layout.backgrounds)
     classes = len(synthesizer.painter.prompts) - 1
-    seeds = [settings.seed * 1_000_000 + i for i in range(settings.n)]
-    with bar("generate") as report, ThreadPoolExecutor(1) as writer:
+    first, batches = settings.seed * 1_000_000, dict[Path, range]()
+    for number, start in enumerate(range(0, settings.n, settings.samples_per_batch)):
+        batches[work / f"b{number:04d}"] = range(first + start, first + min(start + settings.samples_per_batch, settings.n))
+    missing = [folder for folder in batches if not folder.is_dir()]
+    done = settings.n - sum(len(batches[folder]) for folder in missing)
+    stream = synthesizer.stream(([Request(seed) for seed in batches[folder]] for folder in missing), settings)
+    with bar("generate") as report, ThreadPoolExecutor(1) as writer, closing(stream):
         written: Future[None] | None = None  # a batch is written while the next one is painted
-        for start in range(0, settings.n, settings.samples_per_batch):
-            part = seeds[start:start + settings.samples_per_batch]
-            folder = work / f"b{start // settings.samples_per_batch:04d}"
-            if not folder.is_dir():
-                samples = synthesizer.sample([Request(seed) for seed in part], settings)
-                if written:
-                    written.result()
-                written = writer.submit(_write, folder, samples, settings, model, classes)
-            report(start + len(part), settings.n, {})
+        report(done, settings.n, {})
+        for folder, samples in zip(missing, stream, strict=True):
+            if written:
+                written.result()
+            written = writer.submit(_write, folder, samples, settings, model, classes)
+            done += len(batches[folder])
+            report(done, settings.n, {})
         if written:
             written.result()
     with replacing(layout.synthetic) as fresh:
@@ -62,7 +67,7 @@ def _seams(folder: Path, table: pd.DataFrame, synthesizer: Synthesizer, rim: int
     found = [
         seam(read_image(folder / row.batch / f"images/{row.id}.png"), read_mask(folder / row.batch / f"masks/{row.id}.png"),
              synthesizer.backgrounds[row.background], rim)
-        for row in table.itertuples()
+        for row in told("seams", len(table), table.itertuples())
     ]
     known = np.array([value for value in found if np.isfinite(value)])
     painted = {"seam": float(known.mean()), "seam_p95": float(np.quantile(known, 0.95))} if len(known) else {}
@@ -70,7 +75,8 @@ def _seams(folder: Path, table: pd.DataFrame, synthesizer: Synthesizer, rim: int
     return painted | ({"seam_real": float(np.mean(real))} if real else {})
 
 
-def _write(folder: Path, samples: list[Sample], settings: GenerateParams, model: str, classes: int) -> None:
+def _write(folder: Path, made: Callable[[], list[Sample]], settings: GenerateParams, model: str, classes: int) -> None:
+    samples = made()
     rows = [{"id": s.id, "batch": folder.name, "seed": s.seed, "background": s.background, "area": float((s.mask > 0).mean()),
              "mask_likeness": s.likeness, "site_iou": s.site_iou,
              "guidance_scale": settings.guidance_scale, "steps": settings.steps, "generator": model} for s in samples]

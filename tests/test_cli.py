@@ -126,7 +126,7 @@ def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> N
     wanted = {"dataset": "folder", "path": f"{project}/raw", "n_labelled": 2, "size": 32}
     assert yaml.safe_load(after)["prepare"] == yaml.safe_load(before)["prepare"] | wanted
     values = yaml.safe_load(after)
-    assert (values["segment"]["steps"], values["backgrounds"]["finder_steps"], values["generate"]["n"]) == (1500, 1500, 200)
+    assert (values["segment"]["steps"], values["backgrounds"]["finder_steps"], values["generate"]["n"]) == (1500, 1000, 300)
     assert "params.yaml now says segment.steps: 1500" in done.stdout
     assert len(set(after.splitlines()) - set(before.splitlines())) == 7
     assert run("init", "--dataset", "demo").exit_code == 0

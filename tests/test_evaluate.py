@@ -238,14 +238,14 @@ def test_settings_of_other_arms_leave_the_real_ones_and_the_pasted_ones_alone(la
     assert trains() == 5
     assert trains() == 0
     assert trains(ratio=2.0) == 0                          # three accepted pairs are fewer than either ratio allows
-    assert trains(share=0.5) == 2                          # those that mix: copy_paste and synthetic
-    assert trains(share=0.5, arms=[*arms, "synthetic_x0.25"]) == 1
+    assert trains(share=0.33) == 2                         # those that mix: copy_paste and synthetic
+    assert trains(share=0.33, arms=[*arms, "synthetic_x0.25"]) == 1
     put_synthetic(layout, accepted=2)
-    assert trains(share=0.5) == 3                          # neither real nor augmented
+    assert trains(share=0.33) == 3                         # neither real nor augmented
 
 
 def test_pasted_lesions_need_no_accepted_pair_but_backgrounds(layout, monkeypatch):
-    only = settings(segment={"arms": ["copy_paste"], "seeds": [0]})
+    only = settings(segment={"arms": ["copy_paste"], "seeds": [0], "ratio": 3.0})
     with pytest.raises(MeddiffError, match=r"backgrounds.csv: the copy_paste arm needs.*repro backgrounds"):
         segment.run(layout, only, Unrecorded())
     put_backgrounds(layout)
@@ -349,9 +349,9 @@ def test_only_what_a_change_touches_is_trained_again(finished, monkeypatch):
     monkeypatch.setattr(segment, "train_segmenter", count)
     segment.run(finished, settings(), Unrecorded())
     assert calls == []
-    segment.run(finished, settings(segment={"share": 0.5}), Unrecorded())
+    segment.run(finished, settings(segment={"share": 0.33}), Unrecorded())
     assert calls == [0, 1]  # the synthetic arm alone
-    segment.run(finished, settings(segment={"share": 0.5, "seeds": [0, 1, 2]}), Unrecorded())
+    segment.run(finished, settings(segment={"share": 0.33, "seeds": [0, 1, 2]}), Unrecorded())
     assert calls == [0, 1, 2, 2]
     segment.run(finished, settings(segment={"steps": 4, "arms": ["real"], "seeds": [0]}), Unrecorded())
     assert calls == [0, 1, 2, 2, 0]

@@ -201,8 +201,8 @@ class SegmentParams(Section):
     steps: Positive = 200
     batch_size: Positive = 8
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
-    ratio: Annotated[float, Field(gt=0)] = Field(3.0, description="synthetic pairs used for each real pair, at most")
-    share: Fraction = Field(0.33, description="share of each batch drawn from the synthetic pairs in a synthetic arm")
+    ratio: Annotated[float, Field(gt=0)] = Field(10.0, description="synthetic pairs used for each real pair, at most")
+    share: Fraction = Field(0.5, description="share of each batch drawn from the synthetic pairs in a synthetic arm")
     precision: Precision = Field("float32", description="of the network's activations in training; bfloat16 where it is faster")
     vertical_flips: bool = Field(False, description="also flip images upside down in training; wrong for ultrasound")
     empty_arms: Literal["refuse", "real"] = Field(

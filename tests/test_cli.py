@@ -128,7 +128,7 @@ def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> N
     values = yaml.safe_load(after)
     assert (values["segment"]["steps"], values["backgrounds"]["finder_steps"], values["generate"]["n"]) == (1500, 1000, 300)
     assert "params.yaml now says segment.steps: 1500" in done.stdout
-    assert len(set(after.splitlines()) - set(before.splitlines())) == 7
+    assert len(set(after.splitlines()) - set(before.splitlines())) == 8
     assert run("init", "--dataset", "demo").exit_code == 0
     assert yaml.safe_load((project / "params.yaml").read_text())["prepare"]["path"] == "raw"
     (project / "params.yaml").write_text(after)

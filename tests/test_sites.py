@@ -228,7 +228,7 @@ def test_stage_finds_sites_and_uses_them_where_they_are_enough(
 
     taught, learnt = [], stage.train_finder
     monkeypatch.setattr(stage, "train_finder", lambda *args, **kw: taught.append(len(kw["taught"])) or learnt(*args, **kw))
-    _, told = run(layout, tiny, finder_rounds=1)
+    _, told = run(layout, tiny)
     once = told.values["sites"]
     assert taught == [0, 0]
     run(layout, tiny, finder_rounds=3)

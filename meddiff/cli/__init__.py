@@ -17,7 +17,7 @@ app.add_typer(release_app, name="release")
 app.add_typer(export_app, name="export")
 
 # For real images. With the demo's few steps a segmenter learns too little for more images to help it: benchmarks/README.md.
-LONGER = {"segment.steps": 1500, "backgrounds.finder_steps": 1000, "generate.n": 300}
+LONGER = {"segment.steps": 1500, "backgrounds.finder_steps": 1000, "backgrounds.finder_rounds": 2, "generate.n": 300}
 STAGE_HELP = {
     "prepare": "Stage: decode, check, resize and split the raw dataset.",
     "foundation": "Stage: load or pretrain the inpainting model.",

@@ -80,7 +80,7 @@ class BackgroundsParams(Section):
         "without annotation; 0: no such backgrounds"
     )
     finder_rounds: Annotated[int, Field(ge=1, le=4)] = Field(
-        2, description="times that two finders are trained; from the second on, also on the images in which the two before agree"
+        1, description="times that two finders are trained; from the second on, also on the images in which the two before agree"
     )
     site_agreement: Fraction = Field(
         0.85, description="least Dice between what two finders see in an image without annotation, else it isn't used"

@@ -278,3 +278,11 @@ def test_what_is_predicted_on_the_bars_does_not_count():
     assert within_frame(everywhere, case).sum() == 2 * 32
     assert not within_frame(everywhere, case)[:2].any()
     assert within_frame(everywhere, Case("c", case.image, None)).all()
+
+
+def test_bfloat16_changes_the_losses_little(cases):
+    exact, fast = (train_segmenter(cases(8), [], SegmentParams(steps=6, batch_size=4, precision=precision), 0)
+                   for precision in ("float32", "bfloat16"))
+    assert fast.losses != exact.losses
+    assert fast.losses == pytest.approx(exact.losses, rel=0.02)
+    assert all(weight.dtype == torch.float32 for weight in fast.network.state_dict().values())

@@ -43,7 +43,7 @@ def benchmark(benchmark: settings.BenchmarkParams = NOTHING) -> None:
 
     result = proof.benchmark(layout, params, run)
     columns = ["dataset", "budget", "arm", "against", "mean", "lower", "upper", "p_holm", "cases", "seeds"]
-    create_table_artifact(result.gains.reindex(columns=columns).round(4).to_dict("records"), key="benchmark-gains",
+    create_table_artifact(result.gains[columns].round(4).to_dict("records"), key="benchmark-gains",
                           description=f"Differences of test Dice; the page: `{result.page}`")
     if result.missing:
         raise MeddiffError("benchmark", f"{len(result.missing)} cells are missing: {result.missing[0]}",

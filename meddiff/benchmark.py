@@ -156,7 +156,7 @@ def report(layout: Layout, params: Params, errors: Mapping[str, str]) -> Benchma
         raise MeddiffError("benchmark", f"one cell at least must be finished ({missing[0]})", "Mend what it names")
     tables = _tables(found, params)
     facts = _facts(layout, params, tables.cells)
-    dice = tables.gains[tables.gains["metric"] == "dice"] if len(tables.gains) else tables.gains
+    dice = tables.gains[tables.gains["metric"] == "dice"]
     shown = [*figures(tables.scores, dice, facts), *pictures]
     with replacing(layout.benchmark) as fresh:
         for name, frame in vars(tables).items():

@@ -42,8 +42,6 @@ class Tables:
 
 def rows_of(gains: pd.DataFrame, budget: int, arm: str, against: str, metric: str = "dice") -> list[Any]:
     """The comparisons of two arms, a dataset each and the average last."""
-    if gains.empty:
-        return []
     part = gains[(gains["budget"] == budget) & (gains["arm"] == arm) & (gains["against"] == against)
                  & (gains["metric"] == metric)]
     return [row for row in part.itertuples() if not math.isnan(row.mean)]
@@ -95,8 +93,6 @@ def _pairs(arms: pd.DataFrame, dataset: Any, budget: Any, arm: Any) -> str:
 
 def gains_table(gains: pd.DataFrame) -> str:
     """All differences of Dice, then those of the synthetic arm from the real one by the other metrics."""
-    if gains.empty:
-        return ""
     dice, others = gains[gains["metric"] == "dice"], gains[(gains["metric"] != "dice") & (gains["arm"] == "synthetic")
                                                            & (gains["against"] == "real")]
     rows = [[html.escape(str(row.dataset)), str(row.budget), html.escape(named(row.arm)), html.escape(named(row.against)),
@@ -117,8 +113,8 @@ def _plain(row: Any) -> str:
 
 def sizes_table(sizes: pd.DataFrame, budget: int) -> str:
     """Scores of each arm by lesion size, the gain of Dice over real images beneath."""
-    found, part = "", sizes[sizes["budget"] == budget] if len(sizes) else sizes
-    for dataset, own in part.groupby("dataset", sort=False) if len(part) else ():
+    found = ""
+    for dataset, own in sizes[sizes["budget"] == budget].groupby("dataset", sort=False):
         rows = []
         for arm, of in own.groupby("arm", sort=False):
             by = of.set_index(["metric", "stratum"])
@@ -145,7 +141,7 @@ def detection_table(detection: pd.DataFrame, budget: int) -> str:
     rows = [[html.escape(str(row.dataset)), html.escape(named(str(row.arm))),
              "–" if math.isnan(row.specificity) else f"{row.specificity:.0%}<small>{row.lower:.0%} to {row.upper:.0%}</small>",
              str(row.free), f"{row.found:.0%} of {row.lesions}", f"{row.false_positives:.2f}"]
-            for row in detection[detection["budget"] == budget].itertuples()] if len(detection) else []
+            for row in detection[detection["budget"] == budget].itertuples()]
     note = ('<p class="note">Specificity: share of the lesion-free test images in which nothing was found; one predicted pixel '
             "is a find. A lesion is found if a predicted one overlaps it by an IoU of 0.1. False positives: predicted lesions "
             "that meet none, for each test image with a lesion. Lesion-free images count for this table alone.</p>")

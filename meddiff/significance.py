@@ -16,6 +16,7 @@ AVERAGE = "average"  # of the datasets, in the place of a dataset's name
 RIVALS = ("copy_paste", "copy_paste_sites", "self_training", "augmented", "paper", "unfiltered", "uncorroded")
 
 KEY = ("dataset", "budget", "arm", "metric")
+GAINS = ("dataset", "budget", "arm", "against", "metric", "mean", "lower", "upper", "p", "cases", "seeds", "p_holm")
 GAIN = {"mean": "gain", "lower": "gain_lower", "upper": "gain_upper"}
 
 
@@ -53,10 +54,9 @@ def by_size(table: pd.DataFrame, settings: EvaluateParams) -> pd.DataFrame:
         part = table[table["stratum"] == size]
         if len(part):
             over = gains(part, settings, ("dice",))
-            over = over[over["against"] == BASELINE] if len(over) else pd.DataFrame(columns=[*KEY, *GAIN])
-            over = over.rename(columns=GAIN)[[*KEY, *GAIN.values()]]
+            over = over[over["against"] == BASELINE].rename(columns=GAIN)[[*KEY, *GAIN.values()]]
             found.append(scores(part, settings).assign(stratum=size).merge(over, "left", list(KEY)))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    return pd.concat(found, ignore_index=True)
 
 
 def detection(table: pd.DataFrame, settings: EvaluateParams) -> pd.DataFrame:
@@ -91,7 +91,8 @@ def gains(table: pd.DataFrame, settings: EvaluateParams, metrics: Sequence[str] 
 
     Returns:
         One row a dataset, budget, arm, rival and metric: mean, lower, upper (in the metric's unit: Dice 0 to 1, HD95 pixels, of
-        which less is better), p, p_holm, cases, seeds. Comparisons without any case are left out.
+        which less is better), p, p_holm, cases, seeds. Comparisons without any case are left out;
+        without any comparison there is no row, but each column.
     """
     found: dict[tuple[Any, str, str, str], dict[str, tuple[dict[str, Any], NDArray[np.float64]]]] = {}
     for (dataset, budget), part in _lesions(table).groupby(["dataset", "budget"], sort=False):
@@ -108,7 +109,7 @@ def gains(table: pd.DataFrame, settings: EvaluateParams, metrics: Sequence[str] 
                  for (dataset, (row, _)), p in zip(of.items(), corrected, strict=True)]
         if len(of) > 1:
             rows.append({"dataset": AVERAGE, **key, **_average(list(of.values()), settings)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(GAINS))
 
 
 def groups_of(table: pd.DataFrame) -> list[str]:

@@ -12,6 +12,7 @@ from meddiff.benchmark_figures import figures
 from meddiff.benchmark_page import render, verdict
 from meddiff.benchmark_tables import Tables
 from meddiff.page import Picture
+from meddiff.significance import GAINS
 
 FACTS: dict[str, Any] = {
     "size": "64",
@@ -168,7 +169,7 @@ def test_other_budgets_are_not_the_verdict() -> None:
     assert verdict(pd.DataFrame([gain(budget=10)]), 40) == [
         "No gain measured at 40 annotated images: that needs the arms `real` and `synthetic`."
     ]
-    assert verdict(pd.DataFrame(), 40)[0].startswith("No gain measured")
+    assert verdict(pd.DataFrame(columns=list(GAINS)), 40)[0].startswith("No gain measured")
 
 
 def test_numbers_of_the_tables_are_on_the_page() -> None:
@@ -216,7 +217,7 @@ def test_other_metrics_and_all_as_a_budget_stand_beside_the_verdict() -> None:
 
 
 def test_a_foundation_of_unknown_training_is_told() -> None:
-    found = tables(pd.DataFrame(score("busi", "real", 0.6)), pd.DataFrame())
+    found = tables(pd.DataFrame(score("busi", "real", 0.6)), pd.DataFrame(columns=list(GAINS)))
     whole = render(found, [], FACTS | {"seen": False, "foundation": "hub/model"}, [])
     assert "What the foundation (hub/model) was trained on is unknown here" in whole
 
@@ -245,7 +246,7 @@ def test_missing_cells_are_told() -> None:
 
 
 def test_a_benchmark_without_any_comparison_has_a_page() -> None:
-    whole = render(tables(pd.DataFrame(score("busi", "real", 0.6)), pd.DataFrame()), [], FACTS, [])
+    whole = render(tables(pd.DataFrame(score("busi", "real", 0.6)), pd.DataFrame(columns=list(GAINS))), [], FACTS, [])
     assert "No gain measured" in whole
 
 

@@ -25,6 +25,7 @@ from meddiff.cells import Cell, cells_of
 from meddiff.errors import MeddiffError
 from meddiff.layout import STAGES, Layout
 from meddiff.params import Params
+from meddiff.significance import GAINS
 from meddiff.trials import TrialOutcome, TrialRow
 from meddiff.tune import TuneResult
 from meddiff.versioning import StageCrash
@@ -164,7 +165,7 @@ def test_the_benchmark_runs_its_cells_as_tasks_and_shows_the_gains(tmp_path: Pat
             run(cell, {"MEDDIFF_EXECUTION": "own"}, tmp_path / "out")
         gain = {"dataset": "a", "budget": "all", "arm": "synthetic", "against": "real", "mean": 0.03, "lower": 0.01,
                 "upper": 0.05, "p_holm": 0.01, "cases": 40, "seeds": 5, "metric": "dice"}
-        return Benchmark(pd.DataFrame([gain] * (not missing)), missing, tmp_path / "benchmark.html")
+        return Benchmark(pd.DataFrame([gain] * (not missing), columns=list(GAINS)), missing, tmp_path / "benchmark.html")
 
     shown: dict[str, Any] = {}
     (tmp_path / "params.yaml").write_text("benchmark: {budget: 10}\n")

@@ -6,6 +6,7 @@ classes their indices with a palette, so that any viewer shows both.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,14 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(cases: Iterable[Case]) -> str:
+    """SHA-256 of the cases' ids, pixels and masks, as hexadecimal digits."""
+    found = hashlib.sha256()
+    for case in cases:
+        found.update(case.id.encode() + case.image.tobytes() + (b"" if case.mask is None else case.mask.tobytes()))
+    return found.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -101,10 +101,14 @@ def view(values: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(values, VIEW) if values.shape[-1] > VIEW else values
 
 
-def predicted(images: Pixels, segmenter: Segmenter) -> Pixels:
-    """What a segmenter of `reduced` cases finds in images `[N, H, W, 3]` uint8: `[N, H, W]` uint8 of 0 to K."""
+def predicted(images: Pixels, segmenter: Segmenter, known: NDArray[np.float32] | None = None) -> Pixels:
+    """What a segmenter of `reduced` cases finds in images `[N, H, W, 3]` uint8: `[N, H, W]` uint8 of 0 to K.
+
+    Args:
+        known: the segmenter's `probability` in these images, where it is there already.
+    """
     if segmenter.architecture.classes == 1:
-        return (probability(images, segmenter) > 0.5).astype(np.uint8)
+        return ((probability(images, segmenter) if known is None else known) > 0.5).astype(np.uint8)
     small = torch.from_numpy(segmenter.segment(seen(images)))[:, None]
     found: Pixels = F.interpolate(small, images.shape[1:3], mode="nearest-exact")[:, 0].numpy()
     return found

@@ -64,9 +64,9 @@ def find_sites(cases: Sequence[Case], finders: tuple[Segmenter, Segmenter], agre
     for start in range(0, len(cases), TOGETHER):
         some = cases[start:start + TOGETHER]
         images = np.stack([case.image for case in some])
-        first, second = (predicted(images, finder) for finder in finders)
-        lesion = sum(probability(images, finder) for finder in finders) > 1
-        both = np.where(lesion, np.where(first > 0, first, second), 0).astype(np.uint8)
+        sure = [probability(images, finder) for finder in finders]
+        first, second = (predicted(images, finder, known) for finder, known in zip(finders, sure, strict=True))
+        both = np.where(sum(sure) > 1, np.where(first > 0, first, second), 0).astype(np.uint8)
         for case, mask, one, other in zip(some, both, first, second, strict=True):
             alike = class_dice(within_frame(one, case), within_frame(other, case), finders[0].architecture.classes)
             found.append(_site(case, mask, largest) if alike >= agreement else None)

@@ -41,7 +41,7 @@ def found(monkeypatch: pytest.MonkeyPatch, first: Pixels, second: Pixels, classe
           ) -> Pixels | None:
     """The site of an image in which two finders see these, the first one surely."""
     seen, sure = {"first": first, "second": second}, {"first": 0.95, "second": 0.7}
-    monkeypatch.setattr(sites, "predicted", lambda images, who: np.stack([seen[who.architecture.network]] * len(images)))
+    monkeypatch.setattr(sites, "predicted", lambda images, who, known: np.stack([seen[who.architecture.network]] * len(images)))
     monkeypatch.setattr(sites, "probability", lambda images, who: np.stack(
         [np.where(seen[who.architecture.network] > 0, sure[who.architecture.network], 0.1)] * len(images)))
     one, other = (Segmenter(torch.nn.Identity(), Architecture(name, 4, classes)) for name in seen)

@@ -1,13 +1,14 @@
 """What all sections of settings are made of: ranges, names of arms, and the base class."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Precision = Literal["float32", "bfloat16"]
 ClassName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]{0,39}$")]
 ARMS = ("real", "augmented", "copy_paste", "copy_paste_sites", "self_training", "synthetic", "uncorroded", "unfiltered",
         "synthetic_only")

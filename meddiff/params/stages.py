@@ -4,9 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from meddiff.params.section import ArmName, ClassName, Fraction, Positive, Section, Seed
-
-Precision = Literal["float32", "bfloat16"]
+from meddiff.params.section import ArmName, ClassName, Fraction, Positive, Precision, Section, Seed
 
 
 class PrepareParams(Section):

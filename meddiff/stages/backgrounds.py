@@ -1,6 +1,5 @@
 """Stage `backgrounds`: the images that lesions are painted into, lesion-free or with a lesion to replace, and the inspector."""
 
-import hashlib
 import shutil
 import sys
 import time
@@ -15,13 +14,13 @@ from PIL import Image
 from scipy import ndimage
 
 from meddiff.backgrounds import REASONS, Removal, hole, remove_lesions
-from meddiff.cases import Case, Pixels, read_cases, sha256, write_image, write_mask
+from meddiff.cases import Case, Pixels, digest, read_cases, sha256, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.inspector import train_inspector
 from meddiff.layout import Layout, replacing
 from meddiff.painting import load_painter
 from meddiff.params import BackgroundsParams, Params, SegmentParams
-from meddiff.progress import bar
+from meddiff.progress import bar, told
 from meddiff.segmentation import Segmenter
 from meddiff.sites import cleared, find_sites, train_finder
 from meddiff.stages import checkpoint_file, use_machine
@@ -49,7 +48,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     brief = SegmentParams(steps=settings.inspector_steps, precision=settings.precision)
     inspector = trained("inspector", train_inspector, brief, settings.seed)
     found = _found(settings, unlabelled, trained)
-    looked_after = time.monotonic()
+    searched = time.monotonic()
     sites = _cleared(found)
     looked = {"unlabelled": len(unlabelled), "sites": len(sites)}
     if len(sites) < ENOUGH:
@@ -67,8 +66,8 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
         inspector.save(model)
     counts = _counts(table, settled) | looked
     _tell(counts)
-    tracker.metrics(counts | {"inspector_loss": float(np.mean(inspector.losses[-50:])), "seconds_training": looked_after - begun,
-                              "seconds": time.monotonic() - looked_after})
+    tracker.metrics(counts | {"inspector_loss": float(np.mean(inspector.losses[-50:])), "seconds_training": searched - begun,
+                              "seconds": time.monotonic() - searched})
     tracker.dataset(table, "backgrounds", "backgrounds")
     if sites:
         tracker.file(layout.backgrounds / "sites.png", "pictures")
@@ -95,9 +94,10 @@ def _found(settings: BackgroundsParams, unlabelled: Sequence[Case], trained: Cal
     params = SegmentParams(steps=max(1, settings.finder_steps), share=TAUGHT, ratio=max(1, len(unlabelled)),
                            precision=settings.precision)
     for number in range(settings.finder_rounds if unlabelled else 0):
-        train = partial(train_finder, taught=[replace(case, mask=site) for case, site in found])
+        taught = [replace(case, mask=site) for case, site in found]
+        train, known = partial(train_finder, taught=taught), digest(taught)
         one, other = (trained(f"finder {number + 1}{name}", train, params, settings.seed + 1 + APART * (2 * number + place),
-                              _digest(found)) for place, name in enumerate("ab"))
+                              known) for place, name in enumerate("ab"))
         seen = find_sites(unlabelled, (one, other), settings.site_agreement, settings.largest)
         found = [(case, site) for case, site in zip(unlabelled, seen, strict=True) if site is not None]
         if len(found) < ENOUGH:
@@ -113,23 +113,10 @@ def _trained(layout: Layout, cases: list[Case], classes: int, device: str, name:
         return train(cases, params=params, seed=seed, classes=classes, device=device, checkpoint=checkpoint, report=report)
 
 
-def _digest(found: Sequence[tuple[Case, Pixels]]) -> str:
-    digest = hashlib.sha256()
-    for case, site in found:
-        digest.update(case.id.encode() + site.tobytes())
-    return digest.hexdigest()
-
-
 def _cleared(found: Sequence[tuple[Case, Pixels]]) -> list[Site]:
     """The sites whose lesions could be filled in."""
-    with bar("clear sites") as report:
-        sites = []
-        for number, (case, site) in enumerate(found, 1):
-            image = cleared(case, site)
-            if image is not None:
-                sites.append((case, site, image))
-            report(number, len(found), {})
-    return sites
+    images = [(case, site, cleared(case, site)) for case, site in told("clear sites", len(found), found)]
+    return [(case, site, image) for case, site, image in images if image is not None]
 
 
 def _normal(layout: Layout, settings: BackgroundsParams) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """Stage `segment`: one segmenter for each arm and seed, trained alike but for what the arm is about."""
 
-import hashlib
 import shutil
 import sys
 import time
@@ -14,7 +13,7 @@ import pandas as pd
 
 from meddiff import augmentation, metrics, networks, segmentation, training
 from meddiff.augmentation import augment, augment_strongly
-from meddiff.cases import Case, PairFiles, list_accepted, list_unfiltered, read_cases, read_image, read_mask, sha256
+from meddiff.cases import Case, PairFiles, digest, list_accepted, list_unfiltered, read_cases, read_image, read_mask, sha256
 from meddiff.copy_paste import copy_paste
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
@@ -43,7 +42,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     code = [getsource(module) for module in (augmentation, metrics, networks, segmentation, training)]
     if (weights := Path(settings.encoder_weights).expanduser()).is_file():
         code.append(sha256(weights))
-    code += [_digest(real), _digest(validation)]
+    code += [digest(real), digest(validation)]
     pairs_of = _Pairs(layout, settings, real)
     used, rows = [], []
     for arm, seed in ((arm, seed) for arm in settings.arms if arm not in pairs_of.dropped for seed in settings.seeds):
@@ -53,7 +52,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
         if not pairs and wanted:
             print(f"segment: there is no pair for the arm {arm}: it is trained on the real cases alone", file=sys.stderr)
         name = work_key(own, augmentation_of.__name__, str(seed), f"{device} {params.compute.threads} {classes}", *code,
-                        _digest(pairs))
+                        digest(pairs))
         folder = layout.work / "segment" / name
         begun = time.monotonic()
         if not folder.is_dir():
@@ -178,13 +177,6 @@ def _relevant(settings: SegmentParams, arm: str, ratio: float) -> SegmentParams:
     """
     share = 0.0 if not ratio else 1.0 if arm == "synthetic_only" else settings.share
     return settings.model_copy(update={"arms": (), "seeds": (), "empty_arms": "refuse", "ratio": ratio, "share": share})
-
-
-def _digest(cases: Sequence[Case]) -> str:
-    digest = hashlib.sha256()
-    for case in cases:
-        digest.update(case.id.encode() + case.image.tobytes() + (b"" if case.mask is None else case.mask.tobytes()))
-    return digest.hexdigest()
 
 
 def _keep(folder: Path, segmenter: Segmenter, row: dict[str, str | float]) -> None:

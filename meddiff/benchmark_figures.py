@@ -14,8 +14,8 @@ from meddiff.report import arm_name
 # Colours of Okabe and Ito, told apart by the colour-blind.
 COLOURS = {"real": "#52606d", "synthetic": "#0072b2", "copy_paste": "#d55e00", "augmented": "#cc79a7", "paper": "#009e73",
            "uncorroded": "#56b4e9", "unfiltered": "#e69f00", "self_training": "#000000", "synthetic_only": "#999999",
-           "copy_paste_sites": "#f0e442"}
-PLOTTED = ("synthetic", "copy_paste", "self_training", "augmented", "paper")
+           "copy_paste_sites": "#f0e442", "combined": "#332288"}
+PLOTTED = ("synthetic", "combined", "copy_paste", "self_training", "augmented", "paper")
 INK, LINE = "#1f2933", "#9aa5b1"
 
 

@@ -22,7 +22,7 @@ from meddiff.benchmark_tables import (
 )
 from meddiff.page import Picture, counted, document, figure, listed, points, section, table
 from meddiff.report import PRIVACY
-from meddiff.significance import AVERAGE, RIVALS
+from meddiff.significance import AVERAGE, COMBINED, RIVALS, RIVALS_OF
 
 ALPHA = 0.05
 LEAST_SEEDS = 5  # for a claim: with 3 intervals were too narrow in simulations (`bootstrap.mean_interval`)
@@ -78,7 +78,8 @@ def render(tables: Tables, pictures: Sequence[Picture], facts: dict[str, Any], m
     shown = {picture.name: figure(picture) for picture in pictures}
     whole = [decision(row) for row in rows_of(gains, budget, "synthetic", "real")]
     tone = " better" if whole and set(whole) == {"gain"} else " worse" if "loss" in whole else ""
-    lines = "".join(f"<p>{html.escape(line)}</p>" for line in verdict(gains, budget, ["real"])) + _rivals(gains, budget)
+    lines = "".join(f"<p>{html.escape(line)}</p>" for line in verdict(gains, budget, ["real"]))
+    lines += _rivals(gains, budget, "synthetic", RIVALS) + _rivals(gains, budget, COMBINED, ("real", *RIVALS_OF[COMBINED]))
     lines += _told("Not everything is in", "cell", "missing", missing)
     lines += _told("Not every arm could be trained", "arm", "left out", dropped)
     found = "".join(body for name, body in shown.items() if name.endswith("-cases"))
@@ -120,15 +121,15 @@ def limits(facts: dict[str, Any]) -> list[str]:
     return told if facts["seen"] else [*told, unknown]
 
 
-def _rivals(gains: pd.DataFrame, budget: int) -> str:
-    """What the synthetic arm gains over each rival, datasets side by side."""
-    datasets = list(dict.fromkeys(row.dataset for against in RIVALS for row in rows_of(gains, budget, "synthetic", against)))
+def _rivals(gains: pd.DataFrame, budget: int, arm: str, rivals: Sequence[str]) -> str:
+    """What an arm gains over each rival, datasets side by side."""
+    datasets = list(dict.fromkeys(row.dataset for against in rivals for row in rows_of(gains, budget, arm, against)))
     rows = []
-    for against in RIVALS:
-        found = {row.dataset: row for row in rows_of(gains, budget, "synthetic", against)}
+    for against in rivals:
+        found = {row.dataset: row for row in rows_of(gains, budget, arm, against)}
         if found:
             rows.append([html.escape(named(against)), *(_against(found[name]) if name in found else "–" for name in datasets)])
-    return table(["Dice points of synthetic pairs over", *datasets], rows) if rows else ""
+    return table([f"Dice points of {html.escape(named(arm))} over", *datasets], rows) if rows else ""
 
 
 def _against(row: Any) -> str:

@@ -13,7 +13,7 @@ from meddiff.summary import BASELINE, TREATED, Summary, main_arms
 NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 [px]", "nsd": "NSD"}
 ARMS = {BASELINE: "real images only", TREATED: "real + synthetic images", "augmented": "real images, stronger augmentation",
         "copy_paste": "real + pasted real lesions", "copy_paste_sites": "real + real lesions pasted where lesions were",
-        "self_training": "real + unlabelled images, lesions as found",
+        "self_training": "real + unlabelled images, lesions as found", "combined": "real + synthetic + unlabelled images",
         "uncorroded": "the same without corrosion", "unfiltered": "real + as many unfiltered synthetic images",
         "synthetic_only": "synthetic images only"}
 # The filter's rules, in words.

@@ -14,6 +14,8 @@ from meddiff.summary import BASELINE, METRICS, SIZES, TREATED, detect_lesions, m
 AVERAGE = "average"  # of the datasets, in the place of a dataset's name
 # What the synthetic arm is held against, beside `real`; the last two tell what the filter and corrosion are worth.
 RIVALS = ("copy_paste", "copy_paste_sites", "self_training", "augmented", "paper", "unfiltered", "uncorroded")
+COMBINED = "combined"  # its parts, and the rivals that know the same images
+RIVALS_OF = {TREATED: RIVALS, COMBINED: (TREATED, "copy_paste", "copy_paste_sites", "self_training")}
 
 KEY = ("dataset", "budget", "arm", "metric")
 GAINS = ("dataset", "budget", "arm", "against", "metric", "mean", "lower", "upper", "p", "cases", "seeds", "p_holm")
@@ -80,10 +82,10 @@ def detection(table: pd.DataFrame, settings: EvaluateParams) -> pd.DataFrame:
 def gains(table: pd.DataFrame, settings: EvaluateParams, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
     """Paired differences between arms, with intervals, p-values and Holm's correction over the datasets.
 
-    Each arm is held against `real`, and `synthetic` against `RIVALS` too, on the seeds that both have. The bootstrap draws
-    cases (patients) and seeds; since a seed stands for its own choice of annotated cases, its own generator and its own
-    segmenters, the interval covers them all. The row `average` is the mean over the datasets that have the comparison,
-    their draws independent; it is one test, so its p is not corrected.
+    Each arm is held against `real`, and `synthetic` and `combined` against their rivals (`RIVALS_OF`) too, on the seeds that
+    both have. The bootstrap draws cases (patients) and seeds; since a seed stands for its own choice of annotated cases, its own
+    generator and its own segmenters, the interval covers them all. The row `average` is the mean over the datasets that have
+    the comparison, their draws independent; it is one test, so its p is not corrected.
 
     Args:
         table, settings: see `scores`.
@@ -128,8 +130,9 @@ def _lesions(table: pd.DataFrame) -> pd.DataFrame:
 def _pairs(arms: Sequence[str]) -> Iterator[tuple[str, str]]:
     if BASELINE in arms:
         yield from ((arm, BASELINE) for arm in arms if arm != BASELINE)
-    if TREATED in arms:
-        yield from ((TREATED, rival) for rival in RIVALS if rival in arms)
+    for arm, rivals in RIVALS_OF.items():
+        if arm in arms:
+            yield from ((arm, rival) for rival in rivals if rival in arms)
 
 
 def _gain(part: pd.DataFrame, arm: str, against: str, metric: str,

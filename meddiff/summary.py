@@ -17,7 +17,7 @@ METRICS = ("dice", "iou", "hd95", "nsd")
 COUNTS = ("lesions", "found", "false_positives")    # see `metrics.Detection`
 SIZES = ("small", "medium", "large")
 BASELINE, TREATED = "real", "synthetic"
-MAIN = (BASELINE, "augmented", "copy_paste", "self_training", TREATED)
+MAIN = (BASELINE, "augmented", "copy_paste", "self_training", TREATED, "combined")
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def assess(decisions: pd.DataFrame, batches: Sequence[str], quarantined: int) ->
 
 
 def main_arms(arms: Sequence[str]) -> list[str]:
-    """The arms to show where there is room for four: all, or those of `MAIN` that are there."""
+    """The arms to show where there is room for a few: all, or those of `MAIN` that are there."""
     return list(arms) if len(arms) <= len(MAIN) else [arm for arm in MAIN if arm in arms] or list(arms)[:len(MAIN)]
 
 

@@ -158,6 +158,11 @@ def test_the_verdict_claims_only_what_interval_and_test_say(row: dict[str, Any],
     assert shown in re.sub("<[^>]+>", "", page([row]))
 
 
+def test_the_combined_arm_has_its_own_differences() -> None:
+    shown = re.sub("<[^>]+>", " ", page([gain(), gain(arm="combined", against="synthetic", mean=0.012)]))
+    assert re.search(r"points of real \+ synthetic \+ unlabelled images over\s+busi\s+real \+ synthetic images\s+\+1\.2", shown)
+
+
 def test_fewer_than_five_seeds_claim_nothing() -> None:
     assert verdict(pd.DataFrame([gain() | {"seeds": 4}]), 40) == [
         "busi: too few seeds (4) to tell a difference from real images only: +3.0 (+2.0 to +4.0) Dice points, p = 0.001."]

@@ -257,10 +257,10 @@ def test_pasted_lesions_need_no_accepted_pair_but_backgrounds(layout, monkeypatc
 
 
 def test_copies_go_on_lesion_free_images_and_self_training_takes_what_was_found(layout, monkeypatch):
-    only = settings(segment={"arms": ["self_training"], "seeds": [0]})
     put_backgrounds(layout)
-    with pytest.raises(MeddiffError, match=r"sites: the self_training arm needs.*site_agreement"):
-        segment.run(layout, only, Unrecorded())
+    for arm in ("self_training", "combined"):
+        with pytest.raises(MeddiffError, match=rf"sites: the {arm} arm needs.*site_agreement"):
+            segment.run(layout, settings(segment={"arms": [arm], "seeds": [0]}), Unrecorded())
     found, table = make_cases(3, seed=31), pd.read_csv(layout.backgrounds / "backgrounds.csv")
     for case in found:
         write_image(layout.cases("train") / "images" / f"{case.id}.png", case.image)
@@ -272,8 +272,13 @@ def test_copies_go_on_lesion_free_images_and_self_training_takes_what_was_found(
     given, paste = [], segment.copy_paste
     monkeypatch.setattr(segment, "copy_paste",
                         lambda real, grounds, *rest: given.append(len(grounds)) or paste(real, grounds, *rest))
-    segment.run(layout, settings(segment={"arms": ["self_training", "copy_paste", "copy_paste_sites"], "seeds": [0]}),
-                Unrecorded())
+    segment.run(layout, settings(segment={"arms": ["self_training", "copy_paste", "copy_paste_sites", "combined", "synthetic"],
+                                          "seeds": [0], "share": 0.5}), Unrecorded())
+    together, invented = trained.calls[3], trained.calls[4]
+    assert [pair.id for pair in together.pairs] == [pair.id for pair in (*invented.pairs, *found)]
+    assert together.settings.share == pytest.approx(2 / 3), "real cases, invented ones and those found: a third each"
+    assert invented.settings.share == 0.5
+    assert pd.read_csv(layout.segmenters / "validation.csv").set_index("arm")["n_wanted"]["combined"] == 160  # ratio 10
     for pair, case in zip(trained.calls[0].pairs, found, strict=True):
         assert pair.id == case.id
         assert np.array_equal(pair.image, case.image), "as it was before its lesion was filled in"

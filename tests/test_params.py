@@ -39,6 +39,7 @@ def test_sections_are_frozen() -> None:
     ("segment: {arms: [synthetic_x-1]}", r"`segment.arms` = 'synthetic_x-1'.*synthetic_xRATIO"),
     ("segment: {arms: [real, real]}", r"`segment.arms` = .*arms must differ"),
     ("{segment: {arms: [self_training]}, backgrounds: {finder_steps: 0}}", r"self_training .* needs backgrounds.finder_steps"),
+    ("{segment: {arms: [real, combined]}, backgrounds: {finder_steps: 0}}", r"arm combined .* needs backgrounds.finder_steps"),
     ("prepare: [", r"settings must be YAML"),
     ("- prepare", r"settings must be named sections"),
 ])

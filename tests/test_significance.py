@@ -64,6 +64,12 @@ def test_a_real_gain_is_found_and_none_is_not_invented() -> None:
     assert rival["p_holm"] == rival["p"]  # one dataset has that comparison
 
 
+def test_the_combined_arm_is_held_against_its_parts() -> None:
+    found = gains(table("one", {"real": 0.0, "self_training": 0.03, "synthetic": 0.02, "combined": 0.05}), QUICK)
+    over = {against: one(found, "one", "combined", against)["mean"] for against in ("real", "synthetic", "self_training")}
+    assert over == pytest.approx({"real": 0.05, "synthetic": 0.03, "self_training": 0.02}, abs=0.006)
+
+
 def test_the_average_is_that_of_the_datasets_and_narrower() -> None:
     found = gains(pd.concat([table("a", {"real": 0.0, "synthetic": 0.02}),
                              table("bb", {"real": 0.0, "synthetic": 0.04}, cases=60)]), QUICK)

@@ -12,7 +12,7 @@ from meddiff.params.actions import (
     TrackingParams,
     TuneParams,
 )
-from meddiff.params.section import ARMS, ArmName, Section, Seed, ratio_of
+from meddiff.params.section import ARMS, FOUND, ArmName, Section, Seed, ratio_of
 from meddiff.params.stages import (
     BackgroundsParams,
     EvaluateParams,
@@ -27,6 +27,7 @@ from meddiff.params.stages import (
 
 __all__ = [
     "ARMS",
+    "FOUND",
     "AblateParams",
     "ArmName",
     "BackgroundsParams",
@@ -73,7 +74,7 @@ class Params(Section):
     compute: ComputeParams = ComputeParams()
 
     @model_validator(mode="after")
-    def _self_training_needs_a_finder(self) -> "Params":
-        if "self_training" in self.segment.arms and not self.backgrounds.finder_steps:
-            raise ValueError("the arm self_training of segment.arms needs backgrounds.finder_steps above 0")
+    def _found_images_need_a_finder(self) -> "Params":
+        if not self.backgrounds.finder_steps and (arms := [arm for arm in FOUND if arm in self.segment.arms]):
+            raise ValueError(f"the arm {arms[0]} of segment.arms needs backgrounds.finder_steps above 0")
         return self

@@ -10,8 +10,9 @@ Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Precision = Literal["float32", "bfloat16"]
 ClassName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]{0,39}$")]
-ARMS = ("real", "augmented", "copy_paste", "copy_paste_sites", "self_training", "synthetic", "uncorroded", "unfiltered",
-        "synthetic_only")
+ARMS = ("real", "augmented", "copy_paste", "copy_paste_sites", "self_training", "synthetic", "combined", "uncorroded",
+        "unfiltered", "synthetic_only")
+FOUND = ("self_training", "combined")  # arms that learn from images without annotation, by what the finders see in them
 
 
 def ratio_of(arm: str) -> float | None:

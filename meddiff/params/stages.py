@@ -192,8 +192,8 @@ class SegmentParams(Section):
         "", description="of flexible_unet: file of pretrained weights, full path; empty: random ones"
     )
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1)] = Field(
-        ("real", "synthetic"), description="also augmented, copy_paste, copy_paste_sites, self_training, uncorroded, unfiltered, "
-        "synthetic_only, synthetic_xRATIO: docs/method.md"
+        ("real", "synthetic"), description="also augmented, copy_paste, copy_paste_sites, self_training, combined, uncorroded, "
+        "unfiltered, synthetic_only, synthetic_xRATIO: docs/method.md"
     )
     seeds: tuple[Seed, ...] = (0, 1, 2)
     steps: Positive = 200

@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from inspect import getsource
 from pathlib import Path
@@ -47,8 +47,9 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     used, rows = [], []
     for arm, seed in ((arm, seed) for arm in settings.arms if arm not in pairs_of.dropped for seed in settings.seeds):
         augmentation_of = augment_strongly if arm == "augmented" else augment
-        pairs, wanted = pairs_of(arm, seed), pairs_of.wanted(arm)
-        own = _relevant(settings, arm, len(pairs) / max(1, len(real)))
+        pools, wanted = pairs_of(arm, seed), pairs_of.wanted(arm)
+        pairs = [pair for pool in pools for pair in pool]
+        own = _relevant(settings, arm, len(pairs) / max(1, len(real)), len(pools))
         if not pairs and wanted:
             print(f"segment: there is no pair for the arm {arm}: it is trained on the real cases alone", file=sys.stderr)
         name = work_key(own, augmentation_of.__name__, str(seed), f"{device} {params.compute.threads} {classes}", *code,
@@ -99,20 +100,27 @@ class _Pairs:
                 print(f"segment: the arm {arm} is left out: {error}", file=sys.stderr)
 
     def wanted(self, arm: str) -> int:
-        """Pairs that the arm would use if there were enough."""
-        ratio = 0.0 if arm in WITHOUT_PAIRS else ratio_of(arm) or self.settings.ratio
-        return max(1, round(ratio * len(self.real))) if ratio else 0
+        """Pairs that the arm would use if there were enough of each kind."""
+        return len(self._kinds(arm)) * self._of_a_kind(arm)
 
-    def __call__(self, arm: str, seed: int) -> list[Case]:
+    def __call__(self, arm: str, seed: int) -> list[list[Case]]:
+        """The pairs, a list for each kind of which there is any."""
+        if arm in PASTED:
+            return [self.pasted(arm, seed)]
+        pools = ([pair.read() for pair in chosen(kind(), self._of_a_kind(arm), seed)] for kind in self._kinds(arm))
+        return [pool for pool in pools if pool]
+
+    def _of_a_kind(self, arm: str) -> int:
+        return max(1, round((ratio_of(arm) or self.settings.ratio) * len(self.real)))
+
+    def _kinds(self, arm: str) -> list[Callable[[], list[PairFiles]]]:
+        """What lists the pairs of each kind that the arm adds; the pasted ones aren't listed, but as many as the accepted."""
         if arm in WITHOUT_PAIRS:
             return []
-        if arm in PASTED:
-            return self.pasted(arm, seed)
-        return [pair.read() for pair in chosen(self._files(arm), self.wanted(arm), seed)]
-
-    def _files(self, arm: str) -> list[PairFiles]:
-        others = {"uncorroded": self.painted, "unfiltered": self.unfiltered, "self_training": self.sites}
-        return others.get(arm, self.accepted)()
+        others: dict[str, list[Callable[[], list[PairFiles]]]] = {
+            "uncorroded": [self.painted], "unfiltered": [self.unfiltered], "self_training": [self.sites],
+            "combined": [self.accepted, self.sites]}
+        return others.get(arm, [self.accepted])
 
     def _paste(self, arm: str, seed: int) -> list[Case]:
         """As many as the synthetic arm has, and where the filter left none as many as it would take."""
@@ -132,9 +140,9 @@ class _Pairs:
                     self.pasted(arm, seed)
             except MeddiffError as e:
                 return e
-        elif arm not in WITHOUT_PAIRS and not self._files(arm) and (self.settings.empty_arms == "refuse"
-                                                                    or arm == "synthetic_only"):
-            return _nothing(self.layout, arm)
+        elif self.settings.empty_arms == "refuse" or arm == "synthetic_only":
+            empty = [kind for kind in self._kinds(arm) if not kind()]
+            return _nothing(self.layout, arm, empty[0] is self.sites) if empty else None
         return None
 
 
@@ -159,9 +167,9 @@ def _found(layout: Layout) -> list[PairFiles]:
             for id, case in zip(at["id"], at["source"].str.removeprefix("site:"), strict=True)]
 
 
-def _nothing(layout: Layout, arm: str) -> MeddiffError:
-    if arm == "self_training":
-        return MeddiffError(layout.backgrounds / "sites", "the self_training arm needs training images without annotation in "
+def _nothing(layout: Layout, arm: str, sites: bool) -> MeddiffError:
+    if sites:
+        return MeddiffError(layout.backgrounds / "sites", f"the {arm} arm needs training images without annotation in "
                             "which a lesion is found, and there is none",
                             "Leave the arm out, lower backgrounds.site_agreement, or set backgrounds.finder_steps above 0")
     return MeddiffError(layout.filtered / "decisions.parquet", f"the {arm} arm needs at least one accepted pair, "
@@ -169,13 +177,15 @@ def _nothing(layout: Layout, arm: str) -> MeddiffError:
                         "filter's bounds")
 
 
-def _relevant(settings: SegmentParams, arm: str, ratio: float) -> SegmentParams:
+def _relevant(settings: SegmentParams, arm: str, ratio: float, kinds: int) -> SegmentParams:
     """The arm's settings, without those that don't touch this segmenter, so that changing them doesn't train it again.
 
     Args:
         ratio: pairs that are used for each real case.
+        kinds: of pairs. What `share` says of one kind against the real cases, each further one has as well.
     """
-    share = 0.0 if not ratio else 1.0 if arm == "synthetic_only" else settings.share
+    added = kinds * settings.share
+    share = 0.0 if not ratio else 1.0 if arm == "synthetic_only" else added / (1 - settings.share + added)
     return settings.model_copy(update={"arms": (), "seeds": (), "empty_arms": "refuse", "ratio": ratio, "share": share})
 
 

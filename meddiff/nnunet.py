@@ -7,20 +7,20 @@ channels), `labelsTr/CASE.png` (indices 0 to K), `imagesTs/`, `dataset.json`. It
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from meddiff.cases import Case, list_accepted, list_unfiltered, read_cases, write_image
+from meddiff.cases import Case, read_cases, write_image
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
+from meddiff.pairs import kinds_of, list_found
 from meddiff.params import Params, ratio_of
 from meddiff.progress import Report, silent
 
-ARMS = ("real", "synthetic", "uncorroded", "unfiltered", "synthetic_only")
+ARMS = ("real", "synthetic", "self_training", "combined", "uncorroded", "unfiltered", "synthetic_only")
 RESERVED = ("background", "ignore")  # labels with a meaning of their own
 
 
@@ -30,7 +30,7 @@ class Exported:
 
     folder: Path
     real: int
-    synthetic: int
+    added: int
     validation: int
     test: int
 
@@ -46,7 +46,8 @@ def export(
 
     Args:
         out: nnU-Net's `nnUNet_raw`, or a new folder.
-        arm: one of `ARMS`, or `synthetic_xRATIO`. Pairs are called `synthetic_ID`.
+        arm: one of `ARMS`, or `synthetic_xRATIO`. Pairs are called `synthetic_ID`, and images without annotation
+            in which lesions were found `found_ID`.
         number: 1 to 999; nnU-Net keeps those below 500 for published datasets.
         report: called after each image.
 
@@ -80,7 +81,7 @@ def export(
         _write_json(fresh / "splits_final.json", [{"train": [c.id for c in training], "val": [c.id for c in validation]}])
         _write_json(fresh / "dataset.json", {
             "name": folder.name,
-            "description": f"meddiff, arm {arm}: {len(training) - len(pairs)} real and {len(pairs)} synthetic training pairs, "
+            "description": f"meddiff, arm {arm}: {len(training) - len(pairs)} real and {len(pairs)} added training pairs, "
                            f"{len(validation)} real validation cases. Train fold 0 alone: in others pairs are validated on.",
             "channel_names": {"0": "R", "1": "G", "2": "B"},
             "labels": {"background": 0} | {name: i for i, name in enumerate(names, 1)},
@@ -101,18 +102,21 @@ def _check_free(folder: Path, number: int) -> None:
 
 
 def _pairs(layout: Layout, params: Params, arm: str, n_real: int) -> list[Case]:
-    if arm == "real":
-        return []
     if arm not in ARMS and not ratio_of(arm):
         raise MeddiffError(f"arm {arm}", f"nnU-Net gets one of {', '.join(ARMS)}, or synthetic_xRATIO", "Choose one by --arm")
-    found = (list_unfiltered(layout.synthetic, layout.filtered) if arm == "unfiltered"
-             else list_accepted(layout.synthetic, layout.filtered, corroded=arm != "uncorroded"))
-    if not found:
-        raise MeddiffError(layout.filtered / "decisions.parquet", f"the arm {arm} needs at least one accepted pair",
-                           "Look at reports/quality, then train the generator longer or widen the filter's bounds")
-    limit = max(1, round((ratio_of(arm) or params.segment.ratio) * n_real))
-    kept: Sequence[int] = sorted(np.random.default_rng(0).permutation(len(found))[:limit].tolist())
-    return [replace(found[i], id=f"synthetic_{found[i].id}", group="").read() for i in kept]
+    limit, kept = max(1, round((ratio_of(arm) or params.segment.ratio) * n_real)), []
+    for kind in kinds_of(arm):
+        name, found = "found" if kind is list_found else "synthetic", kind(layout)
+        if not found and kind is list_found:
+            raise MeddiffError(layout.backgrounds / "sites", f"the arm {arm} needs training images without annotation in which "
+                               "a lesion is found, and there is none", "Choose another by --arm, or lower "
+                               "backgrounds.site_agreement")
+        if not found:
+            raise MeddiffError(layout.filtered / "decisions.parquet", f"the arm {arm} needs at least one accepted pair",
+                               "Look at reports/quality, then train the generator longer or widen the filter's bounds")
+        drawn = sorted(np.random.default_rng(0).permutation(len(found))[:limit].tolist())
+        kept += [replace(found[i], id=f"{name}_{found[i].id}", group="").read() for i in drawn]
+    return kept
 
 
 def _write_labels(path: Path, case: Case, classes: int) -> None:

@@ -27,12 +27,12 @@ ACTIONS = {"tune", "trials", "ablation", "parts", "variants", "comparison", "pro
 RESULTS = {"records", "summary", "card", "page", "significance", "benchmark_figures", "benchmark_tables", "benchmark_page",
            "benchmark_cards"}
 TOP = {"cli", "__main__"}
-LAYERS = {**dict.fromkeys(BASE, "base"), "layout": "layout", **dict.fromkeys(SERVICES, "services"),
+LAYERS = {**dict.fromkeys(BASE, "base"), "layout": "layout", "pairs": "layout", **dict.fromkeys(SERVICES, "services"),
           **dict.fromkeys(ACTIONS, "actions"), **dict.fromkeys(TOP, "top"), "flows": "flows"}
 # What a layer may import, by layer or module: downwards only. RESULTS speak of tables that stages left.
 MAY = {
     "base": {"base"},
-    "layout": {"base"},
+    "layout": {"base", "layout"},
     "domain": {"base", "domain"},
     "services": {"base", "layout", "records"},
     "actions": {"base", "layout", *RESULTS, "services", "actions"},

@@ -74,7 +74,7 @@ def test_the_synthetic_arm_is_written_as_nnunet_reads_it(cases, tmp_path):
     layout = project(tmp_path / "project", cases)
     made = export(layout, settings(ONE), tmp_path / "raw")
     assert made.folder == tmp_path / "raw/Dataset501_my_breast_set_synthetic"
-    assert (made.real, made.synthetic, made.validation, made.test) == (4, 4, 3, 2)
+    assert (made.real, made.added, made.validation, made.test) == (4, 4, 3, 2)
     about, split = described(made.folder)
     assert about["channel_names"] == {"0": "R", "1": "G", "2": "B"}
     assert about["labels"] == {"background": 0, "lesion": 1}
@@ -128,7 +128,7 @@ def test_several_classes_keep_their_indices_and_names(cases, tmp_path):
 def test_arms_differ_in_their_training_pairs_alone(cases, tmp_path, arm, real, pairs):
     layout = project(tmp_path / "project", cases)
     made = export(layout, settings(ONE), tmp_path / "raw", arm, 7)
-    assert (made.real, made.synthetic, made.validation, made.test) == (real, pairs, 3, 2)
+    assert (made.real, made.added, made.validation, made.test) == (real, pairs, 3, 2)
     _, split = described(made.folder)
     assert sum(id.startswith("synthetic_") for id in split["train"]) == pairs
     assert split["val"] == [case.id for case in cases(3, seed=2)]
@@ -137,10 +137,24 @@ def test_arms_differ_in_their_training_pairs_alone(cases, tmp_path, arm, real, p
         assert np.array_equal(labels(made.folder, "synthetic_s0"), cases(1, seed=4)[0].mask)
 
 
+def test_images_without_annotation_go_out_with_the_lesions_found_in_them(cases, tmp_path):
+    layout = project(tmp_path / "project", cases)
+    with pytest.raises(MeddiffError, match=r"backgrounds/sites: the arm combined needs training images without annotation"):
+        export(layout, settings(ONE), tmp_path / "none", "combined")
+    found = cases(6, seed=1)[4]
+    write_mask(layout.backgrounds / "sites" / f"{found.id}_site.png", found.mask)
+    pd.DataFrame({"id": ["n0", f"{found.id}_site"], "source": ["normal", f"site:{found.id}"]}).to_csv(
+        layout.backgrounds / "backgrounds.csv", index=False)
+    for number, (arm, added) in enumerate({"combined": 5, "self_training": 1}.items(), 8):
+        made = export(layout, settings(ONE), tmp_path / "raw", arm, number)
+        assert (made.real, made.added) == (4, added)
+        assert np.array_equal(labels(made.folder, f"found_{found.id}"), found.mask)
+
+
 def test_the_ratio_bounds_the_pairs_and_the_choice_repeats(cases, tmp_path):
     layout, params = project(tmp_path / "project", cases), settings(ONE, ratio=0.75)
     first, second = (export(layout, params, tmp_path / name) for name in ("a", "b"))
-    assert first.synthetic == 3
+    assert first.added == 3
 
     def hashes(folder: Path) -> dict[str, str]:
         return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.*")}
@@ -177,7 +191,7 @@ def test_the_command_tells_what_it_wrote_and_what_comes_next(cases, tmp_path, mo
     done = CliRunner().invoke(app, ["export", "nnunet", str(tmp_path / "raw"), "--arm", "real", "--number", "502"],
                               catch_exceptions=False)
     assert done.exit_code == 0
-    assert "Dataset502_busi_real: 4 real and 0 synthetic training pairs, 3 validation cases, 2 test images" in done.output
+    assert "Dataset502_busi_real: 4 real and 0 added training pairs, 3 validation cases, 2 test images" in done.output
     assert "nnUNetv2_train 502 2d 0" in done.output
 
 

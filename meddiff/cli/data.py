@@ -104,7 +104,8 @@ def release_list(bucket: Bucket, endpoint: Endpoint = None) -> None:
 def export_nnunet(
     out: Annotated[Path, typer.Argument(help="nnU-Net's folder nnUNet_raw, or a new one.")],
     arm: Annotated[
-        str, typer.Option(help="real, synthetic, uncorroded, unfiltered, synthetic_only or synthetic_xRATIO.")
+        str, typer.Option(help="real, synthetic, self_training, combined, uncorroded, unfiltered, synthetic_only or "
+                               "synthetic_xRATIO.")
     ] = "synthetic",
     number: Annotated[int, typer.Option(min=1, max=999, help="Of the dataset in nnU-Net.")] = 501,
 ) -> None:
@@ -115,7 +116,7 @@ def export_nnunet(
     layout, params = project()
     with bar("export") as report:
         made = export(layout, params, out, arm, number, report)
-    print(f"{made.folder}: {made.real} real and {made.synthetic} synthetic training pairs, {made.validation} validation cases, "
+    print(f"{made.folder}: {made.real} real and {made.added} added training pairs, {made.validation} validation cases, "
           f"{made.test} test images")
     print(f"next, with nnU-Net: nnUNetv2_plan_and_preprocess -d {number} -c 2d --verify_dataset_integrity && "
           f"nnUNetv2_train {number} 2d 0")

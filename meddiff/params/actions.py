@@ -76,8 +76,8 @@ class BenchmarkParams(Section):
     )
     arms: tuple[ArmName, ...] = Field(("real", "augmented", "copy_paste", "synthetic"), description="at every budget")
     further: tuple[ArmName, ...] = Field(
-        ("copy_paste_sites", "self_training", "uncorroded", "unfiltered", "synthetic_only", "synthetic_x0.5", "synthetic_x1",
-         "synthetic_x2", "synthetic_x5"),
+        ("combined", "copy_paste_sites", "self_training", "uncorroded", "unfiltered", "synthetic_only", "synthetic_x0.5",
+         "synthetic_x1", "synthetic_x2", "synthetic_x5"),
         description="further arms at `budget`",
     )
     paper: bool = Field(True, description="also run the paper's published recipe at `budget`")

@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from meddiff.bootstrap import nearer_p
-from meddiff.cases import DEEP, Case, Frame, Pixels, read_accepted, read_cases, read_image, read_mask
+from meddiff.cases import DEEP, Case, Frame, Pixels, read_cases, read_image, read_mask
 from meddiff.errors import MeddiffError
 from meddiff.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
 from meddiff.layout import Layout, replacing
 from meddiff.leakage import Used, look, photographed, refuse_leaks, refuse_photographed
 from meddiff.metrics import case_scores, detect
 from meddiff.page import Picture
+from meddiff.pairs import read_accepted
 from meddiff.params import EvaluateParams, Params
 from meddiff.pretrained import FOUNDATION, photographs
 from meddiff.progress import bar, told
@@ -220,7 +221,7 @@ def _chosen(cases: Sequence[Case], predictions: Predictions, dice: dict[str, NDA
 
 
 def _pairs(layout: Layout, records: Records, settings: EvaluateParams) -> list[Pair]:
-    accepted = read_accepted(layout.synthetic, layout.filtered)
+    accepted = read_accepted(layout)
     picked = np.random.default_rng(settings.seed).permutation(len(accepted))[:settings.pictures]
     background = dict(zip(records.samples["id"], records.samples["background"], strict=True))
     pairs = []

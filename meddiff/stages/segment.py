@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from inspect import getsource
 from pathlib import Path
@@ -13,10 +13,11 @@ import pandas as pd
 
 from meddiff import augmentation, metrics, networks, segmentation, training
 from meddiff.augmentation import augment, augment_strongly
-from meddiff.cases import Case, PairFiles, digest, list_accepted, list_unfiltered, read_cases, read_image, read_mask, sha256
+from meddiff.cases import Case, digest, read_cases, read_image, read_mask, sha256
 from meddiff.copy_paste import copy_paste
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
+from meddiff.pairs import SITE, PairFiles, kinds_of, list_accepted, list_found
 from meddiff.params import Params, SegmentParams, ratio_of
 from meddiff.progress import bar
 from meddiff.segmentation import Segmenter, chosen, train_segmenter
@@ -87,10 +88,7 @@ class _Pairs:
     def __init__(self, layout: Layout, settings: SegmentParams, real: Sequence[Case]) -> None:
         """What the arms need is looked for at once, so that nothing is trained before something is found missing."""
         self.layout, self.settings, self.real, self.dropped = layout, settings, real, dict[str, str]()
-        self.accepted = cache(partial(list_accepted, layout.synthetic, layout.filtered))
-        self.painted = cache(partial(list_accepted, layout.synthetic, layout.filtered, corroded=False))
-        self.unfiltered = cache(partial(list_unfiltered, layout.synthetic, layout.filtered))
-        self.backgrounds, self.sites = cache(partial(_backgrounds, layout)), cache(partial(_found, layout))
+        self.listed, self.backgrounds = cache(lambda kind: kind(layout)), cache(partial(_backgrounds, layout))
         self.pasted = cache(self._paste)
         for arm in settings.arms:
             if error := self._impossible(arm):
@@ -101,48 +99,39 @@ class _Pairs:
 
     def wanted(self, arm: str) -> int:
         """Pairs that the arm would use if there were enough of each kind."""
-        return len(self._kinds(arm)) * self._of_a_kind(arm)
+        return len(kinds_of(arm)) * self._of_a_kind(arm)
 
     def __call__(self, arm: str, seed: int) -> list[list[Case]]:
         """The pairs, a list for each kind of which there is any."""
         if arm in PASTED:
             return [self.pasted(arm, seed)]
-        pools = ([pair.read() for pair in chosen(kind(), self._of_a_kind(arm), seed)] for kind in self._kinds(arm))
+        pools = ([pair.read() for pair in chosen(self.listed(kind), self._of_a_kind(arm), seed)] for kind in kinds_of(arm))
         return [pool for pool in pools if pool]
 
     def _of_a_kind(self, arm: str) -> int:
         return max(1, round((ratio_of(arm) or self.settings.ratio) * len(self.real)))
-
-    def _kinds(self, arm: str) -> list[Callable[[], list[PairFiles]]]:
-        """What lists the pairs of each kind that the arm adds; the pasted ones aren't listed, but as many as the accepted."""
-        if arm in WITHOUT_PAIRS:
-            return []
-        others: dict[str, list[Callable[[], list[PairFiles]]]] = {
-            "uncorroded": [self.painted], "unfiltered": [self.unfiltered], "self_training": [self.sites],
-            "combined": [self.accepted, self.sites]}
-        return others.get(arm, [self.accepted])
 
     def _paste(self, arm: str, seed: int) -> list[Case]:
         """As many as the synthetic arm has, and where the filter left none as many as it would take."""
         wanted, files = self.wanted(arm), self.backgrounds(arm == "copy_paste_sites")
         images = [read_image(file.image) for file in files]
         sites = [read_mask(file.mask) for file in files if file.mask.is_file()]
-        return copy_paste(self.real, images, min(len(self.accepted()) or wanted, wanted), seed, self.settings.vertical_flips,
-                          sites)
+        n = min(len(self.listed(list_accepted)) or wanted, wanted)
+        return copy_paste(self.real, images, n, seed, self.settings.vertical_flips, sites)
 
     def _impossible(self, arm: str) -> MeddiffError | None:
         """Why the arm can't be trained; an arm that has no pair, but real cases, may be the real arm."""
         if arm in PASTED:
-            for table in (self.backgrounds, self.accepted):  # one that isn't there is no matter of this arm alone
-                table()
+            self.backgrounds()  # a table that isn't there is no matter of this arm alone
+            self.listed(list_accepted)
             try:
                 for seed in self.settings.seeds:
                     self.pasted(arm, seed)
             except MeddiffError as e:
                 return e
         elif self.settings.empty_arms == "refuse" or arm == "synthetic_only":
-            empty = [kind for kind in self._kinds(arm) if not kind()]
-            return _nothing(self.layout, arm, empty[0] is self.sites) if empty else None
+            empty = [kind for kind in kinds_of(arm) if not self.listed(kind)]
+            return _nothing(self.layout, arm, empty[0] is list_found) if empty else None
         return None
 
 
@@ -152,19 +141,9 @@ def _backgrounds(layout: Layout, cleared: bool = False) -> list[PairFiles]:
     if not table.is_file():
         raise MeddiffError(table, "the copy_paste arm needs the lesion-free backgrounds", "Run `dvc repro backgrounds`")
     known = pd.read_csv(table, dtype=str)
-    ids = known["id"][known["source"].str.startswith("site:") == cleared]
+    ids = known["id"][known["source"].str.startswith(SITE) == cleared]
     images, sites = layout.backgrounds / "images", layout.backgrounds / "sites"
     return [PairFiles(id, images / f"{id}.png", sites / f"{id}.png") for id in ids]
-
-
-def _found(layout: Layout) -> list[PairFiles]:
-    """The images without annotation with what the finders see in them, as if it were their annotation."""
-    table = layout.backgrounds / "backgrounds.csv"
-    known = pd.read_csv(table, dtype=str) if table.is_file() else pd.DataFrame({"id": [], "source": []}, dtype=str)
-    at = known[known["source"].str.startswith("site:")]
-    images, sites = layout.cases("train") / "images", layout.backgrounds / "sites"
-    return [PairFiles(case, images / f"{case}.png", sites / f"{id}.png")
-            for id, case in zip(at["id"], at["source"].str.removeprefix("site:"), strict=True)]
 
 
 def _nothing(layout: Layout, arm: str, sites: bool) -> MeddiffError:

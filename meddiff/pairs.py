@@ -1,0 +1,99 @@
+"""The pairs beside the real cases, listed before they are read, and which of them an arm of the comparison adds."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from meddiff.cases import Case, read_image, read_mask
+from meddiff.errors import MeddiffError
+from meddiff.layout import Layout
+
+SITE = "site:"  # before the case in the column `source` of the backgrounds
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """A pair that isn't read yet, so that of a hundred thousand only those that are used come into memory."""
+
+    id: str
+    image: Path
+    mask: Path
+    group: str = ""
+
+    def read(self) -> Case:
+        return Case(self.id, read_image(self.image), read_mask(self.mask), self.group)
+
+
+List = Callable[[Layout], list[PairFiles]]  # lists pairs of one kind
+
+
+def list_accepted(layout: Layout, corroded: bool = True) -> list[PairFiles]:
+    """The accepted synthetic pairs in the order of their ids; a pair's group is its batch.
+
+    Args:
+        layout: `synthetic` holds `BATCH/{images,masks}/ID.png`; `filtered` holds `decisions.parquet` (id, batch, verdict, …) and
+            `masks/ID.png` of the accepted samples.
+        corroded: with their corroded masks, else with the masks that guided the painting.
+
+    Raises:
+        MeddiffError: the table is missing.
+    """
+    return [_files(layout, id, batch, layout.filtered if corroded else layout.synthetic / batch)
+            for id, batch, verdict in _decisions(layout.filtered) if verdict == "accepted"]
+
+
+def list_unfiltered(layout: Layout, seed: int = 0) -> list[PairFiles]:
+    """As many synthetic pairs as were accepted, drawn by chance from all of them, with the masks that guided the painting.
+
+    Args:
+        layout: see `list_accepted`.
+        seed: of the draw.
+
+    Raises:
+        MeddiffError: the table is missing.
+    """
+    rows = _decisions(layout.filtered)
+    n = sum(verdict == "accepted" for _, _, verdict in rows)
+    drawn = sorted(np.random.default_rng(seed).permutation(len(rows))[:n])
+    return [_files(layout, id, batch, layout.synthetic / batch) for id, batch, _ in (rows[i] for i in drawn)]
+
+
+def list_found(layout: Layout) -> list[PairFiles]:
+    """The images without annotation with what the finders see in them, as if it were their annotation; none without sites."""
+    table = layout.backgrounds / "backgrounds.csv"
+    known = pd.read_csv(table, dtype=str) if table.is_file() else pd.DataFrame({"id": [], "source": []}, dtype=str)
+    at = known[known["source"].str.startswith(SITE)]
+    images, sites = layout.cases("train") / "images", layout.backgrounds / "sites"
+    return [PairFiles(case, images / f"{case}.png", sites / f"{id}.png")
+            for id, case in zip(at["id"], at["source"].str.removeprefix(SITE), strict=True)]
+
+
+def kinds_of(arm: str) -> tuple[List, ...]:
+    """What lists the pairs that an arm adds to the real cases, a kind at a time; of arms that paste, as many as of these."""
+    return _KINDS.get(arm, (list_accepted,))
+
+
+def read_accepted(layout: Layout) -> list[Case]:
+    """Read what `list_accepted` lists; a file that is missing raises a MeddiffError, too."""
+    return [pair.read() for pair in list_accepted(layout)]
+
+
+_KINDS: Mapping[str, tuple[List, ...]] = {
+    "real": (), "augmented": (), "uncorroded": (partial(list_accepted, corroded=False),), "unfiltered": (list_unfiltered,),
+    "self_training": (list_found,), "combined": (list_accepted, list_found)}
+
+
+def _files(layout: Layout, id: str, batch: str, masks: Path) -> PairFiles:
+    return PairFiles(id, layout.synthetic / batch / "images" / f"{id}.png", masks / "masks" / f"{id}.png", batch)
+
+
+def _decisions(filtered: Path) -> list[tuple[str, str, str]]:
+    table = filtered / "decisions.parquet"
+    if not table.is_file():
+        raise MeddiffError(table, "the filter's decisions must be there", "Run `dvc repro filter`")
+    decisions = pd.read_parquet(table, columns=["id", "batch", "verdict"]).sort_values("id")
+    return list(decisions.itertuples(index=False, name=None))

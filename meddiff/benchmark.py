@@ -23,7 +23,7 @@ from meddiff import significance, tracking
 from meddiff.benchmark_cards import dataset_card, model_card
 from meddiff.benchmark_figures import figures
 from meddiff.benchmark_page import render
-from meddiff.benchmark_tables import Tables
+from meddiff.benchmark_tables import Tables, measured
 from meddiff.cells import Cell, CellResult, cells_of, key_of, read_cell, run_cell
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
@@ -234,7 +234,7 @@ def _facts(layout: Layout, params: Params, cells: pd.DataFrame) -> dict[str, Any
             "made": date.today().isoformat(), "command": "meddiff benchmark", "foundation": resolved("foundation", "source"),
             "seen": all(_known(layout, each["foundation"]["source"]) for each in own),
             "commit": ", ".join(commit for commit in dict.fromkeys(cells["commit"]) if commit), "seeds": sorted(map(int, seeds)),
-            "validation": sorted(set(map(int, cells["validation"])))}
+            "validation": sorted(set(map(int, cells["validation"]))), "energy": measured(cells)}
 
 
 def _known(layout: Layout, source: str) -> bool:

@@ -67,7 +67,8 @@ def render(tables: Tables, pictures: Sequence[Picture], facts: dict[str, Any], m
         pictures: `budgets` and `arms` of `benchmark_figures`, and DATASET-cases, DATASET-pairs.
         facts: size [pixels], steps, network, extractor, tolerance [pixels], foundation (each one value or those of the datasets),
             seen (whether it is known what the foundation was trained on), budget (of the verdict), seeds, datasets, validation
-            (numbers of annotated validation cases), device, threads, commit, made (date), command.
+            (numbers of annotated validation cases), energy (whether it was measured), device, threads, commit, made (date),
+            command.
         missing: cells that failed or aren't finished, a line each.
         dropped: arms that a cell had to leave out, a line each.
 
@@ -115,8 +116,9 @@ def limits(facts: dict[str, Any]) -> list[str]:
             "Arms with added pairs see fewer real images in each batch; all arms have the same number of steps.",
             f"The best weights are chosen on the annotations of {validation} validation cases, in all arms alike: annotations "
             "that the budget doesn't count.",
-            "p-values are corrected over datasets, not over arms or budgets: of many rows some are small by chance.",
-            "Energy wasn't measured."]
+            "p-values are corrected over datasets, not over arms or budgets: of many rows some are small by chance."]
+    if not facts["energy"]:
+        told.append("The machine doesn't tell what energy it takes.")
     unknown = f"What the foundation ({facts['foundation']}) was trained on is unknown here: it may have seen test images."
     return told if facts["seen"] else [*told, unknown]
 

@@ -26,7 +26,8 @@ class Tables:
         scores, gains, detection: see `significance`.
         sizes: see `significance.by_size`.
         cells: one row a cell: dataset, budget, seed, recipe, labelled and validation (annotated cases), samples, accepted,
-            seconds, stages_run, peak_memory_mb, commit, device, dropped (arms), numbers of fidelity.
+            seconds, joules (of the whole machine, NaN if it doesn't tell), stages_run, peak_memory_mb, commit, device, dropped
+            (arms), numbers of fidelity.
         arms: one row a dataset, budget, seed and arm: n_real, n_synthetic (pairs used), n_wanted (pairs asked for).
         per_case: the cells' `per_case.csv` under each other.
     """
@@ -185,10 +186,20 @@ def fidelity_table(cells: pd.DataFrame, budget: int, facts: dict[str, Any]) -> s
 def cost_table(cells: pd.DataFrame) -> str:
     """Time, memory and the share of samples that was accepted."""
     rows = [[f"{html.escape(str(dataset))}, {html.escape(str(recipe))}", str(len(own)), f"{own['seconds'].mean() / 60:.1f}",
-             f"{own['stages_run'].mean():.1f}",
+             f"{own['stages_run'].mean():.1f}", _kilojoules(own),
              f"{own['accepted'].sum() / own['samples'].sum():.0%} of {own['samples'].sum()}"]
             for (dataset, recipe), own in cells.groupby(["dataset", "recipe"], sort=False)]
+    energy = "Energy is the whole machine's while a cell ran, cells beside it included. " if measured(cells) else ""
     note = (f'<p class="note">{cells["seconds"].sum() / 3600:.1f} hours of cells in all (several may have run at once); greatest '
             f'memory of a process {cells["peak_memory_mb"].max() / 1000:.1f} GB. Stages that another cell '
-            "or an earlier run had done already were taken from there and cost nothing.</p>")
-    return table(["", "cells", "minutes a cell", "stages run", "samples accepted"], rows) + note
+            f"or an earlier run had done already were taken from there and cost nothing. {energy}</p>")
+    return table(["", "cells", "minutes a cell", "stages run", "energy [kJ]", "samples accepted"], rows) + note
+
+
+def measured(cells: pd.DataFrame) -> bool:
+    """Whether the energy of a cell is known."""
+    return "joules" in cells and bool(cells["joules"].notna().any())
+
+
+def _kilojoules(cells: pd.DataFrame) -> str:
+    return f"{cells['joules'].mean() / 1000:.0f}" if measured(cells) else "–"

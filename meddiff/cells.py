@@ -17,6 +17,7 @@ import yaml
 
 from meddiff import versioning
 from meddiff.cases import sha256
+from meddiff.energy import metered
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
 from meddiff.params import BenchmarkDataset, Params
@@ -169,7 +170,8 @@ def run_cell(layout: Layout, cell: Cell, env: Mapping[str, str], out: Path) -> N
     """
     work = layout.work / "benchmark"
     with own_tree(layout, work / "trees" / cell.name, cell.overrides) as tree, replacing(out) as fresh:
-        with _clock(tree.work / "seconds") as seconds:
+        with (metered() as energy, _kept(tree.work / "seconds", time.monotonic) as seconds,
+              _kept(tree.work / "joules", energy) as joules):
             _link(tree.work / "segment", work / "segmenters" / cell.name)
             prepared = versioning.reproduce(tree.root, "prepare", env, False, lambda line: None)
             labelled = _annotated(tree, "train")
@@ -185,7 +187,7 @@ def run_cell(layout: Layout, cell: Cell, env: Mapping[str, str], out: Path) -> N
         verdicts = read_records(tree.synthetic, tree.filtered).decisions["verdict"]
         row = {"dataset": cell.dataset.name, "budget": cell.budget, "seed": cell.seed, "recipe": cell.recipe,
                "labelled": labelled, "validation": _annotated(tree, "val"), "samples": len(verdicts),
-               "accepted": int((verdicts == "accepted").sum()), "seconds": seconds(),
+               "accepted": int((verdicts == "accepted").sum()), "seconds": seconds(), "joules": joules(),
                "stages_run": len(prepared.ran) + len(done.ran),
                "peak_memory_mb": max(prepared.peak_memory_mb, done.peak_memory_mb), "commit": versioning.git_commit(layout.root),
                "device": _device(load_params(tree.params).compute.device), "dropped": _dropped(tree),
@@ -194,18 +196,18 @@ def run_cell(layout: Layout, cell: Cell, env: Mapping[str, str], out: Path) -> N
 
 
 @contextmanager
-def _clock(file: Path) -> Iterator[Callable[[], float]]:
-    """Seconds in this block and in those before it that were interrupted, which `file` keeps."""
-    begun, before = time.monotonic(), float(file.read_text()) if file.is_file() else 0.0
+def _kept(file: Path, count: Callable[[], float]) -> Iterator[Callable[[], float]]:
+    """What `count` counts in this block, and in those before it that were interrupted, which `file` keeps."""
+    begun, before = count(), float(file.read_text()) if file.is_file() else 0.0
 
-    def seconds() -> float:
-        return before + time.monotonic() - begun
+    def so_far() -> float:
+        return before + count() - begun
 
     try:
-        yield seconds
+        yield so_far
     finally:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{seconds():.1f}")
+        file.write_text(f"{so_far():.1f}")
 
 
 def _link(here: Path, kept: Path) -> None:

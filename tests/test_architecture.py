@@ -23,7 +23,7 @@ VENDORS = {"mlflow": "tracking", "great_expectations": "checks", "sqlalchemy": "
 BASE = {"errors", "params", "params_file", "cases", "progress", "environment", "__init__"}
 SERVICES = {"tracking", "storage", "checks", "catalog", "versioning"}
 ACTIONS = {"tune", "trials", "ablation", "parts", "variants", "comparison", "promote", "sampling", "releases", "cells",
-           "benchmark", "nnunet"}
+           "energy", "benchmark", "nnunet"}
 RESULTS = {"records", "summary", "card", "page", "significance", "benchmark_figures", "benchmark_tables", "benchmark_page",
            "benchmark_cards"}
 TOP = {"cli", "__main__"}

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from meddiff.benchmark import benchmark
-from meddiff.cells import PAPER, Cell, _clock, cells_of, key_of, read_cell
+from meddiff.cells import PAPER, Cell, _kept, cells_of, key_of, read_cell
 from meddiff.cli import app
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
@@ -320,8 +321,8 @@ def test_the_command_runs_cells_in_trees_of_their_own(project: Layout, runs: str
 
 
 def test_the_time_of_interrupted_attempts_counts(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), _clock(tmp_path / "work/seconds"):
+    with pytest.raises(KeyboardInterrupt), _kept(tmp_path / "work/seconds", time.monotonic):
         raise KeyboardInterrupt
     (tmp_path / "work/seconds").write_text("100.5")
-    with _clock(tmp_path / "work/seconds") as seconds:
+    with _kept(tmp_path / "work/seconds", time.monotonic) as seconds:
         assert 100.5 <= seconds() < 110

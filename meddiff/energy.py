@@ -1,0 +1,85 @@
+"""The energy that the machine takes, from the counters of its processors and the power of its NVIDIA GPUs."""
+
+import math
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+COUNTERS = Path("/sys/class/powercap")  # RAPL, on Linux; often for the root user alone
+EVERY = 10.0  # seconds between two looks: counters of processors wrap within minutes to hours
+SMI = ("nvidia-smi", "--query-gpu=power.draw", "--format=csv,noheader,nounits")
+
+
+@contextmanager
+def metered(counters: Path = COUNTERS, every: float = EVERY) -> Iterator[Callable[[], float]]:
+    """Meter the energy of the whole machine while a block runs, whatever else it does.
+
+    Args:
+        counters: folder of RAPL's zones, each with `name`, `energy_uj` and `max_energy_range_uj`; packages count, the parts of
+            one don't.
+        every: seconds between two looks. A GPU's power is taken as constant in between.
+
+    Yields:
+        A function that tells the energy so far [J]: of the processors and GPUs that tell theirs, NaN where none does.
+    """
+    meter, stop = _Meter(counters), threading.Event()
+
+    def look() -> None:
+        while not stop.wait(every):
+            meter.look()
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield meter.look
+    finally:
+        stop.set()
+        watcher.join()
+
+
+class _Meter:
+    """Sums what the counters have gone on, and what the GPUs drew since the look before."""
+
+    def __init__(self, counters: Path) -> None:
+        self.lock, self.joules, self.at = threading.Lock(), 0.0, time.monotonic()
+        self.ranges = {zone: _number(zone / "max_energy_range_uj") for zone in sorted(counters.glob("*-rapl:*"))
+                       if _text(zone / "name").startswith("package") and not math.isnan(_number(zone / "energy_uj"))}
+        self.counts = {zone: _number(zone / "energy_uj") for zone in self.ranges}
+        self.gpus = shutil.which(SMI[0]) is not None and not math.isnan(_watts())
+
+    def look(self) -> float:
+        with self.lock:
+            now, counts = time.monotonic(), {zone: _number(zone / "energy_uj") for zone in self.ranges}
+            for zone, count in counts.items():
+                gone = count - self.counts[zone]
+                self.joules += (gone if gone >= 0 else gone + self.ranges[zone]) / 1e6
+            if self.gpus:
+                self.joules += _watts() * (now - self.at)
+            self.at, self.counts = now, counts
+            return self.joules if self.ranges or self.gpus else math.nan
+
+
+def _watts() -> float:
+    """Power of all NVIDIA GPUs of the machine, NaN if they don't tell."""
+    try:
+        return sum(map(float, subprocess.run(SMI, capture_output=True, text=True, check=True, timeout=30).stdout.split()))
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return math.nan
+
+
+def _number(path: Path) -> float:
+    try:
+        return float(path.read_text())
+    except (OSError, ValueError):
+        return math.nan
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

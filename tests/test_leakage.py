@@ -246,6 +246,20 @@ def test_a_painted_image_must_agree_in_detail() -> None:
             refuse_leaks(test, [leak], 4)
 
 
+def test_a_round_field_of_view_alone_makes_no_copy() -> None:
+    """The edge of the field is the strongest structure of a dermoscopic image, and the same in many."""
+    y, x = np.mgrid[:64, :64]
+    field = np.clip((36 - np.hypot(y - 31.5, x - 31.5)) / 2, 0, 1)
+    skins = [180 + gaussian_filter(np.random.default_rng(i).normal(0, 25, (64, 64)), 1.5) for i in range(2)]
+    one, other = (np.repeat((field * skin)[..., None], 3, 2).astype(np.uint8) for skin in skins)
+    assert len(near_duplicates(np.stack([thumbnail(one), thumbnail(other)]), 4)) == 1
+    test = [Case("t", one, np.ones((64, 64), np.uint8))]
+    refuse_leaks(test, [Used("synthetic/b0000", "s0", "bg", look=look(other), painted=True)], 4)
+    for copy in (changed(one), changed(one)[:, ::-1]):
+        with pytest.raises(MeddiffError, match="near-duplicate of test case `t`"):
+            refuse_leaks(test, [Used("synthetic/b0000", "s0", "bg", look=look(copy), painted=True)], 4)
+
+
 def test_all_leaks_are_counted_and_nothing_used_is_no_leak() -> None:
     test = [Case("a", np.zeros((32, 32, 3), np.uint8), None), Case("b", np.zeros((32, 32, 3), np.uint8), None)]
     refuse_leaks(test, [], 4)

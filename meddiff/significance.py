@@ -14,7 +14,8 @@ from meddiff.summary import BASELINE, METRICS, SIZES, TREATED, detect_lesions, m
 AVERAGE = "average"  # of the datasets, in the place of a dataset's name
 # What the synthetic arm is held against, beside `real`; the last two tell what the filter and corrosion are worth.
 RIVALS = ("copy_paste", "copy_paste_sites", "self_training", "augmented", "paper", "unfiltered", "uncorroded")
-COMBINED = "combined"  # its parts, and the rivals that know the same images
+COMBINED = "combined"
+# The combined arm is held against its parts, and the rivals that know the same images.
 RIVALS_OF = {TREATED: RIVALS, COMBINED: (TREATED, "copy_paste", "copy_paste_sites", "self_training")}
 
 KEY = ("dataset", "budget", "arm", "metric")

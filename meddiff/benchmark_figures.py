@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from meddiff.page import Picture
 from meddiff.report import arm_name
 
-# Colours of Okabe and Ito, told apart by the colour-blind.
+# Colours of Okabe and Ito, and one of Tol's, told apart by the colour-blind.
 COLOURS = {"real": "#52606d", "synthetic": "#0072b2", "copy_paste": "#d55e00", "augmented": "#cc79a7", "paper": "#009e73",
            "uncorroded": "#56b4e9", "unfiltered": "#e69f00", "self_training": "#000000", "synthetic_only": "#999999",
            "copy_paste_sites": "#f0e442", "combined": "#332288"}

@@ -22,7 +22,8 @@ from meddiff.benchmark_tables import (
 )
 from meddiff.page import Picture, counted, document, figure, listed, points, section, table
 from meddiff.report import PRIVACY
-from meddiff.significance import AVERAGE, COMBINED, RIVALS, RIVALS_OF
+from meddiff.significance import AVERAGE, RIVALS, RIVALS_OF
+from meddiff.summary import COMBINED
 
 ALPHA = 0.05
 LEAST_SEEDS = 5  # for a claim: with 3 intervals were too narrow in simulations (`bootstrap.mean_interval`)

@@ -46,9 +46,9 @@ class _Meter:
 
     def __init__(self, counters: Path) -> None:
         self.lock, self.joules, self.at = threading.Lock(), 0.0, time.monotonic()
-        self.ranges = {zone: _number(zone / "max_energy_range_uj") for zone in sorted(counters.glob("*-rapl:*"))
-                       if _text(zone / "name").startswith("package") and not math.isnan(_number(zone / "energy_uj"))}
-        self.counts = {zone: _number(zone / "energy_uj") for zone in self.ranges}
+        packages = [zone for zone in sorted(counters.glob("*-rapl:*")) if _text(zone / "name").startswith("package")]
+        self.counts = {zone: count for zone in packages if not math.isnan(count := _number(zone / "energy_uj"))}
+        self.ranges = {zone: _number(zone / "max_energy_range_uj") for zone in self.counts}
         self.gpus = shutil.which(SMI[0]) is not None and not math.isnan(_watts())
 
     def look(self) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STAGES = ("prepare", "foundation", "backgrounds", "mask_model", "finetune", "generate", "filter", "segment", "evaluate")
+SITE = "site:"  # in `backgrounds.csv`, before the case whose lesion was filled in
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from PIL import Image
 from meddiff.cases import Case, read_cases, write_image
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
-from meddiff.pairs import kinds_of, list_found
+from meddiff.pairs import kinds_of, list_found, most, nothing
 from meddiff.params import Params, ratio_of
 from meddiff.progress import Report, silent
 
@@ -104,16 +104,11 @@ def _check_free(folder: Path, number: int) -> None:
 def _pairs(layout: Layout, params: Params, arm: str, n_real: int) -> list[Case]:
     if arm not in ARMS and not ratio_of(arm):
         raise MeddiffError(f"arm {arm}", f"nnU-Net gets one of {', '.join(ARMS)}, or synthetic_xRATIO", "Choose one by --arm")
-    limit, kept = max(1, round((ratio_of(arm) or params.segment.ratio) * n_real)), []
+    limit, kept = most(arm, params.segment.ratio, n_real), []
     for kind in kinds_of(arm):
         name, found = "found" if kind is list_found else "synthetic", kind(layout)
-        if not found and kind is list_found:
-            raise MeddiffError(layout.backgrounds / "sites", f"the arm {arm} needs training images without annotation in which "
-                               "a lesion is found, and there is none", "Choose another by --arm, or lower "
-                               "backgrounds.site_agreement")
         if not found:
-            raise MeddiffError(layout.filtered / "decisions.parquet", f"the arm {arm} needs at least one accepted pair",
-                               "Look at reports/quality, then train the generator longer or widen the filter's bounds")
+            raise nothing(layout, kind, f"the arm {arm}", "Choose another by --arm")
         drawn = sorted(np.random.default_rng(0).permutation(len(found))[:limit].tolist())
         kept += [replace(found[i], id=f"{name}_{found[i].id}", group="").read() for i in drawn]
     return kept

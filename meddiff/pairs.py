@@ -10,9 +10,8 @@ import pandas as pd
 
 from meddiff.cases import Case, read_image, read_mask
 from meddiff.errors import MeddiffError
-from meddiff.layout import Layout
-
-SITE = "site:"  # before the case in the column `source` of the backgrounds
+from meddiff.layout import SITE, Layout
+from meddiff.params import ratio_of
 
 
 @dataclass(frozen=True)
@@ -77,9 +76,24 @@ def kinds_of(arm: str) -> tuple[List, ...]:
     return _KINDS.get(arm, (list_accepted,))
 
 
-def read_accepted(layout: Layout) -> list[Case]:
-    """Read what `list_accepted` lists; a file that is missing raises a MeddiffError, too."""
-    return [pair.read() for pair in list_accepted(layout)]
+def most(arm: str, ratio: float, n_real: int) -> int:
+    """Pairs of each kind that an arm takes at most: `ratio`, or its own, for each of the real cases, and one at least."""
+    return max(1, round((ratio_of(arm) or ratio) * n_real))
+
+
+def nothing(layout: Layout, kind: List, arm: str, instead: str) -> MeddiffError:
+    """The error of an arm for which there is no pair of a kind.
+
+    Args:
+        arm: in words.
+        instead: what else to do where no lesion is found, such as `Leave the arm out`.
+    """
+    if kind is list_found:
+        return MeddiffError(layout.backgrounds / "sites", f"{arm} needs training images without annotation in which a lesion is "
+                            "found, and there is none", f"{instead}, lower backgrounds.site_agreement, or set "
+                            "backgrounds.finder_steps above 0")
+    return MeddiffError(layout.filtered / "decisions.parquet", f"{arm} needs at least one accepted pair, the filter left none",
+                        "Look at reports/quality, then train the generator longer or widen the filter's bounds")
 
 
 _KINDS: Mapping[str, tuple[List, ...]] = {

@@ -9,12 +9,21 @@ from numpy.typing import NDArray
 
 from meddiff.bootstrap import bootstrap_p, holm, mean_interval, resampled_means
 from meddiff.params import EvaluateParams
-from meddiff.summary import BASELINE, METRICS, SIZES, TREATED, detect_lesions, mean_over_classes, score_matrix, with_lesion
+from meddiff.summary import (
+    BASELINE,
+    COMBINED,
+    METRICS,
+    SIZES,
+    TREATED,
+    detect_lesions,
+    mean_over_classes,
+    score_matrix,
+    with_lesion,
+)
 
 AVERAGE = "average"  # of the datasets, in the place of a dataset's name
 # What the synthetic arm is held against, beside `real`; the last two tell what the filter and corrosion are worth.
 RIVALS = ("copy_paste", "copy_paste_sites", "self_training", "augmented", "paper", "unfiltered", "uncorroded")
-COMBINED = "combined"
 # The combined arm is held against its parts, and the rivals that know the same images.
 RIVALS_OF = {TREATED: RIVALS, COMBINED: (TREATED, "copy_paste", "copy_paste_sites", "self_training")}
 

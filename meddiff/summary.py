@@ -16,8 +16,8 @@ from meddiff.params import EvaluateParams
 METRICS = ("dice", "iou", "hd95", "nsd")
 COUNTS = ("lesions", "found", "false_positives")    # see `metrics.Detection`
 SIZES = ("small", "medium", "large")
-BASELINE, TREATED = "real", "synthetic"
-MAIN = (BASELINE, "augmented", "copy_paste", "self_training", TREATED, "combined")
+BASELINE, TREATED, COMBINED = "real", "synthetic", "combined"
+MAIN = (BASELINE, "augmented", "copy_paste", "self_training", TREATED, COMBINED)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from meddiff.bootstrap import nearer_p
 from meddiff.cases import Case, read_cases, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
-from meddiff.pairs import PairFiles, read_accepted
+from meddiff.pairs import PairFiles, list_accepted
 from meddiff.params import Params
 from meddiff.segmentation import Segmenter
 from meddiff.stages import evaluate, prepare, segment
@@ -215,7 +215,7 @@ def test_the_rivals_and_ratios_differ_in_what_they_are_about(layout, monkeypatch
 
 
 def test_only_the_pairs_that_are_used_are_read_and_they_are_those_of_all(layout, monkeypatch):
-    every, seen, read = read_accepted(layout), [], PairFiles.read
+    every, seen, read = [pair.read() for pair in list_accepted(layout)], [], PairFiles.read
     monkeypatch.setattr(PairFiles, "read", lambda files: seen.append(files.id) or read(files))
     segment.run(layout, settings(segment={"arms": ["real", "synthetic"], "seeds": [0, 1], "ratio": 0.25}), Unrecorded())
     assert len(seen) == 4

@@ -20,7 +20,7 @@ from benchmarks.floors import Machine
 from meddiff.cases import Case, read_cases, read_mask, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
-from meddiff.pairs import read_accepted
+from meddiff.pairs import list_accepted
 from meddiff.params import Params
 from meddiff.records import read_records
 from meddiff.segmentation import Architecture, Segmenter
@@ -107,7 +107,7 @@ def test_everything_is_written_and_belongs_together(layout: Layout, tiny: Params
     assert records.reasons == {"b0": (), "b1": ()}
     assert records.decisions["area"].to_numpy() == pytest.approx(records.samples["area"].to_numpy())
     assert records.decisions["nearest"][N:].tolist() == [f"case_1_{i:03d}" for i in range(N)]
-    for case in read_accepted(layout):
+    for case in [pair.read() for pair in list_accepted(layout)]:
         guiding = read_mask(layout.synthetic / case.group / f"masks/{case.id}.png")
         assert case.mask is not None
         assert 0 < case.mask.sum() < guiding.sum()
@@ -141,7 +141,7 @@ def test_auto_erodes_masks_that_are_too_wide(layout: Layout, tiny: Params) -> No
     recorder = Recorder()
     stage.run(layout, settings(tiny, corrosion_radius="auto"), recorder)
     assert recorder.values["corrosion_share"] > 0.1
-    kept = {case.id: case.mask for case in read_accepted(layout)}
+    kept = {case.id: case.mask for case in [pair.read() for pair in list_accepted(layout)]}
     areas = np.array([(case.mask.sum(), kept[f"s_b0_{i:02d}"].sum(), tight[i].mask.sum()) for i, case in enumerate(wide)])
     before, after = np.median(areas[:, :2] / areas[:, 2:], axis=0)
     assert before > 1.5
@@ -162,7 +162,7 @@ def test_copies_are_rejected_and_their_batch_is_quarantined(layout: Layout, tiny
     assert set(records.decisions["reason"][N:]) == {"batch: acceptance; copy"}
     assert records.reasons["b1"] == ("At least 50% of the samples are accepted: 0",)
     assert {path.stem for path in (layout.filtered / "masks").iterdir()} == {case.id for case in
-                                                                              read_accepted(layout)}
+                                                                              [pair.read() for pair in list_accepted(layout)]}
     assert not list((layout.filtered / "masks").glob("s_b1*"))
     assert recorder.headlines["copies"] >= 0.5
     assert recorder.values["batches_quarantined"] == 1
@@ -214,7 +214,7 @@ def test_nothing_accepted_is_written_and_said(layout: Layout, tiny: Params, caps
     assert f"none of {2 * N} samples was accepted" in capsys.readouterr().err
     assert not list((layout.filtered / "masks").iterdir())
     assert (layout.quality / "index.html").is_file()
-    assert read_accepted(layout) == []
+    assert list_accepted(layout) == []
 
 
 @pytest.mark.parametrize(("damage", "message"), [

@@ -17,7 +17,7 @@ from meddiff.backgrounds import REASONS, Removal, hole, remove_lesions
 from meddiff.cases import Case, Pixels, digest, read_cases, sha256, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.inspector import train_inspector
-from meddiff.layout import Layout, replacing
+from meddiff.layout import SITE, Layout, replacing
 from meddiff.painting import load_painter
 from meddiff.params import BackgroundsParams, Params, SegmentParams
 from meddiff.progress import bar, told
@@ -157,7 +157,7 @@ def _write(folder: Path, source: Path, normal: pd.DataFrame, cases: Sequence[Cas
         file = images / f"{case.id}_site.png"
         write_image(file, image)
         write_mask(folder / "sites" / file.name, site, classes)
-        rows.append({"id": file.stem, "source": f"site:{case.id}", "group": case.group, "method": "found",
+        rows.append({"id": file.stem, "source": f"{SITE}{case.id}", "group": case.group, "method": "found",
                      "sha256": sha256(file)})
     table = pd.concat([normal.assign(method="")[COLUMNS], pd.DataFrame(rows, columns=COLUMNS)], ignore_index=True)
     if table.empty:
@@ -176,7 +176,7 @@ def _report(removals: Sequence[Removal]) -> pd.DataFrame:
 
 
 def _counts(table: pd.DataFrame, settled: dict[str, Removal]) -> dict[str, float]:
-    removed, site = (table["source"].str.startswith(kind) for kind in ("removed:", "site:"))
+    removed, site = (table["source"].str.startswith(kind) for kind in ("removed:", SITE))
     after = [removal.after for removal in settled.values() if not removal.reason]
     return {"backgrounds": len(table), "normal": int((~removed & ~site).sum()), "tried": len(settled),
             "removed": int(removed.sum()),

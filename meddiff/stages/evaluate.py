@@ -20,7 +20,7 @@ from meddiff.layout import Layout, replacing
 from meddiff.leakage import Used, look, photographed, refuse_leaks, refuse_photographed
 from meddiff.metrics import case_scores, detect
 from meddiff.page import Picture
-from meddiff.pairs import read_accepted
+from meddiff.pairs import list_accepted
 from meddiff.params import EvaluateParams, Params
 from meddiff.pretrained import FOUNDATION, photographs
 from meddiff.progress import bar, told
@@ -221,11 +221,11 @@ def _chosen(cases: Sequence[Case], predictions: Predictions, dice: dict[str, NDA
 
 
 def _pairs(layout: Layout, records: Records, settings: EvaluateParams) -> list[Pair]:
-    accepted = read_accepted(layout)
+    accepted = list_accepted(layout)
     picked = np.random.default_rng(settings.seed).permutation(len(accepted))[:settings.pictures]
     background = dict(zip(records.samples["id"], records.samples["background"], strict=True))
     pairs = []
-    for case in (accepted[i] for i in picked):
+    for case in (accepted[i].read() for i in picked):
         path = layout.backgrounds / "images" / f"{background[case.id]}.png"
         if path.is_file():
             pairs.append(Pair(case, read_image(path), read_mask(layout.synthetic / case.group / "masks" / f"{case.id}.png")))

@@ -16,15 +16,14 @@ from meddiff.augmentation import augment, augment_strongly
 from meddiff.cases import Case, digest, read_cases, read_image, read_mask, sha256
 from meddiff.copy_paste import copy_paste
 from meddiff.errors import MeddiffError
-from meddiff.layout import Layout, replacing
-from meddiff.pairs import SITE, PairFiles, kinds_of, list_accepted, list_found
-from meddiff.params import Params, SegmentParams, ratio_of
+from meddiff.layout import SITE, Layout, replacing
+from meddiff.pairs import PairFiles, kinds_of, list_accepted, most, nothing
+from meddiff.params import Params, SegmentParams
 from meddiff.progress import bar
 from meddiff.segmentation import Segmenter, chosen, train_segmenter
 from meddiff.stages import use_machine, work_key
 from meddiff.tracking import StageRun
 
-WITHOUT_PAIRS = ("real", "augmented")
 PASTED = ("copy_paste", "copy_paste_sites")
 
 
@@ -109,7 +108,7 @@ class _Pairs:
         return [pool for pool in pools if pool]
 
     def _of_a_kind(self, arm: str) -> int:
-        return max(1, round((ratio_of(arm) or self.settings.ratio) * len(self.real)))
+        return most(arm, self.settings.ratio, len(self.real))
 
     def _paste(self, arm: str, seed: int) -> list[Case]:
         """As many as the synthetic arm has, and where the filter left none as many as it would take."""
@@ -131,7 +130,7 @@ class _Pairs:
                 return e
         elif self.settings.empty_arms == "refuse" or arm == "synthetic_only":
             empty = [kind for kind in kinds_of(arm) if not self.listed(kind)]
-            return _nothing(self.layout, arm, empty[0] is list_found) if empty else None
+            return nothing(self.layout, empty[0], f"the {arm} arm", "Leave the arm out") if empty else None
         return None
 
 
@@ -144,16 +143,6 @@ def _backgrounds(layout: Layout, cleared: bool = False) -> list[PairFiles]:
     ids = known["id"][known["source"].str.startswith(SITE) == cleared]
     images, sites = layout.backgrounds / "images", layout.backgrounds / "sites"
     return [PairFiles(id, images / f"{id}.png", sites / f"{id}.png") for id in ids]
-
-
-def _nothing(layout: Layout, arm: str, sites: bool) -> MeddiffError:
-    if sites:
-        return MeddiffError(layout.backgrounds / "sites", f"the {arm} arm needs training images without annotation in "
-                            "which a lesion is found, and there is none",
-                            "Leave the arm out, lower backgrounds.site_agreement, or set backgrounds.finder_steps above 0")
-    return MeddiffError(layout.filtered / "decisions.parquet", f"the {arm} arm needs at least one accepted pair, "
-                        "the filter left none", "Look at reports/quality, then train the generator longer or widen the "
-                        "filter's bounds")
 
 
 def _relevant(settings: SegmentParams, arm: str, ratio: float, kinds: int) -> SegmentParams:

@@ -52,15 +52,19 @@ class _Meter:
         self.gpus = shutil.which(SMI[0]) is not None and not math.isnan(_watts())
 
     def look(self) -> float:
+        """Energy so far [J]; NaN if nothing tells now: what was used meanwhile counts at the next look that is answered."""
         with self.lock:
-            now, counts = time.monotonic(), {zone: _number(zone / "energy_uj") for zone in self.ranges}
+            now, joules = time.monotonic(), self.joules
+            counts = {zone: _number(zone / "energy_uj") for zone in self.ranges}
             for zone, count in counts.items():
                 gone = count - self.counts[zone]
-                self.joules += (gone if gone >= 0 else gone + self.ranges[zone]) / 1e6
+                joules += (gone if gone >= 0 else gone + self.ranges[zone]) / 1e6
             if self.gpus:
-                self.joules += _watts() * (now - self.at)
-            self.at, self.counts = now, counts
-            return self.joules if self.ranges or self.gpus else math.nan
+                joules += _watts() * (now - self.at)
+            if math.isnan(joules) or not (self.ranges or self.gpus):
+                return math.nan
+            self.joules, self.at, self.counts = joules, now, counts
+            return joules
 
 
 def _watts() -> float:

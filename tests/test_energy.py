@@ -1,6 +1,7 @@
 """The energy counters of a machine: what they sum up to, that they wrap, and machines that don't tell."""
 
 import math
+import threading
 import time
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from meddiff.energy import metered
 def put(folder: Path, zone: str, name: str, joules: float, largest: float = 1000) -> None:
     (folder / zone).mkdir(parents=True, exist_ok=True)
     for file, text in {"name": name, "energy_uj": f"{joules * 1e6:.0f}", "max_energy_range_uj": f"{largest * 1e6:.0f}"}.items():
-        (folder / zone / file).write_text(f"{text}\n")
+        (folder / "new").write_text(f"{text}\n")
+        (folder / "new").replace(folder / zone / file)  # a look meanwhile reads the old text or the new one, never half of it
 
 
 def test_packages_are_summed_parts_of_them_are_not(tmp_path: Path) -> None:
@@ -28,13 +30,31 @@ def test_packages_are_summed_parts_of_them_are_not(tmp_path: Path) -> None:
         assert joules() == 35 + 900, "the counter began anew at its range"
 
 
-def test_the_counters_are_looked_at_while_the_block_runs(tmp_path: Path) -> None:
+def test_the_counters_are_looked_at_while_the_block_runs(tmp_path: Path, monkeypatch) -> None:
+    looked, look = threading.Event(), energy._Meter.look
+
+    def tell(meter: energy._Meter) -> float:
+        found = look(meter)
+        if found == 200:
+            looked.set()
+        return found
+
+    monkeypatch.setattr(energy._Meter, "look", tell)
     put(tmp_path, "intel-rapl:0", "package-0", 900)
     with metered(tmp_path, every=0.01) as joules:
         put(tmp_path, "intel-rapl:0", "package-0", 100)
-        time.sleep(0.3)
+        assert looked.wait(60)
         put(tmp_path, "intel-rapl:0", "package-0", 950)
     assert joules() == 200 + 850, "at one look it would be 50"
+
+
+def test_a_counter_that_fails_once_is_counted_at_the_next_look(tmp_path: Path) -> None:
+    put(tmp_path, "intel-rapl:0", "package-0", 100)
+    with metered(tmp_path) as joules:
+        (tmp_path / "intel-rapl:0/energy_uj").write_text("")
+        assert math.isnan(joules())
+        put(tmp_path, "intel-rapl:0", "package-0", 130)
+        assert joules() == 30
 
 
 def test_a_gpu_counts_by_its_power(tmp_path: Path, monkeypatch) -> None:

@@ -57,8 +57,8 @@ def read(layout: Layout) -> Params:
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
 def test_a_part_changes_known_settings_to_other_values_that_are_allowed(part: Part) -> None:
-    on = {"generate": {"guidance_scale": 3.0}}  # the one thing that is off by default
-    default = parse_params(merged(Params(), on), "") if part.name == "no-guidance" else Params()
+    on = {"no-guidance": {"generate": {"guidance_scale": 3.0}}, "one-finder-round": {"backgrounds": {"finder_rounds": 2}}}
+    default = parse_params(merged(Params(), on.get(part.name, {})), "")  # what is off by default is on before it is switched off
     assert part.off
     changed = parse_params(merged(default, part.overrides), part.name)
     for key, value in part.off.items():

@@ -22,10 +22,11 @@ from meddiff.benchmark_tables import (
 )
 from meddiff.page import Picture, counted, document, figure, listed, points, section, table
 from meddiff.report import PRIVACY
-from meddiff.significance import AVERAGE, RIVALS, RIVALS_OF
-from meddiff.summary import COMBINED
+from meddiff.significance import AVERAGE, RIVALS_OF
+from meddiff.summary import BASELINE, COMBINED, TREATED
 
 ALPHA = 0.05
+PAIRS = {TREATED: "synthetic pairs", COMBINED: "synthetic pairs with unlabelled images"}
 LEAST_SEEDS = 5  # for a claim: with 3 intervals were too narrow in simulations (`bootstrap.mean_interval`)
 
 
@@ -43,19 +44,21 @@ def interval(row: Any) -> str:
     return "–" if math.isnan(row.mean) else f"{points(row.mean)} ({points(row.lower)} to {points(row.upper)})"
 
 
-def verdict(gains: pd.DataFrame, budget: int, rivals: Sequence[str] = ("real", *RIVALS)) -> list[str]:
-    """The result in sentences: over each rival in turn, the average over the datasets last."""
+def verdict(gains: pd.DataFrame, budget: int, rivals: bool = True) -> list[str]:
+    """What synthetic pairs gained, alone and with unlabelled images, in sentences: over real images and, if `rivals`, over each
+    rival in turn, the average over the datasets last.
+    """
     told = []
-    for against in rivals:
-        rows = rows_of(gains, budget, "synthetic", against)
-        for row in rows:
+    pairs = [(arm, against) for arm, others in RIVALS_OF.items() for against in (BASELINE, *(others if rivals else ()))]
+    for arm, against in pairs:
+        for row in rows_of(gains, budget, arm, against):
             word = {"gain": "raised", "loss": "lowered"}.get(found := decision(row), "")
-            what = named(against)
             numbers = f"{interval(row)} Dice points, p = {row.p_holm:.3f}"
             who = "On average over the datasets" if row.dataset == AVERAGE else row.dataset
-            told.append(f"{who}: synthetic pairs {word} the Dice against {what}: {numbers}." if word else
-                        f"{who}: too few seeds ({row.seeds}) to tell a difference from {what}: {numbers}." if found == "few" else
-                        f"{who}: no difference shown against {what}: {numbers}.")
+            what = f"{PAIRS[arm]} {word} the Dice against {named(against)}" if word else \
+                f"too few seeds ({row.seeds}) to tell {PAIRS[arm]} from {named(against)}" if found == "few" else \
+                f"{PAIRS[arm]} were not shown to differ from {named(against)}"
+            told.append(f"{who}: {what}: {numbers}.")
     return told or [f"No gain measured at {budget} annotated images: that needs the arms `real` and `synthetic`."]
 
 
@@ -78,10 +81,10 @@ def render(tables: Tables, pictures: Sequence[Picture], facts: dict[str, Any], m
     """
     budget, gains, cells = facts["budget"], tables.gains, tables.cells
     shown = {picture.name: figure(picture) for picture in pictures}
-    whole = [decision(row) for row in rows_of(gains, budget, "synthetic", "real")]
+    whole = [decision(row) for row in rows_of(gains, budget, TREATED, BASELINE)]
     tone = " better" if whole and set(whole) == {"gain"} else " worse" if "loss" in whole else ""
-    lines = "".join(f"<p>{html.escape(line)}</p>" for line in verdict(gains, budget, ["real"]))
-    lines += _rivals(gains, budget, "synthetic", RIVALS) + _rivals(gains, budget, COMBINED, ("real", *RIVALS_OF[COMBINED]))
+    lines = "".join(f"<p>{html.escape(line)}</p>" for line in verdict(gains, budget, rivals=False))
+    lines += "".join(_rivals(gains, budget, arm, rivals) for arm, rivals in RIVALS_OF.items())
     lines += _told("Not everything is in", "cell", "missing", missing)
     lines += _told("Not every arm could be trained", "arm", "left out", dropped)
     found = "".join(body for name, body in shown.items() if name.endswith("-cases"))

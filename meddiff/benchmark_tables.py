@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from meddiff.benchmark_figures import named
-from meddiff.page import counted, points, table
+from meddiff.page import counted, points, signed, table
 from meddiff.report import NAMES
-from meddiff.summary import SIZES
+from meddiff.summary import BASELINE, COMBINED, SIZES, TREATED
 
 SETS = {"training": "annotated real lesions", "generated": "generated", "accepted": "accepted",
         "corroded": "accepted, corroded masks"}
@@ -93,23 +93,23 @@ def _pairs(arms: pd.DataFrame, dataset: Any, budget: Any, arm: Any) -> str:
 
 
 def gains_table(gains: pd.DataFrame) -> str:
-    """All differences of Dice, then those of the synthetic arm from the real one by the other metrics."""
-    dice, others = gains[gains["metric"] == "dice"], gains[(gains["metric"] != "dice") & (gains["arm"] == "synthetic")
-                                                           & (gains["against"] == "real")]
+    """All differences of Dice, then those of the arms with synthetic pairs from the real one by the other metrics."""
+    dice, others = gains[gains["metric"] == "dice"], gains[(gains["metric"] != "dice") & gains["arm"].isin((TREATED, COMBINED))
+                                                           & (gains["against"] == BASELINE)]
     rows = [[html.escape(str(row.dataset)), str(row.budget), html.escape(named(row.arm)), html.escape(named(row.against)),
              in_points(row), f"{row.p:.3f}", f"{row.p_holm:.3f}", str(row.seeds)] for row in dice.itertuples()]
     note = ('<p class="note">p: two-sided, from the bootstrap over patients and seeds. Holm: corrected over the datasets of the '
             "same budget, arm, rival and metric; `average` is one test of its own, of these datasets and no others.</p>")
-    more = [[html.escape(str(row.dataset)), str(row.budget), NAMES[row.metric], _plain(row), f"{row.p_holm:.3f}", str(row.cases)]
-            for row in others.itertuples()]
+    more = [[html.escape(str(row.dataset)), str(row.budget), html.escape(named(row.arm)), NAMES[row.metric], _plain(row),
+             f"{row.p_holm:.3f}", str(row.cases)] for row in others.itertuples()]
     shown = table(["dataset", "annotated", "arm", "against", "points", "p", "Holm", "seeds"], rows) + note if rows else ""
-    return shown + (f"<h3>{html.escape(named('synthetic'))} over real images only, by other metrics</h3>" + table(
-        ["dataset", "annotated", "metric", "difference", "Holm", "cases"], more) if more else "")
+    return shown + ("<h3>Over real images only, by other metrics</h3>" + table(
+        ["dataset", "annotated", "arm", "metric", "difference", "Holm", "cases"], more) if more else "")
 
 
 def _plain(row: Any) -> str:
     digits = 1 if row.metric == "hd95" else 3
-    return f"{row.mean:+.{digits}f}<small>{row.lower:+.{digits}f} to {row.upper:+.{digits}f}</small>"
+    return f"{signed(row.mean, digits)}<small>{signed(row.lower, digits)} to {signed(row.upper, digits)}</small>"
 
 
 def sizes_table(sizes: pd.DataFrame, budget: int) -> str:

@@ -62,7 +62,12 @@ def document(title: str, body: str) -> str:
 
 def points(value: float) -> str:
     """A difference of Dice, 0 to 1, as signed points."""
-    return f"{value * 100:+.1f}".replace("-", "−")
+    return signed(value * 100, 1)
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign, the minus as wide as the plus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def counted(n: int, thing: str) -> str:

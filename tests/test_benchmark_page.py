@@ -142,14 +142,17 @@ def page(gains: list[dict[str, Any]], missing: list[str] | None = None, scores: 
             gain(mean=-0.03),
             "busi: synthetic pairs lowered the Dice against real images only: −3.0 (−4.0 to −2.0) Dice points, p = 0.001.",
         ),
-        (gain(p=0.06), "busi: no difference shown against real images only: +3.0 (+2.0 to +4.0) Dice points, p = 0.060."),
+        (
+            gain(p=0.06),
+            "busi: synthetic pairs were not shown to differ from real images only: +3.0 (+2.0 to +4.0) Dice points, p = 0.060.",
+        ),
         (
             gain(mean=0.0, p=0.04),
-            "busi: no difference shown against real images only: +0.0 (−1.0 to +1.0) Dice points, p = 0.040.",
+            "busi: synthetic pairs were not shown to differ from real images only: +0.0 (−1.0 to +1.0) Dice points, p = 0.040.",
         ),
         (
             gain("average", against="copy_paste", p=0.5),
-            "On average over the datasets: no difference shown against real + pasted real lesions: "
+            "On average over the datasets: synthetic pairs were not shown to differ from real + pasted real lesions: "
             "+3.0 (+2.0 to +4.0) Dice points, p = 0.500.",
         ),
     ],
@@ -161,13 +164,19 @@ def test_the_verdict_claims_only_what_interval_and_test_say(row: dict[str, Any],
 
 
 def test_the_combined_arm_has_its_own_differences() -> None:
-    shown = re.sub("<[^>]+>", " ", page([gain(), gain(arm="combined", against="synthetic", mean=0.012)]))
+    rows = [gain(), gain(arm="combined", mean=0.04), gain(arm="combined", against="synthetic", mean=0.012)]
+    over = "synthetic pairs with unlabelled images raised the Dice against"
+    assert verdict(pd.DataFrame(rows), 40)[1:] == [
+        f"busi: {over} real images only: +4.0 (+3.0 to +5.0) Dice points, p = 0.001.",
+        f"busi: {over} real + synthetic images: +1.2 (+0.2 to +2.2) Dice points, p = 0.001."]
+    assert len(verdict(pd.DataFrame(rows), 40, rivals=False)) == 2
+    shown = re.sub("<[^>]+>", " ", page(rows))
     assert re.search(r"points of real \+ synthetic \+ unlabelled images over\s+busi\s+real \+ synthetic images\s+\+1\.2", shown)
 
 
 def test_fewer_than_five_seeds_claim_nothing() -> None:
     assert verdict(pd.DataFrame([gain() | {"seeds": 4}]), 40) == [
-        "busi: too few seeds (4) to tell a difference from real images only: +3.0 (+2.0 to +4.0) Dice points, p = 0.001."]
+        "busi: too few seeds (4) to tell synthetic pairs from real images only: +3.0 (+2.0 to +4.0) Dice points, p = 0.001."]
     assert "verdict better" in page([gain()])
     assert "verdict better" not in page([gain() | {"seeds": 4}])
 
@@ -216,10 +225,12 @@ def test_numbers_of_the_tables_are_on_the_page() -> None:
 
 
 def test_other_metrics_and_all_as_a_budget_stand_beside_the_verdict() -> None:
-    others = [gain(metric="hd95", mean=-0.8, half=0.3), gain(metric="iou", mean=0.04)]
+    others = [gain(metric="hd95", mean=-0.8, half=0.3), gain(metric="iou", mean=0.04),
+              gain(arm="combined", metric="iou", mean=0.05)]
     shown = page([gain(), gain(budget="all", mean=0.002), *others])
     assert "<td>all</td>" in shown
-    assert "<td>-0.8<small>-1.1 to -0.5</small></td>" in shown
+    assert "<td>−0.8<small>−1.1 to −0.5</small></td>" in shown
+    assert "<td>+0.050<small>+0.040 to +0.060</small></td>" in shown
     assert "HD95 [px]" in shown
     assert shown.count("raised the Dice") == 1
 
@@ -262,7 +273,7 @@ def test_cards_hold_the_numbers_and_the_warnings() -> None:
     gains = pd.DataFrame([gain(mean=-0.004, p=0.7)])
     model, data = model_card(FACTS, gains, cells()), dataset_card(FACTS, gains, cells())
     for card in (model, data):
-        assert "no difference shown against real images only: −0.4 (−1.4 to +0.6) Dice points" in card
+        assert "were not shown to differ from real images only: −0.4 (−1.4 to +0.6) Dice points" in card
         assert "Not privacy-preserving" in card
         assert "5 seeds" in card
     assert "4 generators" in model

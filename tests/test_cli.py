@@ -1,6 +1,7 @@
 """Commands as users call them: in processes of their own where start-up, exit codes or signals matter."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,9 +129,18 @@ def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> N
     values = yaml.safe_load(after)
     assert (values["segment"]["steps"], values["backgrounds"]["finder_steps"], values["generate"]["n"]) == (1500, 1000, 300)
     assert "params.yaml now says segment.steps: 1500" in done.stdout
-    assert len(set(after.splitlines()) - set(before.splitlines())) == 8
+    assert values["segment"]["arms"] == ["real", "synthetic", "combined"]
+    assert "params.yaml now says segment.arms: real, synthetic, combined, since lesions may be found" in done.stdout
+    assert len(set(after.splitlines()) - set(before.splitlines())) == 9
     assert run("init", "--dataset", "demo").exit_code == 0
     assert yaml.safe_load((project / "params.yaml").read_text())["prepare"]["path"] == "raw"
+    (project / "params.yaml").write_text(after)
+    shutil.move(project / "raw/unlabelled", project / "unlabelled")
+    assert run("init", "--dataset", "folder", "--path", "raw").exit_code == 0
+    assert (project / "params.yaml").read_text() == after, "what was chosen stays"
+    (project / "params.yaml").write_text(before)
+    assert run("init", "--dataset", "folder", "--path", "raw").exit_code == 0
+    assert yaml.safe_load((project / "params.yaml").read_text())["segment"] == values["segment"] | {"arms": ["real", "synthetic"]}
     (project / "params.yaml").write_text(after)
     with pytest.raises(MeddiffError, match="must be there"):
         run("init", "--dataset", "busi", "--path", "nowhere")

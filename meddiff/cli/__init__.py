@@ -18,6 +18,7 @@ app.add_typer(export_app, name="export")
 
 # For real images. With the demo's few steps a segmenter learns too little for more images to help it: benchmarks/README.md.
 LONGER = {"segment.steps": 1500, "backgrounds.finder_steps": 1000, "backgrounds.finder_rounds": 2, "generate.n": 300}
+WHOLE = ("real", "synthetic", "combined")  # arms where images without annotation are there to find lesions in
 STAGE_HELP = {
     "prepare": "Stage: decode, check, resize and split the raw dataset.",
     "foundation": "Stage: load or pretrain the inpainting model.",
@@ -47,7 +48,7 @@ def init(
     classes: Annotated[str | None, typer.Option(help="Names of several classes of lesions, with commas between.")] = None,
 ) -> None:
     """Point the project at a dataset: checks the folder and changes params.yaml, comments and order kept."""
-    from meddiff.params import PrepareParams
+    from meddiff.params import PrepareParams, SegmentParams
     from meddiff.params_file import edit_params
     from meddiff.parts import setting
     from meddiff.trials import nested
@@ -60,6 +61,7 @@ def init(
     values = {"dataset": dataset, "path": where, "n_labelled": n_labelled, "size": size, "classes": names}
     change = {"prepare": {name: value for name, value in values.items() if value is not None}}
     longer = {} if dataset == "demo" else {key: steps for key, steps in LONGER.items() if setting(params, key) < steps}
+    told = [f"{key}: {steps}, since the demo's are too few for real images" for key, steps in longer.items()]
     text = edit_params(layout.params.read_text(), change | nested(longer), layout.params)
     if dataset != "demo":
         from meddiff import adapters
@@ -72,10 +74,12 @@ def init(
               f"{unmarked} without annotation, {len({case.group for case in cases})} groups")
         print("split by the dataset: " + ", ".join(f"{n} {part}" for part, n in parts.items()) if any(parts.values())
               else "the dataset has no split; `prepare` makes one by groups")
+        if unmarked and params.segment.arms == SegmentParams().arms:
+            text = edit_params(text, {"segment": {"arms": list(WHOLE)}}, layout.params)
+            told.append(f"segment.arms: {', '.join(WHOLE)}, since lesions may be found in the images without annotation")
     layout.params.write_text(text)
-    print(f"params.yaml now says {', '.join(f'{name}: {value}' for name, value in change['prepare'].items())}")
-    for key, steps in longer.items():
-        print(f"params.yaml now says {key}: {steps}, since the demo's are too few for real images")
+    for line in (", ".join(f"{name}: {value}" for name, value in change["prepare"].items()), *told):
+        print(f"params.yaml now says {line}")
     print("next: dvc repro")
 
 

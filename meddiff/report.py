@@ -33,7 +33,7 @@ def verdict(gain: Interval | None) -> str:
     """The result in one sentence; a gain is claimed only where the whole interval is above zero."""
     if gain is None or math.isnan(gain.mean):
         return "No gain measured: that needs both the real and the synthetic arm, and test cases with lesions."
-    numbers = f"{points(gain.mean)} Dice points ({gain.confidence:.0%} interval {points(gain.lower)} to {points(gain.upper)})"
+    numbers = _in_words(gain)
     if gain.lower > 0:
         return f"Synthetic images raised the Dice: {numbers}."
     if gain.upper < 0:
@@ -47,11 +47,18 @@ def arm_name(arm: str) -> str:
     return f"real + synthetic images, up to {ratio:g} for each real one" if ratio else ARMS.get(arm, arm)
 
 
-def against(summary: Summary) -> list[str]:
-    """The synthetic arm's paired difference from each further arm, one sentence each; undefined ones are left out."""
-    return [f"Synthetic arm against “{arm_name(arm)}”: {points(effect.mean)} Dice points ({effect.confidence:.0%} interval "
-            f"{points(effect.lower)} to {points(effect.upper)})." for arm, effect in summary.effects.items()
-            if not math.isnan(effect.mean)]
+def further(summary: Summary) -> list[str]:
+    """The paired gain of each further arm over real images, then the synthetic arm's difference from each, one sentence each;
+    undefined ones are left out.
+    """
+    gains = [f"“{arm_name(arm)}” against real images only: {_in_words(gain)}." for arm, gain in summary.gains.items()
+             if arm != TREATED and not math.isnan(gain.mean)]
+    return gains + [f"Synthetic arm against “{arm_name(arm)}”: {_in_words(effect)}." for arm, effect in summary.effects.items()
+                    if not math.isnan(effect.mean)]
+
+
+def _in_words(gain: Interval) -> str:
+    return f"{points(gain.mean)} Dice points ({gain.confidence:.0%} interval {points(gain.lower)} to {points(gain.upper)})"
 
 
 def render(summary: Summary, pictures: Sequence[Picture], title: str, made: str, tolerance: float) -> str:
@@ -129,7 +136,7 @@ def _arms(summary: Summary, tolerance: float) -> str:
             "Dice, IoU: overlap, 1 is perfect. HD95: distance within which 95% of both outlines lie of each other, 0 is perfect. "
             f"NSD: share of the outlines within {tolerance:g} pixels of each other, 1 is perfect.")
     scores = table(["trained on", *NAMES.values()], rows) + f'<p class="note">{note}</p>'
-    return scores + (listed(lines) if (lines := against(summary)) else "")
+    return scores + (listed(lines) if (lines := further(summary)) else "")
 
 
 def _sizes(summary: Summary) -> str:

@@ -80,6 +80,7 @@ class Summary:
         steps: optimizer steps, equal in every arm.
         seconds: training of all segmenters.
         by_class: class -> arm or `gain` -> interval of the Dice; empty where there is one class.
+        gains: arm -> Dice of this arm less that of the real arm, paired; empty without a real arm.
         effects: further arm -> Dice of the synthetic arm less that of this one, paired: what it is ahead of a rival, or what
             corrosion, the filter or another number of pairs gives.
         detection: arm -> how well it finds lesions, and finds none in lesion-free images.
@@ -95,6 +96,7 @@ class Summary:
     steps: int
     seconds: float
     by_class: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    gains: dict[str, Interval] = field(default_factory=dict)
     effects: dict[str, Interval] = field(default_factory=dict)
     detection: dict[str, Found] = field(default_factory=dict)
 
@@ -111,6 +113,9 @@ class Summary:
         values |= {"acceptance": self.quality.acceptance, "copies": self.quality.copied}
         if self.gain:
             values |= {"gain": self.gain.mean, "gain_lower": self.gain.lower, "gain_upper": self.gain.upper}
+        for arm, gain in self.gains.items():
+            if arm != TREATED:
+                values |= {f"gain_{arm}": gain.mean, f"gain_{arm}_lower": gain.lower, f"gain_{arm}_upper": gain.upper}
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
@@ -169,8 +174,8 @@ def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, set
                   for arm, part in table.groupby("arm", sort=False)},
         quality=quality, n_real=int(training["n_real"].max()), n_synthetic=int(treated["n_synthetic"].max()),
         steps=int(training["steps"].max()), seconds=float(training["seconds"].sum()),
-        by_class={name: _dice(part, settings) for name, part in by_class.items()}, effects=_effects(cases, settings),
-        detection=detection)
+        by_class={name: _dice(part, settings) for name, part in by_class.items()}, gains=_gains(cases, settings),
+        effects=_effects(cases, settings), detection=detection)
 
 
 def with_lesion(table: pd.DataFrame) -> pd.DataFrame:
@@ -229,6 +234,14 @@ def _intervals(table: pd.DataFrame, settings: EvaluateParams, metrics: Sequence[
         real, treated = (score_matrix(table, arm, "dice") for arm in (BASELINE, TREATED))
         found["gain"] = {"dice": gain_interval(real, treated, *how)}
     return found
+
+
+def _gains(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interval]:
+    arms = [str(arm) for arm in dict.fromkeys(table["arm"])]
+    if BASELINE not in arms:
+        return {}
+    real, how = score_matrix(table, BASELINE, "dice"), _bootstrap(table, settings)
+    return {arm: gain_interval(real, score_matrix(table, arm, "dice"), *how) for arm in arms if arm != BASELINE}
 
 
 def _effects(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interval]:

@@ -306,6 +306,7 @@ def test_the_report_and_the_closing_lines_name_all_arms(layout, monkeypatch, cap
     for words in ("real images, stronger augmentation", "real + pasted real lesions", "synthetic images only",
                   "real + synthetic images, up to 0.25 for each real one"):
         assert f"Synthetic arm against “{words}”: " in shown
+        assert f"“{words}” against real images only: " in shown
         assert words in page
     assert "stronger in one arm" in page
     assert "Dice, synthetic images only" not in page       # some stand where there is room for a few

@@ -123,6 +123,10 @@ def test_further_arms_stand_beside_the_gain_and_are_held_against_the_synthetic_o
     assert summary.gain.mean == pytest.approx(0.1)
     assert {arm: effect.mean for arm, effect in summary.effects.items()} == pytest.approx({"uncorroded": 0.03})
     assert summary.as_json()["effects"]["uncorroded"]["mean"] == pytest.approx(0.03)
+    assert {arm: gain.mean for arm, gain in summary.gains.items()} == pytest.approx({"synthetic": 0.1, "uncorroded": 0.07})
+    assert summary.gains["synthetic"] == summary.gain
+    assert summary.headlines()["gain_uncorroded"] == pytest.approx(0.07)
+    assert summarise(scores(("synthetic", "uncorroded")), training(), QUALITY, SETTINGS).gains == {}
     assert list(summary.by_size["small"]) == ["real", "synthetic", "uncorroded", "gain"]
     assert summarise(scores(("real", "uncorroded")), training(), QUALITY, SETTINGS).effects == {}
 

@@ -25,7 +25,7 @@ from meddiff.params import EvaluateParams, Params
 from meddiff.pretrained import FOUNDATION, photographs
 from meddiff.progress import bar, told
 from meddiff.records import Records, read_records
-from meddiff.report import against, render, verdict
+from meddiff.report import further, render, verdict
 from meddiff.segmentation import Segmenter, within_frame
 from meddiff.stages import use_machine
 from meddiff.summary import (
@@ -80,13 +80,13 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
 
 
 def closing_lines(summary: Summary, page: Path) -> list[str]:
-    """What the stage tells at its end: Dice of each arm, the gain, that over the further arms, and where the report lies."""
+    """What the stage tells at its end: Dice of each arm, the gain, what further arms gain, and where the report lies."""
     lines = []
     for arm, scores in summary.arms.items():
         dice = scores["dice"]
         lines.append(f"Dice, {arm} arm: {dice.mean:.3f} ({dice.confidence:.0%} interval {dice.lower:.3f} to {dice.upper:.3f}; "
                      f"{dice.cases} test cases, {dice.seeds} seeds)")
-    return [*lines, verdict(summary.gain), *against(summary), f"Report: {page}"]
+    return [*lines, verdict(summary.gain), *further(summary), f"Report: {page}"]
 
 
 def _images(layout: Layout, cases: Sequence[Case]) -> str:

@@ -1,7 +1,10 @@
 """Against real `dvc` and git in temporary projects: hashes, work trees over one cache, restoring, failures."""
 
+import math
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -219,15 +222,25 @@ def test_outputs_that_dvc_removed_come_back(project: Path, tmp_path: Path) -> No
     assert versioning.out_hashes(tree, "segment") == versioning.locked(tree)["segment"]
 
 
-def test_an_interrupt_ends_the_stage_too(project: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ignored", [False, True], ids=["", "a script's background job ignores SIGINT"])
+def test_an_interrupt_ends_the_stage_too(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignored: bool) -> None:
     tree = versioning.work_tree(project, tmp_path / "tree", {"segment": {"steps": 15}})
+    monkeypatch.setattr("meddiff.versioning.trees.STOP_SECONDS", 50.0)
+    begun = math.inf
 
     def interrupt(line: str) -> None:
+        nonlocal begun
         if line == "waiting":
+            begun = time.monotonic()
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        versioning.reproduce(tree, "segment", {}, single=True, show=interrupt)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            versioning.reproduce(tree, "segment", {}, single=True, show=interrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - begun < 40, "it ended by itself, it wasn't killed"
     versioning.work_tree(project, tree, {"segment": {"steps": 3}})
     assert repro(tree, "segment", single=True).restored == ("segment",)  # no lock is left
 

@@ -178,7 +178,8 @@ def _dvc(root: Path, env: Mapping[str, str], show: Callable[[str], None], *words
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:
-    for sent, patience in ((signal.SIGINT, STOP_SECONDS), (signal.SIGKILL, None)):
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # as in a script's background job: what it starts does so, too
+    for sent, patience in ((signal.SIGTERM if ignored else signal.SIGINT, STOP_SECONDS), (signal.SIGKILL, None)):
         try:
             os.killpg(process.pid, sent)
             process.wait(patience)

@@ -20,6 +20,8 @@ from meddiff.__main__ import main
 from meddiff.cli import app
 from meddiff.errors import MeddiffError
 from meddiff.layout import STAGES, Layout
+from meddiff.params import Params
+from meddiff.params_file import load_params
 from meddiff.promote import Decision
 
 ROOT = Path(__file__).parents[1]
@@ -131,8 +133,10 @@ def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> N
     assert "params.yaml now says segment.steps: 1500" in done.stdout
     assert values["segment"]["arms"] == ["real", "synthetic", "combined"]
     assert "params.yaml now says segment.arms: real, synthetic, combined, since lesions may be found" in done.stdout
-    assert len(set(after.splitlines()) - set(before.splitlines())) == 9
+    assert values["benchmark"]["datasets"] == [{"name": "raw", "dataset": "folder", "path": f"{project}/raw"}]
+    assert len(set(after.splitlines()) - set(before.splitlines())) == 10
     assert run("init", "--dataset", "demo").exit_code == 0
+    assert load_params(project / "params.yaml").benchmark == Params().benchmark
     assert yaml.safe_load((project / "params.yaml").read_text())["prepare"]["path"] == "raw"
     (project / "params.yaml").write_text(after)
     shutil.move(project / "raw/unlabelled", project / "unlabelled")
@@ -141,6 +145,9 @@ def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> N
     (project / "params.yaml").write_text(before)
     assert run("init", "--dataset", "folder", "--path", "raw").exit_code == 0
     assert yaml.safe_load((project / "params.yaml").read_text())["segment"] == values["segment"] | {"arms": ["real", "synthetic"]}
+    (project / "params.yaml").write_text(before)
+    done = run("init", "--dataset", "folder", "--path", "raw", "--n-labelled", "1")
+    assert "segment.arms: real, synthetic, combined" in done.stdout, "two of three masks fall into the training part, one is used"
     (project / "params.yaml").write_text(after)
     with pytest.raises(MeddiffError, match="must be there"):
         run("init", "--dataset", "busi", "--path", "nowhere")

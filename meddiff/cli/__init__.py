@@ -1,5 +1,6 @@
 """Commands. Each imports what it needs when it runs, so that `--help` answers at once."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -74,9 +75,19 @@ def init(
               f"{unmarked} without annotation, {len({case.group for case in cases})} groups")
         print("split by the dataset: " + ", ".join(f"{n} {part}" for part, n in parts.items()) if any(parts.values())
               else "the dataset has no split; `prepare` makes one by groups")
-        if unmarked and params.segment.arms == SegmentParams().arms:
+        share = 1 - params.prepare.val_fraction - params.prepare.test_fraction
+        training = sum(case.part == "train" and bool(case.masks) for case in cases) if any(parts.values()) else marked * share
+        spare = unmarked or round(training) > (n_labelled or params.prepare.n_labelled)
+        if spare and params.segment.arms == SegmentParams().arms:
             text = edit_params(text, {"segment": {"arms": list(WHOLE)}}, layout.params)
-            told.append(f"segment.arms: {', '.join(WHOLE)}, since lesions may be found in the images without annotation")
+            told.append(f"segment.arms: {', '.join(WHOLE)}, since lesions may be found in training images whose annotation isn't "
+                        "there or isn't used")
+    before = (params.prepare.dataset, params.prepare.path)
+    if before != (dataset, where) and [(entry.dataset, entry.path) for entry in params.benchmark.datasets] == [before]:
+        stem = re.sub("[^A-Za-z0-9]+", "-", Path(where).name).strip("-")[:40] if dataset == "folder" else ""
+        entry = {"name": stem or dataset, "dataset": dataset, "path": where}
+        text = edit_params(text, {"benchmark": {"datasets": [entry]}}, layout.params)
+        told.append(f"benchmark.datasets: {entry['name']} alone")
     layout.params.write_text(text)
     for line in (", ".join(f"{name}: {value}" for name, value in change["prepare"].items()), *told):
         print(f"params.yaml now says {line}")

@@ -204,8 +204,8 @@ class SegmentParams(Section):
     precision: Precision = Field("float32", description="of the network's activations in training; bfloat16 where it is faster")
     vertical_flips: bool = Field(False, description="also flip images upside down in training; wrong for ultrasound")
     empty_arms: Literal["refuse", "real"] = Field(
-        "refuse", description="an arm without any pair: stop before anything is trained, or train on the real cases alone; one "
-        "that has none of these either is left out"
+        "refuse", description="an arm without any pair: stop before anything is trained, or train on the real cases alone; an "
+        "arm without real cases too is left out"
     )
 
     @field_validator("arms")

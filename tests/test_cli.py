@@ -106,7 +106,7 @@ def test_an_interrupt_is_one_line_and_exit_code_130(tmp_path: Path, sent: signal
         assert process.stdout
         assert process.stdout.readline() == "here\n"
         process.send_signal(sent)
-        _, told = process.communicate(timeout=25)
+        _, told = process.communicate(timeout=10)
     assert process.returncode == 130
     assert told == "meddiff: interrupted; the same command goes on where it stopped\n"
 

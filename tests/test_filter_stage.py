@@ -85,6 +85,10 @@ def settings(tiny: Params, **changes: float | str) -> Params:
     return tiny.model_copy(update={"filter": tiny.filter.model_copy(update=changes)})
 
 
+def accepted(layout: Layout) -> list[Case]:
+    return [pair.read() for pair in list_accepted(layout)]
+
+
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     """Twelve training cases; batches `b0` of new lesions and `b1` of copies of training lesions."""
@@ -107,7 +111,7 @@ def test_everything_is_written_and_belongs_together(layout: Layout, tiny: Params
     assert records.reasons == {"b0": (), "b1": ()}
     assert records.decisions["area"].to_numpy() == pytest.approx(records.samples["area"].to_numpy())
     assert records.decisions["nearest"][N:].tolist() == [f"case_1_{i:03d}" for i in range(N)]
-    for case in [pair.read() for pair in list_accepted(layout)]:
+    for case in accepted(layout):
         guiding = read_mask(layout.synthetic / case.group / f"masks/{case.id}.png")
         assert case.mask is not None
         assert 0 < case.mask.sum() < guiding.sum()
@@ -141,7 +145,7 @@ def test_auto_erodes_masks_that_are_too_wide(layout: Layout, tiny: Params) -> No
     recorder = Recorder()
     stage.run(layout, settings(tiny, corrosion_radius="auto"), recorder)
     assert recorder.values["corrosion_share"] > 0.1
-    kept = {case.id: case.mask for case in [pair.read() for pair in list_accepted(layout)]}
+    kept = {case.id: case.mask for case in accepted(layout)}
     areas = np.array([(case.mask.sum(), kept[f"s_b0_{i:02d}"].sum(), tight[i].mask.sum()) for i, case in enumerate(wide)])
     before, after = np.median(areas[:, :2] / areas[:, 2:], axis=0)
     assert before > 1.5
@@ -161,8 +165,7 @@ def test_copies_are_rejected_and_their_batch_is_quarantined(layout: Layout, tiny
     assert by_batch["b1"] == {"quarantined"}
     assert set(records.decisions["reason"][N:]) == {"batch: acceptance; copy"}
     assert records.reasons["b1"] == ("At least 50% of the samples are accepted: 0",)
-    assert {path.stem for path in (layout.filtered / "masks").iterdir()} == {case.id for case in
-                                                                              [pair.read() for pair in list_accepted(layout)]}
+    assert {path.stem for path in (layout.filtered / "masks").iterdir()} == {pair.id for pair in list_accepted(layout)}
     assert not list((layout.filtered / "masks").glob("s_b1*"))
     assert recorder.headlines["copies"] >= 0.5
     assert recorder.values["batches_quarantined"] == 1

@@ -207,8 +207,9 @@ def test_stage_finds_sites_and_uses_them_where_they_are_enough(
 ) -> None:
     finders, lessons, train = [], list[int](), stage.train_finder
 
-    def first(*args: Any, **given: Any) -> Any:
-        finders.append(train(*args, **given))
+    def first(*args: Any, taught: list[Case], **given: Any) -> Any:
+        lessons.append(len(taught))
+        finders.append(train(*args, taught=taught, **given))
         return finders[-1]
 
     monkeypatch.setattr(stage, "train_finder", first)
@@ -234,6 +235,8 @@ def test_stage_finds_sites_and_uses_them_where_they_are_enough(
     with Image.open(layout.backgrounds / "sites.png") as sheet:
         assert sheet.size == (8 * 32, -(-len(at) // 4) * 32)
 
+    assert lessons == [0, 0]
+    lessons.clear()
     once, (one, other) = told.values["sites"], finders  # these two again in the place of all that are trained below
 
     def again(*args: Any, taught: list[Case], **given: Any) -> Any:

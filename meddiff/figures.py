@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from meddiff.bootstrap import Interval
 from meddiff.cases import CLASS_COLOURS, Case, Pixels
+from meddiff.page import signed
 
 TRUTH, PREDICTION = "#35d07f", "#ff4d4d"          # outlines on images: green as in the brief of radiology viewers, red
 BETTER, WORSE, INK, PALE = "#0b7285", "#e8590c", "#1f2933", "#9aa5b1"  # blue-green and orange differ for the colour-blind
@@ -90,7 +91,7 @@ def gain_plot(differences: NDArray[np.float64], gain: Interval) -> Figure:
     axes.bar(np.arange(len(points)), points, width=0.9, color=[BETTER if p > 0 else WORSE for p in points])
     label = f"{gain.confidence:.0%} interval of the mean"
     axes.axhspan(gain.lower * 100, gain.upper * 100, color=INK, alpha=0.15, lw=0, label=label)
-    axes.axhline(gain.mean * 100, color=INK, lw=1.5, label=f"mean {gain.mean * 100:+.1f}".replace("-", "−"))
+    axes.axhline(gain.mean * 100, color=INK, lw=1.5, label=f"mean {signed(gain.mean * 100, 1)}")
     axes.axhline(0, color=PALE, lw=0.8)
     better, worse = int((points > 0).sum()), int((points < 0).sum())
     axes.set(xlabel=f"test cases, sorted: {better} better, {worse} worse with synthetic data", ylabel="Dice difference [points]",

@@ -162,19 +162,18 @@ def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, set
     """
     detection, table = detect_lesions(table, settings), with_lesion(table)
     cases, classes = mean_over_classes(table), list(dict.fromkeys(table["class"]))
-    whole = _intervals(cases, settings, METRICS)
+    gains = _gains(cases, settings)
     treated = training[training["arm"] == TREATED] if TREATED in set(training["arm"]) else training
     by_size = {size: part for size in SIZES if len(part := cases[cases["stratum"] == size])}
     by_class = {name: table[table["class"] == name] for name in classes if len(classes) > 1}
     return Summary(
-        arms={arm: scores for arm, scores in whole.items() if arm != "gain"},
-        gain=whole["gain"]["dice"] if "gain" in whole else None,
+        arms=_intervals(cases, settings, METRICS), gain=gains.get(TREATED),
         by_size={size: _dice(part, settings) for size, part in by_size.items()},
         excluded={str(arm): {name: int(part[name].isna().sum()) for name in METRICS}
                   for arm, part in table.groupby("arm", sort=False)},
         quality=quality, n_real=int(training["n_real"].max()), n_synthetic=int(treated["n_synthetic"].max()),
         steps=int(training["steps"].max()), seconds=float(training["seconds"].sum()),
-        by_class={name: _dice(part, settings) for name, part in by_class.items()}, gains=_gains(cases, settings),
+        by_class={name: _dice(part, settings) for name, part in by_class.items()}, gains=gains,
         effects=_effects(cases, settings), detection=detection)
 
 
@@ -224,33 +223,31 @@ def score_matrix(table: pd.DataFrame, arm: str, metric: str) -> NDArray[np.float
 
 
 def _dice(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interval]:
-    return {arm: scores["dice"] for arm, scores in _intervals(table, settings, ("dice",)).items()}
+    found = {arm: scores["dice"] for arm, scores in _intervals(table, settings, ("dice",)).items()}
+    return found | ({"gain": _difference(table, settings, BASELINE, TREATED)} if {BASELINE, TREATED} <= found.keys() else {})
 
 
 def _intervals(table: pd.DataFrame, settings: EvaluateParams, metrics: Sequence[str]) -> dict[str, dict[str, Interval]]:
-    arms, how = list(dict.fromkeys(table["arm"])), _bootstrap(table, settings)
-    found = {arm: {name: mean_interval(score_matrix(table, arm, name), *how) for name in metrics} for arm in arms}
-    if BASELINE in arms and TREATED in arms:
-        real, treated = (score_matrix(table, arm, "dice") for arm in (BASELINE, TREATED))
-        found["gain"] = {"dice": gain_interval(real, treated, *how)}
-    return found
+    how = _bootstrap(table, settings)
+    return {arm: {name: mean_interval(score_matrix(table, arm, name), *how) for name in metrics} for arm in _arms(table)}
 
 
 def _gains(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interval]:
-    arms = [str(arm) for arm in dict.fromkeys(table["arm"])]
-    if BASELINE not in arms:
-        return {}
-    real, how = score_matrix(table, BASELINE, "dice"), _bootstrap(table, settings)
-    return {arm: gain_interval(real, score_matrix(table, arm, "dice"), *how) for arm in arms if arm != BASELINE}
+    arms = _arms(table)
+    return {arm: _difference(table, settings, BASELINE, arm) for arm in arms if BASELINE in arms and arm != BASELINE}
 
 
 def _effects(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interval]:
-    arms = dict.fromkeys(table["arm"])
-    if TREATED not in arms:
-        return {}
-    treated, how = score_matrix(table, TREATED, "dice"), _bootstrap(table, settings)
-    return {str(arm): gain_interval(score_matrix(table, arm, "dice"), treated, *how)
-            for arm in arms if arm not in (BASELINE, TREATED)}
+    arms = _arms(table)
+    return {arm: _difference(table, settings, arm, TREATED) for arm in arms if TREATED in arms and arm not in (BASELINE, TREATED)}
+
+
+def _difference(table: pd.DataFrame, settings: EvaluateParams, before: str, after: str) -> Interval:
+    return gain_interval(score_matrix(table, before, "dice"), score_matrix(table, after, "dice"), *_bootstrap(table, settings))
+
+
+def _arms(table: pd.DataFrame) -> list[str]:
+    return [str(arm) for arm in dict.fromkeys(table["arm"])]
 
 
 def _bootstrap(table: pd.DataFrame, settings: EvaluateParams) -> tuple[list[str], int, float, int]:

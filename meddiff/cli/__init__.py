@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,6 +62,7 @@ def init(
     values = {"dataset": dataset, "path": where, "n_labelled": n_labelled, "size": size, "classes": names}
     change = {"prepare": {name: value for name, value in values.items() if value is not None}}
     longer = {} if dataset == "demo" else {key: steps for key, steps in LONGER.items() if setting(params, key) < steps}
+    later: dict[str, dict[str, list[Any]]] = {}
     told = [f"{key}: {steps}, since the demo's are too few for real images" for key, steps in longer.items()]
     text = edit_params(layout.params.read_text(), change | nested(longer), layout.params)
     if dataset != "demo":
@@ -79,16 +80,16 @@ def init(
         training = sum(case.part == "train" and bool(case.masks) for case in cases) if any(parts.values()) else marked * share
         spare = unmarked or round(training) > (n_labelled or params.prepare.n_labelled)
         if spare and params.segment.arms == SegmentParams().arms:
-            text = edit_params(text, {"segment": {"arms": list(WHOLE)}}, layout.params)
+            later["segment"] = {"arms": list(WHOLE)}
             told.append(f"segment.arms: {', '.join(WHOLE)}, since lesions may be found in training images whose annotation isn't "
                         "there or isn't used")
     before = (params.prepare.dataset, params.prepare.path)
     if before != (dataset, where) and [(entry.dataset, entry.path) for entry in params.benchmark.datasets] == [before]:
         stem = re.sub("[^A-Za-z0-9]+", "-", Path(where).name).strip("-")[:40] if dataset == "folder" else ""
         entry = {"name": stem or dataset, "dataset": dataset, "path": where}
-        text = edit_params(text, {"benchmark": {"datasets": [entry]}}, layout.params)
+        later["benchmark"] = {"datasets": [entry]}
         told.append(f"benchmark.datasets: {entry['name']} alone")
-    layout.params.write_text(text)
+    layout.params.write_text(edit_params(text, later, layout.params))
     for line in (", ".join(f"{name}: {value}" for name, value in change["prepare"].items()), *told):
         print(f"params.yaml now says {line}")
     print("next: dvc repro")

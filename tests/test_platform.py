@@ -54,6 +54,17 @@ class Running:
     def tree(self, run: str) -> Path | None:
         return next((self.project / ".work/runs").glob(f"*-{run[:8]}"), None)
 
+    def until(self, condition: Callable[[], Any], seconds: float) -> None:
+        """Wait; if in vain, say what the runs and the logs of the platform tell."""
+        try:
+            until(condition, seconds)
+        except AssertionError as e:
+            runs = self.prefect.post("/flow_runs/filter", json={}).json()
+            told = [f"{run['name']}: {run['state']['name']} {run['state']['message']} {self.tasks(run['id'])}" for run in runs]
+            for log in ("worker", "prefect"):
+                told += (self.project / f".work/platform/{log}.log").read_text(errors="replace").splitlines()[-40:]
+            raise AssertionError("\n".join([str(e), *told])) from e
+
 
 def until(condition: Callable[[], Any], seconds: float) -> None:
     end = time.monotonic() + seconds
@@ -132,17 +143,17 @@ def test_a_run_completes_while_another_is_cancelled(platform: Running, tiny: Par
     endless = {"prepare": given["prepare"] | {"seed": 1}, "foundation": given["foundation"] | {"steps": 10**6}}
     other = platform.trigger(**given | endless).json()["id"]
 
-    until(lambda: platform.tasks(other).get("foundation") == "RUNNING", 300)
+    platform.until(lambda: platform.tasks(other).get("foundation") == "RUNNING", 300)
     tree = platform.tree(other)
     assert tree
-    until(lambda: [p for p in psutil.process_iter(["cmdline", "cwd"]) if p.info["cwd"] == str(tree)], 120)
+    platform.until(lambda: [p for p in psutil.process_iter(["cmdline", "cwd"]) if p.info["cwd"] == str(tree)], 120)
     platform.prefect.post(f"/flow_runs/{other}/set_state", json={"state": {"type": "CANCELLING", "name": "Cancelling"}})
-    until(lambda: platform.state(other)["type"] in ENDED, 180)
+    platform.until(lambda: platform.state(other)["type"] in ENDED, 180)
     assert platform.state(other)["type"] == "CANCELLED"
-    until(lambda: not [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(tree)], 90)
+    platform.until(lambda: not [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(tree)], 90)
     assert (tree / "data/split.json").is_file()  # what was done stays, for a retry
 
-    until(lambda: platform.state(run)["type"] in ENDED, 900)
+    platform.until(lambda: platform.state(run)["type"] in ENDED, 900)
     state = platform.state(run)
     assert state["type"] == "COMPLETED", state["message"]
     assert state["message"].startswith("Dice: real 0.")
@@ -180,7 +191,7 @@ def test_ctrl_c_ends_runs_worker_and_servers_in_order(platform: Running) -> None
     """The last test: it stops the platform."""
     small = {"size": 32, "n_labelled": 8, "demo_cases": 24, "demo_normal": 8, "seed": 2}
     run = platform.trigger(prepare=small, foundation={"source": "scratch", "steps": 10**6, "channels": [32, 32]}).json()["id"]
-    until(lambda: platform.tasks(run).get("foundation") == "RUNNING", 300)
+    platform.until(lambda: platform.tasks(run).get("foundation") == "RUNNING", 300)
     time.sleep(3)
     family = psutil.Process(platform.process.pid).children(recursive=True)
     assert len(family) >= 5  # two servers, the worker, the flow run, its stage

@@ -5,12 +5,15 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
+from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from meddiff import versioning
 from meddiff.errors import MeddiffError
@@ -18,6 +21,7 @@ from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.params_file import load_params
 from meddiff.tracking import execution_run, stage_run, tracking_uri, ui_command
+from meddiff.tracking.runs import Run
 from meddiff.tracking.server import connect
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # dvc's own, in pygtrie
@@ -256,6 +260,21 @@ def test_datasets_with_odd_columns(empty: Path, monkeypatch: pytest.MonkeyPatch)
         tracker.dataset(frame, "decisions", "filtering")
         tracker.dataset(frame, "decisions", "filtering")
     assert len(tracker.whole.server.client.get_run(tracker.whole.id).inputs.dataset_inputs) == 1
+
+
+def test_runs_note_the_same_dataset_at_the_same_moment(empty: Path) -> None:
+    runs = [execution_run(Layout(empty), Params(), f"together {number}") for number in range(4)]
+    together = Barrier(len(runs), timeout=60)
+
+    def note(run: Run) -> int:
+        for number in range(20):
+            dataset = Dataset("train", str(number), "local", "{}")
+            together.wait()
+            run.datasets([DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        return len(run.server.client.get_run(run.id).inputs.dataset_inputs)
+
+    with ThreadPoolExecutor(len(runs)) as threads:
+        assert list(threads.map(note, runs)) == [20] * len(runs)
 
 
 def test_work_trees_and_experiments_record_with_their_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,9 +64,7 @@ def _repeat(whole: "Run", maker: Any) -> None:
     whole.metrics({name: maker.data.metrics[name] for name in names if name in maker.data.metrics})
     if VERSION in maker.data.tags:
         whole.tags({VERSION: maker.data.tags[VERSION]})
-    if maker.inputs.dataset_inputs:
-        with answering(whole.server.uri):
-            whole.server.client.log_inputs(whole.id, maker.inputs.dataset_inputs)
+    whole.datasets(maker.inputs.dataset_inputs)
 
 
 def _tags(run: "Run") -> dict[str, str]:

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -66,6 +66,23 @@ class Run:
         with answering(self.server.uri):
             self.server.client.log_text(self.id, text, name)
 
+    def datasets(self, inputs: Sequence[Any]) -> None:
+        """Note `DatasetInput`s.
+
+        MLflow adds a dataset that it doesn't find in its table: of two runs that note the same one at the same moment the
+        second breaks the table's key (BAD_REQUEST), and finds it there when it tries again.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with answering(self.server.uri):
+            for noted in inputs:
+                try:
+                    self.server.client.log_inputs(self.id, [noted])
+                except MlflowException as e:
+                    if e.error_code != "BAD_REQUEST":
+                        raise
+                    self.server.client.log_inputs(self.id, [noted])
+
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags; each value is cut at MLflow's limit."""
         from mlflow.entities import RunTag
@@ -119,8 +136,8 @@ class Recorder:
 
             noted = mlflow.data.from_pandas(frame, source=str(self.layout.root.resolve()), name=name)
             inputs = [DatasetInput(noted._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])]
-            for run in (self.own, self.whole):
-                run.server.client.log_inputs(run.id, inputs)
+        for run in (self.own, self.whole):
+            run.datasets(inputs)
 
     def generator(self, folder: Path) -> None:
         name = self.params.promote.model

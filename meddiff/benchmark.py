@@ -71,8 +71,10 @@ def benchmark(layout: Layout, params: Params, run: RunCell | None = None) -> Ben
     helpers = [_helper(layout) for _ in range(params.benchmark.workers - 1)] if run is None else []
     try:
         errors = work(layout, params, cells, whole, run)
-        if [helper.wait() for helper in helpers]:
-            errors = work(layout, params, cells, whole, run)  # what failed there fails here with its reason, or is mended
+        for helper in helpers:
+            helper.wait()
+        # What others hold is waited for; what failed there fails here with its reason, or is mended.
+        errors |= work(layout, params, [cell for cell in cells if cell.name not in errors], whole, run, wait=True)
         result = report(layout, params, errors)
         whole.file(layout.benchmark)
         whole.metrics(_headlines(result))
@@ -107,8 +109,11 @@ def lines_of(result: Benchmark) -> list[str]:
 
 
 def work(layout: Layout, params: Params, cells: Sequence[Cell], whole: tracking.Run,
-         run: RunCell | None = None) -> dict[str, str]:
+         run: RunCell | None = None, wait: bool = False) -> dict[str, str]:
     """Run every cell that is neither finished nor held by another process.
+
+    Args:
+        wait: for a cell that another process holds, until that is done with it; without, it is left out.
 
     Returns:
         Name -> error of the cells that failed here.
@@ -121,7 +126,7 @@ def work(layout: Layout, params: Params, cells: Sequence[Cell], whole: tracking.
             Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
             try:
                 folder = _folder(layout, params, cell)
-                with lock.acquire(timeout=0):
+                with lock.acquire(timeout=-1 if wait else 0):
                     if not folder.is_dir():
                         _one(layout, params, cell, whole, folder, run)
             except Timeout:

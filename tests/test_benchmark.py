@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pandas as pd
@@ -222,14 +223,26 @@ def test_samples_grow_with_the_annotated_cases(project: Layout) -> None:
     assert few.overrides["generate"]["n"] == params.generate.n
 
 
-def test_a_cell_that_another_process_holds_is_left_to_it(project: Layout) -> None:
-    lock = FileLock(project.work / "benchmark/locks/demo-40-method-0.lock")
+def test_a_cell_that_another_process_holds_is_waited_for(project: Layout) -> None:
+    """The others come first; let go unfinished, it is run here."""
+    lock = FileLock(project.work / "benchmark/locks/demo-10-method-0.lock", thread_local=False)
     Path(lock.lock_file).parent.mkdir(parents=True)
     cells = Cells()
-    with lock:
-        result = benchmark(project, settings(project), cells)
-    assert "demo-40-method-0" not in cells.asked
-    assert result.missing == ("demo-40-method-0: not finished",)
+
+    def let_go() -> None:
+        until = time.monotonic() + 60
+        while len(cells.asked) < 5 and time.monotonic() < until:
+            time.sleep(0.05)
+        lock.release()
+
+    lock.acquire()
+    other = Thread(target=let_go)
+    other.start()
+    result = benchmark(project, settings(project), cells)
+    other.join()
+    assert not result.missing
+    assert cells.asked == ["demo-40-method-0", "demo-40-paper-0", "demo-10-method-1", "demo-40-method-1", "demo-40-paper-1",
+                           "demo-10-method-0"]
 
 
 def test_no_finished_cell_is_an_error(project: Layout) -> None:

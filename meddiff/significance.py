@@ -22,10 +22,9 @@ from meddiff.summary import (
 )
 
 AVERAGE = "average"  # of the datasets, in the place of a dataset's name
-# What the synthetic arm is held against, beside `real`; the last two tell what the filter and corrosion are worth.
-RIVALS = ("copy_paste", "copy_paste_sites", "self_training", "augmented", "paper", "unfiltered", "uncorroded")
-# The combined arm is held against its parts and the same rivals, other ways of filtering apart.
-RIVALS_OF = {TREATED: RIVALS, COMBINED: (TREATED, *RIVALS[:-2])}
+RIVALS = ("copy_paste", "copy_paste_sites", "self_training", "augmented", "paper")
+# What an arm is held against, beside `real`: `unfiltered` and `uncorroded` tell what the filter and corrosion are worth.
+RIVALS_OF = {TREATED: (*RIVALS, "unfiltered", "uncorroded"), COMBINED: (TREATED, *RIVALS)}
 
 KEY = ("dataset", "budget", "arm", "metric")
 GAINS = ("dataset", "budget", "arm", "against", "metric", "mean", "lower", "upper", "p", "cases", "seeds", "p_holm")

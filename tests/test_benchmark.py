@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pandas as pd
@@ -18,7 +18,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
-from meddiff.benchmark import benchmark
+from meddiff.benchmark import benchmark, report, work
 from meddiff.cells import PAPER, Cell, _kept, cells_of, key_of, read_cell
 from meddiff.cli import app
 from meddiff.errors import MeddiffError
@@ -26,6 +26,7 @@ from meddiff.layout import Layout, replacing
 from meddiff.params import Params
 from meddiff.params_file import load_params, parse_params
 from meddiff.parts import setting
+from meddiff.tracking import execution_run
 from meddiff.trials import merged
 
 ROOT = Path(__file__).parents[1]
@@ -223,21 +224,33 @@ def test_samples_grow_with_the_annotated_cases(project: Layout) -> None:
     assert few.overrides["generate"]["n"] == params.generate.n
 
 
+def test_a_helper_leaves_a_cell_that_another_process_holds_to_it(project: Layout, runs: str) -> None:
+    lock = FileLock(project.work / "benchmark/locks/demo-40-method-0.lock")
+    Path(lock.lock_file).parent.mkdir(parents=True)
+    params, cells = settings(project), Cells()
+    with lock:
+        errors = work(project, params, cells_of(params), execution_run(project, params, "helper"), cells)
+    assert "demo-40-method-0" not in cells.asked
+    assert report(project, params, errors).missing == ("demo-40-method-0: not finished",)
+
+
 def test_a_cell_that_another_process_holds_is_waited_for(project: Layout) -> None:
     """The others come first; let go unfinished, it is run here."""
-    lock = FileLock(project.work / "benchmark/locks/demo-10-method-0.lock", thread_local=False)
+    lock = FileLock(project.work / "benchmark/locks/demo-10-method-0.lock")
     Path(lock.lock_file).parent.mkdir(parents=True)
-    cells = Cells()
+    cells, held = Cells(), Event()
 
-    def let_go() -> None:
-        until = time.monotonic() + 60
-        while len(cells.asked) < 5 and time.monotonic() < until:
-            time.sleep(0.05)
-        lock.release()
+    def hold() -> None:
+        with lock:
+            held.set()
+            until = time.monotonic() + 60
+            while len(cells.asked) < 5 and time.monotonic() < until:
+                time.sleep(0.05)
+            time.sleep(1)  # long enough that it is waited for
 
-    lock.acquire()
-    other = Thread(target=let_go)
+    other = Thread(target=hold)
     other.start()
+    assert held.wait(60)
     result = benchmark(project, settings(project), cells)
     other.join()
     assert not result.missing

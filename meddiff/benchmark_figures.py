@@ -41,15 +41,16 @@ def figures(scores: pd.DataFrame, gains: pd.DataFrame, facts: dict[str, Any]) ->
 
 
 def _budgets(gains: pd.DataFrame, datasets: list[str]) -> Figure:
-    figure = Figure(figsize=(4.6 * len(datasets) + 1, 3.8), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(datasets) + 1.8, 4.2), layout="constrained")
     axes = figure.subplots(1, len(datasets), squeeze=False, sharey=True)[0]
     over = gains[gains["against"] == "real"]
     for axis, dataset in zip(axes, datasets, strict=True):
         part = over[over["dataset"] == dataset]
         places = sorted(set(part["budget"]), key=_place)
-        for shift, arm in enumerate(arm for arm in PLOTTED if arm in set(part["arm"])):
+        arms = [arm for arm in PLOTTED if arm in set(part["arm"])]
+        for arm, shift in zip(arms, np.linspace(-0.04, 0.04, len(arms)) * (len(arms) - 1), strict=True):
             own = part[part["arm"] == arm].sort_values("budget", key=lambda budgets: budgets.map(_place))
-            x = np.array([places.index(budget) for budget in own["budget"]]) + 0.08 * (shift - 1)
+            x = np.array([places.index(budget) for budget in own["budget"]]) + shift
             mean, low, high = (own[name].to_numpy(float) * 100 for name in ("mean", "lower", "upper"))
             axis.errorbar(x, mean, np.abs([mean - low, high - mean]), color=COLOURS[arm], marker="o", capsize=3, linewidth=1.6,
                           label=named(arm))
@@ -59,7 +60,8 @@ def _budgets(gains: pd.DataFrame, datasets: list[str]) -> Figure:
         axis.set_xlabel("annotated images")
         _plain(axis)
     axes[0].set_ylabel("gain [Dice points]")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    columns = min(4, 1 + len(axes))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     return figure
 
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -31,7 +32,7 @@ from meddiff.page import Picture
 from meddiff.params import Params
 from meddiff.params_file import parse_params
 from meddiff.progress import bar
-from meddiff.trials import forget_execution, merged, nested, pending_execution
+from meddiff.trials import ARM, forget_execution, merged, nested, pending_execution
 
 ACTION = "benchmark"
 # Runs one cell: the cell, environment variables, the folder to make.
@@ -126,7 +127,7 @@ def work(layout: Layout, params: Params, cells: Sequence[Cell], whole: tracking.
             Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
             try:
                 folder = _folder(layout, params, cell)
-                with lock.acquire(timeout=-1 if wait else 0):
+                with _held(lock, cell, wait):
                     if not folder.is_dir():
                         _one(layout, params, cell, whole, folder, run)
             except Timeout:
@@ -204,6 +205,17 @@ def _one(layout: Layout, params: Params, cell: Cell, whole: tracking.Run, folder
             shutil.rmtree(other)
 
 
+def _held(lock: FileLock, cell: Cell, wait: bool) -> AbstractContextManager[object]:
+    """The cell's lock; held by another process it is waited for, which is told, or refused with `Timeout`."""
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise
+        print(f"{ACTION}: another process holds {cell.name}; waiting until it is done", file=sys.stderr)
+        return lock.acquire()
+
+
 def _folder(layout: Layout, params: Params, cell: Cell) -> Path:
     return layout.work / "benchmark/done" / key_of(layout, params, cell)
 
@@ -248,6 +260,8 @@ def _known(layout: Layout, source: str) -> bool:
 
 
 def _headlines(result: Benchmark) -> dict[str, float]:
-    values = {f"gain_{row.dataset}_{row.budget}": float(row.mean) for row in result.gains.itertuples()
-              if (row.arm, row.against) == ("synthetic", "real")}
+    """Gains over real images, named as those of a single evaluation: the arm is left out for `synthetic`."""
+    over_real = result.gains[result.gains["against"] == "real"]
+    values = {f"gain_{row.dataset}_{row.budget}" + ("" if row.arm == ARM else f"_{row.arm}"): float(row.mean)
+              for row in over_real.itertuples()}
     return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -180,6 +180,7 @@ def test_an_interrupted_benchmark_goes_on_in_the_same_run(project: Layout, runs:
     client = MlflowClient(runs)
     whole = client.get_run(second.envs[0]["MEDDIFF_PARENT_RUN"])
     assert (whole.info.status, whole.data.metrics["gain_demo_40"]) == ("FINISHED", pytest.approx(0.03))
+    assert whole.data.metrics["gain_demo_40_paper"] == pytest.approx(-0.02)
     assert "benchmark/benchmark.html" in {file.path for file in client.list_artifacts(whole.info.run_id, "benchmark")}
     nested = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{whole.info.run_id}'")
     assert {run.info.run_name: run.info.status for run in nested} == dict.fromkeys({*first.asked, *second.asked}, "FINISHED")
@@ -234,8 +235,8 @@ def test_a_helper_leaves_a_cell_that_another_process_holds_to_it(project: Layout
     assert report(project, params, errors).missing == ("demo-40-method-0: not finished",)
 
 
-def test_a_cell_that_another_process_holds_is_waited_for(project: Layout) -> None:
-    """The others come first; let go unfinished, it is run here."""
+def test_a_cell_that_another_process_holds_is_waited_for(project: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+    """The others come first, and the wait is told; let go unfinished, it is run here."""
     lock = FileLock(project.work / "benchmark/locks/demo-10-method-0.lock")
     Path(lock.lock_file).parent.mkdir(parents=True)
     cells, held = Cells(), Event()
@@ -256,6 +257,7 @@ def test_a_cell_that_another_process_holds_is_waited_for(project: Layout) -> Non
     assert not result.missing
     assert cells.asked == ["demo-40-method-0", "demo-40-paper-0", "demo-10-method-1", "demo-40-method-1", "demo-40-paper-1",
                            "demo-10-method-0"]
+    assert capsys.readouterr().err.count("another process holds demo-10-method-0; waiting until it is done") == 1
 
 
 def test_no_finished_cell_is_an_error(project: Layout) -> None:

@@ -31,6 +31,7 @@ Recipe = Literal["method", "paper"]
 ALL = 10**9  # annotated cases: more than any dataset has
 SEEDED = ("prepare", "foundation", "backgrounds", "mask_model", "finetune", "generate", "filter")
 CHAIN = (*SEEDED, "segment", "evaluate")
+SETTABLE = (*CHAIN, "compute")  # sections of settings on which a cell depends
 ROW = "cell.json"
 
 # The paper's published recipe on the same foundation: the training and sampling of `params/paper.yaml`, one image at a time, its
@@ -70,15 +71,20 @@ class Cell:
         return f"{self.dataset.name}-{self.budget}-{self.recipe}-{self.seed}"
 
     @property
-    def overrides(self) -> Overrides:
-        """What differs from `params.yaml`."""
+    def own(self) -> Overrides:
+        """What makes it this cell: no dataset's settings may change it."""
         chosen: Overrides = {section: {"seed": self.seed} for section in SEEDED}
         chosen["prepare"] |= {"dataset": self.dataset.dataset, "path": self.dataset.path,
                               "n_labelled": ALL if self.budget == "all" else self.budget}
         if self.samples:
             chosen["generate"] |= {"n": self.samples}
         # An arm that finds nothing to add counts as no gain: left out, it would spare the method its failures.
-        chosen["segment"] = {"arms": list(self.arms), "seeds": [self.seed], "empty_arms": "real"}
+        return chosen | {"segment": {"arms": list(self.arms), "seeds": [self.seed], "empty_arms": "real"}}
+
+    @property
+    def overrides(self) -> Overrides:
+        """What differs from `params.yaml`."""
+        chosen = self.own
         for section, values in nested(self.dataset.settings | (PAPER if self.recipe == "paper" else {})).items():
             chosen[section] = chosen.get(section, {}) | values
         return chosen
@@ -88,10 +94,11 @@ def cells_of(params: Params) -> tuple[Cell, ...]:
     """All cells, a seed after the other, so that those which are finished first make a whole benchmark of fewer seeds.
 
     Raises:
-        MeddiffError: a dataset's own settings break a rule.
+        MeddiffError: a dataset's own settings break a rule, or change what a cell is.
     """
     found = tuple(_cells(params))
     for cell in found:
+        _check(cell, params)
         parse_params(merged(params, cell.overrides), f"benchmark cell {cell.name}")
     return found
 
@@ -110,6 +117,18 @@ def _cells(params: Params) -> Iterator[Cell]:
                         for dataset in settings.datasets)
 
 
+def _check(cell: Cell, params: Params) -> None:
+    for key in cell.dataset.settings:
+        section, _, name = key.partition(".")
+        if section not in SETTABLE or name not in type(getattr(params, section)).model_fields:
+            rule, remedy = f"a stage has no setting `{key}`", "Name one as `section.name`, such as `segment.steps`"
+        elif name in cell.own.get(section, {}):
+            rule, remedy = f"the benchmark itself sets `{key}`", "Leave it out here; see `benchmark.budgets`, `seeds` and `arms`"
+        else:
+            continue
+        raise MeddiffError(f"benchmark.datasets, settings of {cell.dataset.name}", rule, remedy)
+
+
 def _samples(params: Params, budget: int | Literal["all"]) -> int | None:
     """How many cases `all` has isn't known before `prepare`: it gets at least as many samples as the largest budget."""
     per_case = params.benchmark.samples_per_case
@@ -124,7 +143,7 @@ def _samples(params: Params, budget: int | Literal["all"]) -> int | None:
 def key_of(layout: Layout, params: Params, cell: Cell) -> str:
     """Name under which a finished cell is kept: of its settings, the stages' code, and the files of dataset and networks."""
     values = merged(params, cell.overrides)
-    chain = [values[section] for section in (*CHAIN, "compute")]
+    chain = [values[section] for section in SETTABLE]
     digest = hashlib.sha256(json.dumps(chain, sort_keys=True, default=str).encode())
     for path in _code(layout.root):
         digest.update(path.read_bytes())

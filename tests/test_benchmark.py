@@ -113,10 +113,21 @@ def test_cells_cover_datasets_budgets_and_seeds(project: Layout) -> None:
     assert full.segment.empty_arms == "real"
 
 
-def test_settings_of_a_dataset_are_checked_before_anything_runs(project: Layout) -> None:
-    wrong = settings(project, datasets=({"name": "a", "dataset": "demo", "settings": {"segment.steps": -1}},))
-    with pytest.raises(MeddiffError, match=r"benchmark cell a-10-method-0: `segment.steps` = -1"):
-        benchmark(project, wrong, Cells())
+@pytest.mark.parametrize(("key", "value", "words"), [
+    ("segment.steps", -1, r"benchmark cell a-10-method-0: `segment.steps` = -1"),
+    ("steps", 7, r"benchmark.datasets, settings of a: a stage has no setting `steps`. Name one as `section.name`"),
+    ("stage.steps", 7, r"a stage has no setting `stage.steps`"),
+    ("segment.step", 7, r"a stage has no setting `segment.step`"),
+    ("promote.model", "m", r"a stage has no setting `promote.model`"),
+    ("prepare.n_labelled", 80, r"settings of a: the benchmark itself sets `prepare.n_labelled`. Leave it out here"),
+    ("generate.seed", 1, r"the benchmark itself sets `generate.seed`"),
+    ("segment.arms", ["real"], r"the benchmark itself sets `segment.arms`"),
+])
+def test_settings_of_a_dataset_are_checked_before_anything_runs(key: str, value: Any, words: str, project: Layout) -> None:
+    wrong, cells = settings(project, datasets=({"name": "a", "dataset": "demo", "settings": {key: value}},)), Cells()
+    with pytest.raises(MeddiffError, match=words):
+        benchmark(project, wrong, cells)
+    assert not cells.asked
 
 
 def test_a_key_changes_with_settings_code_and_data(project: Layout) -> None:

@@ -16,6 +16,7 @@ from meddiff.cases import Case, Frame, Pixels, read_cases, read_image, write_ima
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.leakage import Used, look, photographed, refuse_leaks
+from meddiff.pairs import list_unfiltered
 from meddiff.params import Params
 from meddiff.phantoms import make_phantoms
 from meddiff.pretrained import FOUNDATION, photographs
@@ -155,6 +156,22 @@ def as_sample(layout: Layout, case: Case) -> str:
 
 def test_a_clean_project_goes_on(layout: Layout) -> None:
     with pytest.raises(MeddiffError, match=PASSED):
+        evaluate.run(layout, SETTINGS, Unrecorded())
+
+
+def test_a_rejected_sample_is_looked_at_where_an_arm_learns_from_it(layout: Layout) -> None:
+    case, drawn = lesion_and_free(layout)[0], list_unfiltered(layout)[0].id
+    clean = read_image(layout.synthetic / "b0000/images/s0.png")
+    table = layout.filtered / "decisions.parquet"
+    decisions = pd.read_parquet(table)
+    decisions.assign(verdict=np.where(decisions["id"] == drawn, "rejected", "accepted")).to_parquet(table)
+    for id in decisions["id"]:
+        write_image(layout.synthetic / f"b0000/images/{id}.png", changed(case.image) if id == drawn else clean)
+    with pytest.raises(MeddiffError, match=PASSED):
+        evaluate.run(layout, SETTINGS, Unrecorded())
+    with (layout.segmenters / "validation.csv").open("a") as trained:
+        trained.write("unfiltered,0,0.5,1,1,12,1\n")
+    with pytest.raises(MeddiffError, match=rf"`{drawn}` is a near-duplicate of test case `{case.id}`"):
         evaluate.run(layout, SETTINGS, Unrecorded())
 
 

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -20,7 +20,7 @@ from meddiff.layout import Layout, replacing
 from meddiff.leakage import Used, look, photographed, refuse_leaks, refuse_photographed
 from meddiff.metrics import case_scores, detect
 from meddiff.page import Picture
-from meddiff.pairs import list_accepted
+from meddiff.pairs import list_accepted, list_unfiltered
 from meddiff.params import EvaluateParams, Params
 from meddiff.pretrained import FOUNDATION, photographs
 from meddiff.progress import bar, told
@@ -58,7 +58,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     if not cases:
         raise MeddiffError(layout.cases("test"), "the test needs at least one case", "Raise prepare.test_fraction")
     records = read_records(layout.synthetic, layout.filtered)
-    _refuse_leaks(layout, params, cases, records)
+    _refuse_leaks(layout, params, cases, records, set(training["arm"]))
     tracker.dataset(pd.DataFrame({"id": [c.id for c in cases], "group": [c.group for c in cases]}), "test", "testing")
     predictions = _predict(layout, training, cases, device)
     table = _score(predictions, cases, settings.tolerance, classes)
@@ -100,15 +100,15 @@ def _images(layout: Layout, cases: Sequence[Case]) -> str:
     return ", ".join([*words, *(["brought from more than 8 bits to 8"] if modes & set(DEEP) else [])])
 
 
-def _refuse_leaks(layout: Layout, params: Params, cases: Sequence[Case], records: Records) -> None:
+def _refuse_leaks(layout: Layout, params: Params, cases: Sequence[Case], records: Records, arms: Collection[str]) -> None:
     """Stop before anything is scored if a test case has been used by an earlier stage, or by the foundation's training."""
-    refuse_leaks(cases, _used(layout, records), params.prepare.duplicate_bits)
+    refuse_leaks(cases, _used(layout, records, arms), params.prepare.duplicate_bits)
     source, raw = params.foundation.source, _table(layout.cases("test") / "cases.csv", "prepare")
     hashes = dict(zip(raw["id"], raw.get("raw_sha256", pd.Series("", raw.index)), strict=True))
     refuse_photographed(photographed(hashes, photographs(FOUNDATION if source == "embedded" else Path(source))), source)
 
 
-def _used(layout: Layout, records: Records) -> Iterator[Used]:
+def _used(layout: Layout, records: Records, arms: Collection[str]) -> Iterator[Used]:
     """Every image that the chain has used, and the background of every sample, accepted or not."""
     frames = {}
     for folder, name in ((layout.cases("train"), "cases"), (layout.cases("val"), "cases"), (layout.normal, "backgrounds")):
@@ -121,11 +121,12 @@ def _used(layout: Layout, records: Records) -> Iterator[Used]:
         origins[row["id"]] = origin = row["source"].partition(":")[2] or row["id"]
         seen = look(read_image(layout.backgrounds / "images" / f"{row['id']}.png"), frames.get(origin))
         yield Used("backgrounds", row["id"], origin, row.get("group", ""), seen, painted=origin != row["id"])
-    accepted = set(records.decisions.loc[records.decisions["verdict"] == "accepted", "id"])
+    pairs = list_accepted(layout) + (list_unfiltered(layout) if "unfiltered" in arms else [])
+    learned = {pair.id for pair in pairs}
     for id, batch, background in records.samples[["id", "batch", "background"]].itertuples(index=False):
         origin = origins.get(background, background.removesuffix("_removed").removesuffix("_site"))
         image = layout.synthetic / batch / "images" / f"{id}.png"
-        yield Used(f"synthetic/{batch}", id, origin, look=look(read_image(image), frames.get(origin)) if id in accepted else None,
+        yield Used(f"synthetic/{batch}", id, origin, look=look(read_image(image), frames.get(origin)) if id in learned else None,
                    painted=True)
 
 

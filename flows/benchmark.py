@@ -29,8 +29,8 @@ def cell_task(layout: Layout, cell: Cell, env: Mapping[str, str], out: Path) -> 
 def benchmark(benchmark: settings.BenchmarkParams = NOTHING) -> None:
     """Run the pipeline on every dataset, label budget and seed, and test the gains.
 
-    Started again after an interrupt or a failure, it goes on with what isn't finished. Cells run one after the other;
-    `meddiff benchmark --only-work` in another terminal helps.
+    Started again after an interrupt or a failure, it goes on with what isn't finished. Cells run one after the other,
+    whatever `workers` says; `meddiff benchmark --only-work` in another terminal helps where this changes nothing of params.yaml.
     """
     quiet()
     layout = Layout(Path.cwd())

@@ -251,6 +251,7 @@ def _facts(layout: Layout, params: Params, cells: pd.DataFrame) -> dict[str, Any
             "made": date.today().isoformat(), "command": "meddiff benchmark", "foundation": resolved("foundation", "source"),
             "seen": all(_known(layout, each["foundation"]["source"]) for each in own),
             "commit": ", ".join(commit for commit in dict.fromkeys(cells["commit"]) if commit), "seeds": sorted(map(int, seeds)),
+            "paper": bool((cells["recipe"] == "paper").any()), "confidence": params.evaluate.confidence,
             "validation": sorted(set(map(int, cells["validation"]))), "energy": measured(cells)}
 
 

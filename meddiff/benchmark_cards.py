@@ -43,15 +43,16 @@ def dataset_card(facts: dict[str, Any], gains: pd.DataFrame, cells: pd.DataFrame
     """Markdown about the synthetic pairs that the benchmark made."""
     own = cells[cells["recipe"] == "method"]
     rows = "\n".join(f"| {dataset} | {budget} | {len(part)} | {part['samples'].sum()} | {part['accepted'].sum()} "
-                     f"| {_mean(part, 'copies.share')} | {_mean(part, 'kid.lesion.mean')} |"
+                     f"| {_mean(part, 'copies.share')} | {_mean(part, 'copies.expected_share')} "
+                     f"| {_mean(part, 'kid.lesion.mean')} |"
                      for (dataset, budget), part in own.groupby(["dataset", "budget"], sort=False))
     return f"""# Dataset card: synthetic pairs of {", ".join(facts["datasets"])}
 
 Images of {facts["size"]} × {facts["size"]} pixels with lesion masks, painted into images of the same datasets: lesion-free
 ones, and training images without annotation, where the lesion that was there was filled in before.
 
-| dataset | annotated images | seeds | generated | accepted | share of copies | KID, lesion |
-|---|---|---|---|---|---|---|
+| dataset | annotated images | seeds | generated | accepted | share of copies | expected of real lesions | KID, lesion |
+|---|---|---|---|---|---|---|---|
 {rows}
 
 Share of copies and KID are of the accepted samples, means over seeds, in the feature space `{facts["extractor"]}`, against

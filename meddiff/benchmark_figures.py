@@ -31,12 +31,13 @@ def figures(scores: pd.DataFrame, gains: pd.DataFrame, facts: dict[str, Any]) ->
         scores, gains: see `significance`; gains of Dice alone.
         facts: see `benchmark_page.render`.
     """
+    intervals = f"{facts['confidence']:.0%} intervals"
     found = [Picture("arms", _png(_arms(scores, facts["budget"])),
-                     f"Test Dice at {facts['budget']} annotated images, with 95% intervals. Arms share cases and seeds, so "
-                     "intervals may overlap although a paired gain is clear.")]
+                     f"Test Dice at {facts['budget']} annotated images, with {intervals}. Arms share cases and seeds, so these "
+                     "may overlap although a paired gain is clear.")]
     if len(set(scores["budget"])) > 1 and len(gains):
         found.insert(0, Picture("budgets", _png(_budgets(gains, list(dict.fromkeys(scores["dataset"])))),
-                                "Gain over real images only against the number of annotated images, with 95% intervals."))
+                                f"Gain over real images only against the number of annotated images, with {intervals}."))
     return found
 
 

@@ -15,7 +15,8 @@ from meddiff.summary import BASELINE, COMBINED, SIZES, TREATED
 SETS = {"training": "annotated real lesions", "generated": "generated", "accepted": "accepted",
         "corroded": "accepted, corroded masks"}
 FIDELITY = {"kid.lesion.mean": "KID, lesion", "kid.image.mean": "KID, image", "support.lesion.density": "density",
-            "support.lesion.coverage": "coverage", "copies.share": "share of copies", "seam": "seam"}
+            "support.lesion.coverage": "coverage", "copies.share": "share of copies",
+            "copies.expected_share": "expected of real lesions", "seam": "seam"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +180,8 @@ def fidelity_table(cells: pd.DataFrame, budget: int, facts: dict[str, Any]) -> s
                              *("–" if math.isnan(value) else f"{value:.3g}" for value in values)])
     note = ('<p class="note">Means over seeds. Against held-back real images (validation part); features: '
             f'{html.escape(str(facts["extractor"]))}. KID: 0 is the same distribution. Density and coverage: about 1 and near 1 '
-            "are best. Copies: share nearer to a training lesion than held-back lesions are.</p>")
+            "are best. Copies: share nearer to a training lesion than every held-back lesion is, and the share of real lesions "
+            "of which that is expected.</p>")
     return table(["", "set", *FIDELITY.values()], rows) + note if rows else ""
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from meddiff.benchmark_cards import dataset_card, model_card
 from meddiff.benchmark_figures import figures
-from meddiff.benchmark_page import render, verdict
+from meddiff.benchmark_page import limits, render, verdict
 from meddiff.benchmark_tables import Tables
 from meddiff.page import Picture
 from meddiff.significance import GAINS
@@ -29,6 +29,8 @@ FACTS: dict[str, Any] = {
     "energy": False,
     "commit": "0123abc",
     "seen": True,
+    "paper": False,
+    "confidence": 0.95,
     "made": "2026-11-22",
     "command": "meddiff benchmark",
     "foundation": "embedded",
@@ -97,6 +99,7 @@ def cells() -> pd.DataFrame:
                 "peak_memory_mb": 1500.0,
                 "sets.accepted.kid.lesion.mean": 0.25,
                 "sets.accepted.copies.share": 0.013,
+                "sets.accepted.copies.expected_share": 0.0102,
                 "sets.generated.kid.lesion.mean": 0.5,
             }
             for dataset in ("busi", "a<b>")
@@ -201,6 +204,7 @@ def test_numbers_of_the_tables_are_on_the_page() -> None:
         "real + the paper&#x27;s recipe",
         "0.25",
         "0.013",
+        "0.0102",
         "1.5 GB",
         "64 pixels",
         "162 test cases",
@@ -241,6 +245,23 @@ def test_a_foundation_of_unknown_training_is_told() -> None:
     assert "What the foundation (hub/model) was trained on is unknown here" in whole
 
 
+def test_what_weakens_the_proof_is_told() -> None:
+    def told(**changes: Any) -> str:
+        return " ".join(limits(FACTS | changes))
+
+    assert "a benchmark that was run before on the same test parts" in told().lower()
+    assert "nothing is claimed" in told(seeds=[0, 1, 2, 3])
+    assert "of five in simulations: 92 % instead of 95" in told()
+    assert "than they say" not in told(seeds=list(range(10)))
+    assert "The paper's settings were chosen for Stable Diffusion" in told(paper=True)
+    assert "The paper's settings" not in told()
+
+
+def test_intervals_are_named_by_their_confidence() -> None:
+    scores, over = pd.DataFrame(score("busi", "real", 0.6)), pd.DataFrame([gain()])
+    assert all("with 90% intervals" in one.caption for one in figures(scores, over, FACTS | {"confidence": 0.9}))
+
+
 def test_arms_of_fewer_seeds_are_named() -> None:
     few = [row | {"seeds": 1} for row in score("busi", "paper", 0.6)]
     scores = [*score("busi", "real", 0.6), *score("busi", "synthetic", 0.6), *few]
@@ -277,4 +298,4 @@ def test_cards_hold_the_numbers_and_the_warnings() -> None:
         assert "Not privacy-preserving" in card
         assert "5 seeds" in card
     assert "4 generators" in model
-    assert "| busi | 40 | 2 | 200 | 121 | 0.013 | 0.25 |" in data
+    assert "| busi | 40 | 2 | 200 | 121 | 0.013 | 0.0102 | 0.25 |" in data

@@ -81,7 +81,8 @@ class BenchmarkParams(Section):
         description="further arms at `budget`",
     )
     paper: bool = Field(True, description="also run the paper's published recipe at `budget`")
-    workers: Positive = Field(1, description="cells that run at the same time, each in a process of its own")
+    workers: Positive = Field(1, description="cells that run at the same time, each in a process of its own; the flow's run one "
+                              "after the other")
 
     @field_validator("datasets")
     @classmethod

@@ -110,7 +110,8 @@ def limits(facts: dict[str, Any]) -> list[str]:
     """What limits the result, one sentence each."""
     few, validation = len(facts["seeds"]), " or ".join(map(str, facts["validation"]))
     narrow = (f": with fewer than {LEAST_SEEDS} intervals are too narrow, so nothing is claimed." if few < LEAST_SEEDS else
-              ": intervals of so few hold the true gain less often than they say (of five in simulations: 92 % instead of 95)."
+              ": intervals of so few may hold the true gain less often than they say (of five in simulations: 89 to 96 % "
+              "instead of 95)."
               if few < 2 * LEAST_SEEDS else ".")
     told = [f"{counted(few, 'seed')}, each with its own annotated cases, generator and segmenters{narrow}",
             f"Images of {facts['size']} pixels and segmenters of {facts['steps']} steps ({facts['network']}): larger images or "

@@ -251,8 +251,8 @@ def test_what_weakens_the_proof_is_told() -> None:
 
     assert "a benchmark that was run before on the same test parts" in told().lower()
     assert "nothing is claimed" in told(seeds=[0, 1, 2, 3])
-    assert "of five in simulations: 92 % instead of 95" in told()
-    assert "than they say" not in told(seeds=list(range(10)))
+    assert "of five in simulations: 89 to 96 % instead of 95" in told()
+    assert "may hold the true gain less often" not in told(seeds=list(range(10)))
     assert "The paper's settings were chosen for Stable Diffusion" in told(paper=True)
     assert "The paper's settings" not in told()
 

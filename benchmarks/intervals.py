@@ -40,10 +40,12 @@ def main() -> None:
     parser.add_argument("--against", default="real")
     parser.add_argument("--budget", default="40")
     given = parser.parse_args()
-    table = with_lesion(pd.read_csv(given.per_case, dtype={"budget": str}, keep_default_na=True))
+    table = with_lesion(pd.read_csv(given.per_case, dtype={"budget": str}))
     by_seed = {}
     for dataset, part in table[table["budget"] == given.budget].groupby("dataset", sort=False):
-        gains = score_matrix(part, given.arm, "dice") - score_matrix(part, given.against, "dice")
+        seeds = set.intersection(*(set(part.loc[part["arm"] == arm, "seed"]) for arm in (given.arm, given.against)))
+        both = part[part["arm"].isin([given.arm, given.against]) & part["seed"].isin(seeds)]
+        gains = score_matrix(both, given.arm, "dice") - score_matrix(both, given.against, "dice")
         parts = variances(gains)
         luck, own, rest = np.sqrt(parts)
         covered = ", ".join(f"{coverage(parts, n, gains.shape[1]):.0%} with {n} seeds" for n in (3, 5, 10))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from meddiff.bootstrap import holm, mean_interval
+from meddiff.significance import on_shared_seeds
 from meddiff.summary import score_matrix, with_lesion
 
 Parts = tuple[float, float, float]
@@ -34,7 +35,7 @@ def coverage(parts: Parts, seeds: int, cases: int, times: int = 400) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("per_case")
     parser.add_argument("--arm", default="combined")
     parser.add_argument("--against", default="real")
@@ -43,8 +44,7 @@ def main() -> None:
     table = with_lesion(pd.read_csv(given.per_case, dtype={"budget": str}))
     by_seed = {}
     for dataset, part in table[table["budget"] == given.budget].groupby("dataset", sort=False):
-        seeds = set.intersection(*(set(part.loc[part["arm"] == arm, "seed"]) for arm in (given.arm, given.against)))
-        both = part[part["arm"].isin([given.arm, given.against]) & part["seed"].isin(seeds)]
+        both = on_shared_seeds(part, given.arm, given.against)
         gains = score_matrix(both, given.arm, "dice") - score_matrix(both, given.against, "dice")
         parts = variances(gains)
         luck, own, rest = np.sqrt(parts)

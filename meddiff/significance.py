@@ -129,6 +129,13 @@ def groups_of(table: pd.DataFrame) -> list[str]:
     return list(first["group"].replace("", np.nan).fillna("case " + first["case"].astype(str)).astype(str))
 
 
+def on_shared_seeds(table: pd.DataFrame, arm: str, against: str) -> pd.DataFrame:
+    """The rows of two arms, of the seeds that both have."""
+    both = table[table["arm"].isin([arm, against])]
+    seeds = set.intersection(*(set(both.loc[both["arm"] == one, "seed"]) for one in (arm, against)))
+    return both[both["seed"].isin(seeds)]
+
+
 def _lesions(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of cases with a lesion, each metric averaged over classes."""
     parts = [mean_over_classes(part).assign(dataset=dataset, budget=budget)
@@ -146,10 +153,8 @@ def _pairs(arms: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _gain(part: pd.DataFrame, arm: str, against: str, metric: str,
           settings: EvaluateParams) -> tuple[dict[str, Any], NDArray[np.float64]]:
-    both = part[part["arm"].isin([arm, against])]
-    seeds = set.intersection(*(set(both.loc[both["arm"] == one, "seed"]) for one in (arm, against)))
-    both = both[both["seed"].isin(seeds)]
-    delta = score_matrix(both, arm, metric) - score_matrix(both, against, metric) if seeds else np.empty((0, 0))
+    both = on_shared_seeds(part, arm, against)
+    delta = score_matrix(both, arm, metric) - score_matrix(both, against, metric) if len(both) else np.empty((0, 0))
     if np.isnan(delta).all():
         return {"cases": 0}, np.empty(0)
     whole = mean_interval(delta, groups_of(both), settings.resamples, settings.confidence, settings.seed)

@@ -20,7 +20,7 @@ from meddiff.layout import Layout, replacing
 from meddiff.leakage import Used, look, photographed, refuse_leaks, refuse_photographed
 from meddiff.metrics import case_scores, detect
 from meddiff.page import Picture
-from meddiff.pairs import list_accepted, list_unfiltered
+from meddiff.pairs import kinds_of, list_accepted
 from meddiff.params import EvaluateParams, Params
 from meddiff.pretrained import FOUNDATION, photographs
 from meddiff.progress import bar, told
@@ -121,8 +121,9 @@ def _used(layout: Layout, records: Records, arms: Collection[str]) -> Iterator[U
         origins[row["id"]] = origin = row["source"].partition(":")[2] or row["id"]
         seen = look(read_image(layout.backgrounds / "images" / f"{row['id']}.png"), frames.get(origin))
         yield Used("backgrounds", row["id"], origin, row.get("group", ""), seen, painted=origin != row["id"])
-    pairs = list_accepted(layout) + (list_unfiltered(layout) if "unfiltered" in arms else [])
-    learned = {pair.id for pair in pairs}
+    learned = set(records.decisions.loc[records.decisions["verdict"] == "accepted", "id"])
+    for kind in {kind for arm in arms for kind in kinds_of(arm)}:
+        learned.update(pair.id for pair in kind(layout))
     for id, batch, background in records.samples[["id", "batch", "background"]].itertuples(index=False):
         origin = origins.get(background, background.removesuffix("_removed").removesuffix("_site"))
         image = layout.synthetic / batch / "images" / f"{id}.png"

@@ -25,12 +25,12 @@ from pathlib import Path  # noqa: E402
 import torch  # noqa: E402
 
 from meddiff.cases import Case, read_cases  # noqa: E402
-from meddiff.copy_paste import copy_paste  # noqa: E402
 from meddiff.layout import Layout  # noqa: E402
+from meddiff.painting.synthesizer import Request, Synthesizer  # noqa: E402
 from meddiff.params import GenerateParams, SegmentParams  # noqa: E402
-from meddiff.params_file import load_params  # noqa: E402
-from meddiff.segmentation import train_segmenter  # noqa: E402
-from meddiff.synthesis import Request, Synthesizer  # noqa: E402
+from meddiff.params.file import load_params  # noqa: E402
+from meddiff.segmentation.copy_paste import copy_paste  # noqa: E402
+from meddiff.segmentation.segmenter import train_segmenter  # noqa: E402
 
 ARMS = ("real", "others", "repainted", "pasted", "painted")
 SEEN = 150  # validation cases

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from meddiff.cases import read_image
-from meddiff.codec import PatchCodec
-from meddiff.inpainting import to_tensor
+from meddiff.diffusion.codec import PatchCodec
+from meddiff.diffusion.inpainting import to_tensor
 
 
 def load(folder: str) -> Tensor:

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from meddiff.finetuning import _halved, _prepared
-from meddiff.inpainting import decode, diffusion_loss, encode, model_input, predict
+from meddiff.diffusion.finetuning import _halved, _prepared
+from meddiff.diffusion.inpainting import decode, diffusion_loss, encode, model_input, predict
 from meddiff.params import FinetuneParams
 
 ADAM = 4 * 7  # bytes of a step for each weight: it, its gradient and both moments are read, all but the gradient written

@@ -26,11 +26,11 @@ from PIL import Image  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
 from meddiff.cases import Case, Pixels, read_cases  # noqa: E402
-from meddiff.duplicates import repeats  # noqa: E402
-from meddiff.features import load_extractor  # noqa: E402
-from meddiff.inspector import train_inspector  # noqa: E402
+from meddiff.filtering.duplicates import repeats  # noqa: E402
+from meddiff.filtering.features import load_extractor  # noqa: E402
+from meddiff.filtering.similarity import measure_real  # noqa: E402
 from meddiff.params import FilterParams, SegmentParams  # noqa: E402
-from meddiff.similarity import measure_real  # noqa: E402
+from meddiff.segmentation.inspector import train_inspector  # noqa: E402
 
 REFERENCES, HELD, USED = 40, 110, 50
 BOUNDS = FilterParams()
@@ -124,9 +124,9 @@ def separation(folder: Path, size: int, source: str, draws: int) -> None:
 
 
 def speed(project: Path) -> None:
-    from meddiff.filtering import score
+    from meddiff.filtering.decisions import score
     from meddiff.layout import Layout
-    from meddiff.segmentation import Segmenter
+    from meddiff.segmentation.segmenter import Segmenter
     from meddiff.stages.filter import _measure, _read, _samples
 
     torch.set_num_threads(2)
@@ -154,9 +154,9 @@ def whole(project: Path, n: int) -> None:
     from tempfile import TemporaryDirectory
 
     from meddiff.layout import Layout
-    from meddiff.params_file import load_params
+    from meddiff.params.file import load_params
+    from meddiff.services.tracking import Unrecorded
     from meddiff.stages import filter as stage
-    from meddiff.tracking import Unrecorded
 
     params = load_params(project / "params.yaml")
     params = params.model_copy(update={"compute": params.compute.model_copy(update={"threads": 2})})

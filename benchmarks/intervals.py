@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from meddiff.bootstrap import holm, mean_interval
-from meddiff.significance import on_shared_seeds
-from meddiff.summary import score_matrix, with_lesion
+from meddiff.evaluation.bootstrap import holm, mean_interval
+from meddiff.evaluation.summary import score_matrix, with_lesion
+from meddiff.experiments.benchmark.significance import on_shared_seeds
 
 Parts = tuple[float, float, float]
 

@@ -17,10 +17,10 @@ import torch  # noqa: E402
 from floors import Work, count, machine  # noqa: E402
 from torch import nn  # noqa: E402
 
-from meddiff.networks import WIDTHS  # noqa: E402
+from meddiff.datasets.demo import make_phantoms  # noqa: E402
 from meddiff.params import SegmentParams  # noqa: E402
-from meddiff.phantoms import make_phantoms  # noqa: E402
-from meddiff.segmentation import train_segmenter  # noqa: E402
+from meddiff.segmentation.networks import WIDTHS  # noqa: E402
+from meddiff.segmentation.segmenter import train_segmenter  # noqa: E402
 
 ROUNDS = 3
 

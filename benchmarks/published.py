@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from meddiff.cases import Case, Pixels
-from meddiff.foundation import load_foundation
-from meddiff.inpainting import decode, diffusion_loss, embed_prompts, encode, model_input, predict, to_tensor
+from meddiff.diffusion.foundation import load_foundation
+from meddiff.diffusion.inpainting import decode, diffusion_loss, embed_prompts, encode, model_input, predict, to_tensor
 from meddiff.params import FinetuneParams
 
 EMBEDDED = Path(__file__).parents[1] / "meddiff/pretrained/foundation"

@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from meddiff.cases import Pixels, read_cases, read_image, read_mask
-from meddiff.features import load_extractor
-from meddiff.fidelity import assess, describe
+from meddiff.filtering.features import load_extractor
+from meddiff.filtering.fidelity import assess, describe
 from meddiff.layout import Layout
-from meddiff.painting import load_painter
+from meddiff.painting.painter import load_painter
 from meddiff.params import GenerateParams
 
 COMPARED = (("ddim", 50, 7.5), ("ddim", 20, 7.5), ("ddim", 50, 1.5), ("ddim", 20, 1.5), ("ddim", 15, 1.5),

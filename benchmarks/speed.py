@@ -31,13 +31,13 @@ from published import GUIDANCE, PROMPT, STEPS, build, published_images, publishe
 from table import Variant, compare  # noqa: E402
 
 from meddiff.cases import Pixels  # noqa: E402
-from meddiff.finetuning import finetune  # noqa: E402
-from meddiff.inpainting import place  # noqa: E402
-from meddiff.painting import Painter  # noqa: E402
+from meddiff.datasets.demo import make_phantoms  # noqa: E402
+from meddiff.diffusion.finetuning import finetune  # noqa: E402
+from meddiff.diffusion.inpainting import place  # noqa: E402
+from meddiff.lesions.seams import real_seams  # noqa: E402
+from meddiff.lesions.texture import texture_ratios  # noqa: E402
+from meddiff.painting.painter import Painter  # noqa: E402
 from meddiff.params import FinetuneParams, GenerateParams  # noqa: E402
-from meddiff.phantoms import make_phantoms  # noqa: E402
-from meddiff.seams import real_seams  # noqa: E402
-from meddiff.texture import texture_ratios  # noqa: E402
 
 GIB = 2**30
 CASES = 8  # annotated, in fine-tuning

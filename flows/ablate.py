@@ -10,13 +10,14 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from meddiff import ablation, params_file
 from meddiff import params as settings
 from meddiff.environment import quiet
 from meddiff.errors import MeddiffError
+from meddiff.experiments.ablation import ablate as ablation
+from meddiff.experiments.ablation.variants import VariantOutcome, pipeline_variant
+from meddiff.experiments.run import Overrides
 from meddiff.layout import Layout
-from meddiff.trials import Overrides
-from meddiff.variants import VariantOutcome, pipeline_variant
+from meddiff.params import file as params_file
 
 NOTHING = settings.AblateParams()
 WIDEST = 1600  # of the sheet inside an artifact [pixels]

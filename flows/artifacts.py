@@ -8,9 +8,9 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
-from meddiff import tracking
 from meddiff.layout import Layout
-from meddiff.params_file import load_params
+from meddiff.params.file import load_params
+from meddiff.services import tracking
 
 METRICS = {"dice": ("Dice", 3), "iou": ("IoU", 3), "hd95": ("HD95 [px]", 1), "nsd": ("NSD", 3)}
 
@@ -40,7 +40,7 @@ def show_run(layout: Layout, execution: str) -> None:
 
 
 def dice_table(summary: dict[str, Any]) -> str:
-    """A Markdown table from the content of `summary.json` (see `meddiff.summary.Summary`)."""
+    """A Markdown table from the content of `summary.json` (see `meddiff.evaluation.summary.Summary`)."""
     lines = ["| trained on | " + " | ".join(label for label, _ in METRICS.values()) + " |", "|---" * (len(METRICS) + 1) + "|"]
     for arm, scores in summary["arms"].items():
         lines.append(f"| {arm} | " + " | ".join(_interval(scores[name], digits) for name, (_, digits) in METRICS.items()) + " |")

@@ -7,13 +7,13 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from meddiff import benchmark as proof
 from meddiff import params as settings
-from meddiff import params_file
-from meddiff.cells import Cell, run_cell
 from meddiff.environment import quiet
 from meddiff.errors import MeddiffError
+from meddiff.experiments.benchmark import proof
+from meddiff.experiments.benchmark.cells import Cell, run_cell
 from meddiff.layout import Layout
+from meddiff.params import file as params_file
 
 NOTHING = settings.BenchmarkParams()
 

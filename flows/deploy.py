@@ -14,7 +14,7 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.exceptions import ObjectNotFound
 
 from meddiff.errors import MeddiffError
-from meddiff.params_file import load_params
+from meddiff.params.file import load_params
 
 POOL = "meddiff"
 DEPLOYMENTS = ("pipeline/pipeline", "tune/tune", "ablate/ablate", "benchmark/benchmark")

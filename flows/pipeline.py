@@ -14,9 +14,10 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
 from flows.artifacts import headline, show_quality, show_result, show_run
-from meddiff import params, versioning
+from meddiff import params
 from meddiff.environment import quiet
 from meddiff.layout import STAGES, Layout, replacing
+from meddiff.services import versioning
 
 SHOW = {"filter": show_quality, "evaluate": show_result}
 RETRIES, RETRY_SECONDS = 2, 10

@@ -10,11 +10,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from meddiff import params as settings
-from meddiff import params_file
-from meddiff import tune as search
 from meddiff.environment import quiet
+from meddiff.experiments.run import Overrides, TrialOutcome, pipeline_trial
+from meddiff.experiments.tuning import search
 from meddiff.layout import Layout
-from meddiff.trials import Overrides, TrialOutcome, pipeline_trial
+from meddiff.params import file as params_file
 
 NOTHING = settings.TuneParams()
 

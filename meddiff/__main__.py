@@ -11,7 +11,7 @@ def main() -> None:
     """Run a command. Exit code 2 for a `MeddiffError` or wrong usage, 130 after an interrupt, 1 where a gate refuses."""
     quiet()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as by Ctrl-C: runs are closed, outputs brought back
-    from meddiff.cli import app
+    from meddiff.cli.app import app
 
     try:
         app()

@@ -11,7 +11,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from meddiff.embedded import _byte_tokenizer, build_embedded
+from meddiff.diffusion.embedded import _byte_tokenizer, build_embedded
 from meddiff.params import FoundationParams
 
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}

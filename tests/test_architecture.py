@@ -16,35 +16,51 @@ from meddiff.params import Params
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "meddiff"
 
-VENDORS = {"mlflow": "tracking", "great_expectations": "checks", "sqlalchemy": "catalog", "boto3": "storage",
-           "botocore": "storage", "dvc": "versioning", "dvc_data": "versioning", "optuna": "tune"}
+VENDORS = {"mlflow": "services/tracking", "great_expectations": "filtering", "sqlalchemy": "services/catalog",
+           "boto3": "services/storage", "botocore": "services/storage", "dvc": "services/versioning",
+           "dvc_data": "services/versioning", "optuna": "experiments/tuning"}
 
-# Who is who; every module that isn't named here is domain.
-BASE = {"errors", "params", "params_file", "cases", "progress", "environment", "__init__"}
-SERVICES = {"tracking", "storage", "checks", "catalog", "versioning"}
-ACTIONS = {"tune", "trials", "ablation", "parts", "variants", "comparison", "promote", "sampling", "releases", "cells",
-           "energy", "benchmark", "nnunet"}
-RESULTS = {"records", "summary", "card", "page", "significance", "benchmark_figures", "benchmark_tables", "benchmark_page",
-           "benchmark_cards"}
-TOP = {"cli", "__main__"}
-LAYERS = {**dict.fromkeys(BASE, "base"), "layout": "layout", "pairs": "layout", **dict.fromkeys(SERVICES, "services"),
-          **dict.fromkeys(ACTIONS, "actions"), **dict.fromkeys(TOP, "top"), "flows": "flows"}
-# What a layer may import, by layer or module: downwards only. RESULTS speak of tables that stages left.
-MAY = {
-    "base": {"base"},
-    "layout": {"base", "layout"},
-    "domain": {"base", "domain"},
-    "services": {"base", "layout", "records"},
-    "actions": {"base", "layout", *RESULTS, "services", "actions"},
-    "stages": {"base", "layout", "domain", "tracking", "checks", "catalog", "stages/__init__"},
-    "flows": {"base", "layout", *RESULTS, "services", "actions", "flows"},
-    "top": {"base", "layout", "domain", "services", "actions", "stages", "top"},
+# The ground, on which every room stands; of it the stages and what is around them alone know where files lie (`layout`).
+GROUND = {"__init__", "errors", "params", "cases", "progress", "environment", "seeds", "training", "page"}
+ADDRESSES = {"served": {"delivery"}}  # of functions that saved files name
+# Which rooms a room may import beside the ground: downwards only, so that no arrow leads back.
+MAY: dict[str, set[str]] = {
+    "layout": set(),
+    "datasets": set(),
+    "lesions": set(),
+    "masks": {"lesions"},
+    "diffusion": set(),
+    "pretrained": {"datasets", "diffusion"},
+    "painting": {"lesions", "masks", "diffusion"},
+    "segmentation": {"lesions", "masks"},
+    "backgrounds": {"lesions", "painting", "segmentation"},
+    "filtering": {"lesions", "masks", "segmentation"},
+    "evaluation": set(),
+    "outputs": {"layout"},
+    "services/versioning": {"layout"},
+    "services/tracking": {"layout", "services/versioning"},
+    "services/catalog": {"layout", "outputs"},
+    "services/storage": {"layout"},
+    "experiments/run": {"layout", "outputs", "services/versioning"},
+    "experiments/tuning": {"layout", "experiments/run", "services/tracking", "services/versioning"},
+    "experiments/ablation": {"layout", "outputs", "experiments/run", "services/tracking", "services/versioning"},
+    "experiments/benchmark": {"layout", "outputs", "evaluation", "experiments/run", "experiments/ablation", "services/tracking",
+                              "services/versioning"},
+    "delivery": {"layout", "outputs", "painting", "evaluation", "services/tracking", "services/versioning", "services/catalog",
+                 "services/storage"},
+    "stages": {"layout", "datasets", "lesions", "masks", "diffusion", "pretrained", "painting", "segmentation", "backgrounds",
+               "filtering", "outputs", "evaluation", "services/tracking", "services/versioning"},
+    "cli": {"layout", "datasets", "experiments/run", "experiments/tuning", "experiments/ablation", "experiments/benchmark",
+            "delivery", "services/tracking", "services/catalog", "services/storage", "stages"},
+    "flows": {"layout", "outputs", "evaluation", "experiments/run", "experiments/tuning", "experiments/ablation",
+              "experiments/benchmark", "services/tracking", "services/versioning"},
+    "__main__": {"cli"},
+    **ADDRESSES,
 }
-# A run's tags hold the hashes that DVC computes; a stage that fails brings back what DVC removed.
-ALSO = {("tracking", "versioning"), ("stages/__init__", "versioning")}
+SPLIT = ("services", "experiments")  # whose rooms lie one floor deeper
 
-# Modules that change no result: a stage's outputs don't depend on them, so DVC needn't rerun it when they change.
-NEUTRAL = {"errors", "progress", "environment", "tracking", "catalog", "versioning", "stages/__init__", "__init__"}
+# Rooms that change no result: a stage's outputs don't depend on them, so DVC needn't rerun it when they change.
+NEUTRAL = {"__init__", "errors", "progress", "environment", "services/tracking", "services/versioning", *ADDRESSES}
 NO_STAGE = {"compute", "tracking", "catalog", "promote", "tune", "ablate", "benchmark"}  # change no result, or belong to no stage
 
 
@@ -89,47 +105,53 @@ def ours(path: Path) -> set[Path]:
     return {file for name in imports(path) if name.split(".")[0] in ("meddiff", "flows") and (file := file_of(name)) is not None}
 
 
-def module(path: Path) -> str:
-    """Name by which docs/architecture.md knows a file: the module or package right below meddiff, a stage, or `flows`."""
+def room(path: Path) -> str:
+    """Name of a file's room in `MAY`: a folder right below meddiff, a file there, or `flows`."""
     first, *rest = path.relative_to(ROOT).with_suffix("").parts
-    return "flows" if first == "flows" else "/".join(rest) if rest[0] == "stages" else rest[0]
-
-
-def layer(name: str) -> str:
-    return "stages" if name.startswith("stages/") else LAYERS.get(name, "domain")
+    if first == "flows":
+        return first
+    return "/".join(rest[:2]) if rest[0] in SPLIT and rest[1:] != ["__init__"] else rest[0]
 
 
 def allowed(here: str, there: str) -> bool:
-    return here == there or (here, there) in ALSO or bool({there, layer(there)} & MAY[layer(here)])
+    return here == there or there in GROUND or (here not in GROUND and there in MAY[here])
 
 
-def test_each_service_is_imported_by_one_module_and_prefect_by_flows_alone() -> None:
+def test_each_service_is_imported_by_one_room_and_prefect_by_flows_alone() -> None:
     wrong = [f"{path.relative_to(ROOT)} imports {vendor}" for path in sources() for name in imports(path)
-             if (vendor := name.split(".")[0]) in {*VENDORS, "prefect"} and module(path) != VENDORS.get(vendor)]
+             if (vendor := name.split(".")[0]) in {*VENDORS, "prefect"} and room(path) != VENDORS.get(vendor)]
     assert not wrong
-    used = {(name.split(".")[0], module(path)) for path in sources() for name in imports(path)}
-    assert ("mlflow", "tracking") in used
-    assert ("dvc", "versioning") in used
+    used = {(name.split(".")[0], room(path)) for path in sources() for name in imports(path)}
+    assert ("mlflow", "services/tracking") in used
+    assert ("dvc", "services/versioning") in used
 
 
 @pytest.mark.parametrize("path", [*sources(), *sources(ROOT / "flows")], ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_downwards_only(path: Path) -> None:
-    here = module(path)
-    wrong = sorted({module(file) for file in ours(path) if not allowed(here, module(file))})
-    assert not wrong, f"{here} ({layer(here)}) must not import {wrong}"
+    here = room(path)
+    wrong = sorted({room(file) for file in ours(path) if not allowed(here, room(file))})
+    assert not wrong, f"{here} must not import {wrong}"
 
 
-def test_the_rules_can_be_broken() -> None:
-    forbidden = (("inpainting", "layout"), ("metrics", "tracking"), ("storage", "catalog"), ("stages/filter", "storage"),
-                 ("stages/filter", "stages/segment"), ("flows", "cli"), ("promote", "stages/filter"))
+def test_the_rules_can_be_broken_and_name_only_what_is_there() -> None:
+    forbidden = (("diffusion", "layout"), ("segmentation", "services/tracking"), ("services/storage", "services/catalog"),
+                 ("stages", "services/storage"), ("flows", "cli"), ("delivery", "stages"), ("cases", "datasets"))
     assert not [pair for pair in forbidden if allowed(*pair)]
+    assert {room(path) for path in [*sources(), *sources(ROOT / "flows")]} - GROUND - set(SPLIT) == set(MAY)
+
+
+def test_no_arrow_between_rooms_leads_back() -> None:
+    below: set[str] = set()
+    while rooms := {name for name in MAY if name not in below and MAY[name] <= below}:
+        below |= rooms
+    assert below == set(MAY), f"these rooms stand on each other: {sorted(set(MAY) - below)}"
 
 
 def test_stages_stand_alone() -> None:
     """DVC's dependencies are one file a stage: a stage that imported another would run its code."""
     for stage in STAGES:
         path = PACKAGE / f"stages/{stage}.py"
-        assert not {module(file) for file in ours(path)} & {f"stages/{other}" for other in STAGES}, path
+        assert not {file.stem for file in ours(path) if room(file) == "stages"} & set(STAGES), path
 
 
 def test_nothing_happens_at_import(tmp_path: Path) -> None:
@@ -164,15 +186,19 @@ def paths(stage: str, kind: str) -> set[str]:
 
 
 def code_of(stage: str) -> set[str]:
-    """Files and packages that the result of a stage depends on: what its file imports, directly or not."""
+    """Files of the ground, the stage's own, and rooms that its result depends on: what its file imports, directly or not."""
     found: set[Path] = set()
     todo = {PACKAGE / f"stages/{stage}.py"}
     while todo:
         path = todo.pop()
         found.add(path)
-        todo |= {file for file in ours(path) if module(file) not in NEUTRAL} - found
-    packages = {path.parent for path in found if path.parent not in (PACKAGE, PACKAGE / "stages")}
-    return {str((path.parent if path.parent in packages else path).relative_to(ROOT)) for path in found}
+        todo |= {file for file in ours(path) if room(file) not in NEUTRAL and file != PACKAGE / "stages/__init__.py"} - found
+    alone = (PACKAGE, PACKAGE / "stages")
+    return {str(path.relative_to(ROOT)) if path.parent in alone else f"meddiff/{room(path)}" for path in found}
+
+
+def test_dvc_is_told_rooms_rather_than_files() -> None:
+    assert sum(path.startswith("meddiff/") for stage in STAGES for path in paths(stage, "deps")) <= 90
 
 
 def show_code_of_stages() -> str:
@@ -245,20 +271,25 @@ def constants(nodes: list[ast.Call], position: int) -> list[str | None]:
     return [str(node.value) if isinstance(node, ast.Constant) else None for node in given]
 
 
+def name_of(path: Path) -> str:
+    return str(path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else ROOT).with_suffix(""))
+
+
 def test_only_prepare_and_evaluate_name_the_test_cases() -> None:
     """Elsewhere `layout.cases` is called with `train` or `val` written out, so that no variable can bring in `test`. `nnunet`
-    copies the test images, without masks (tests/test_nnunet.py)."""
-    opened = {module(path) for path in [*sources(), *sources(ROOT / "flows")] for part in constants(calls(path, "cases"), 0)
+    copies the test images, without masks (tests/delivery/test_nnunet.py)."""
+    opened = {name_of(path) for path in [*sources(), *sources(ROOT / "flows")] for part in constants(calls(path, "cases"), 0)
               if part not in ("train", "val")}
-    assert opened == {"stages/prepare", "stages/evaluate", "nnunet"}
-    spelled = {module(path) for path in sources() for node in ast.walk(ast.parse(path.read_text()))
+    assert opened == {"stages/prepare", "stages/evaluate", "delivery/nnunet"}
+    spelled = {name_of(path) for path in sources() for node in ast.walk(ast.parse(path.read_text()))
                if isinstance(node, ast.Constant) and str(node.value).startswith("data/test")}
-    assert spelled <= {"leakage"}   # in its message
+    assert spelled <= {"datasets/leakage"}   # in its message
 
 
 def test_searches_and_ablations_never_evaluate() -> None:
     """They choose by validation Dice; only the benchmark and the pipeline's own flow go on to the test."""
-    run = {module(path): set(constants(calls(path, "reproduce"), 1)) for path in sources() if calls(path, "reproduce")}
-    assert run == {"trials": {"filter", "segment"}, "cells": {"prepare", "evaluate"}}
-    for name in ("tune", "trials", "ablation", "variants", "parts", "comparison"):
-        assert not {module(file) for file in ours(PACKAGE / f"{name}.py")} & {"cells", "benchmark", "stages/evaluate"}, name
+    run = {name_of(path): set(constants(calls(path, "reproduce"), 1)) for path in sources() if calls(path, "reproduce")}
+    assert run == {"experiments/run": {"filter", "segment"}, "experiments/benchmark/cells": {"prepare", "evaluate"}}
+    searches = [path for path in sources() if room(path) in ("experiments/run", "experiments/tuning", "experiments/ablation")]
+    for path in searches:
+        assert not {room(file) for file in ours(path)} & {"experiments/benchmark", "stages"}, path

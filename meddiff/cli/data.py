@@ -16,7 +16,7 @@ export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The 
 @catalog_app.command("rebuild")
 def catalog_rebuild() -> None:
     """Read the project's files into the catalogue anew."""
-    from meddiff import catalog
+    from meddiff.services import catalog
 
     counts = catalog.rebuild(*project())
     print(f"{counts.batches} batches, {counts.samples} samples, {counts.decisions} decisions, {counts.promotions} promotions")
@@ -27,7 +27,7 @@ def catalog_show(id: Annotated[str, typer.Argument(help="Of the sample.")]) -> N
     """Tell where a sample comes from and what became of it."""
     from dataclasses import fields
 
-    from meddiff import catalog
+    from meddiff.services import catalog
 
     record = catalog.show(*project(), id)
     _tell_if_outdated()
@@ -45,7 +45,7 @@ def catalog_list(
     limit: Annotated[int, typer.Option(min=1)] = 50,
 ) -> None:
     """List samples by their ids."""
-    from meddiff import catalog
+    from meddiff.services import catalog
 
     for record in catalog.find(*project(), status, limit):
         print(f"{record.id}  {record.verdict:<11}  {record.reason}")
@@ -53,7 +53,7 @@ def catalog_list(
 
 
 def _tell_if_outdated() -> None:
-    from meddiff import catalog
+    from meddiff.services import catalog
 
     if catalog.outdated(*project()):
         print(f"catalog: samples or decisions were written since they were read in. {catalog.REBUILD}", file=sys.stderr)
@@ -66,9 +66,9 @@ Endpoint = Annotated[str | None, typer.Option(help="URL of the server; MEDDIFF_S
 @release_app.command("publish")
 def release_publish(name: str, bucket: Bucket, endpoint: Endpoint = None) -> None:
     """Publish the accepted pairs as a release that never changes."""
+    from meddiff.delivery.releases import publish
     from meddiff.progress import bar
-    from meddiff.releases import publish
-    from meddiff.storage import open_store
+    from meddiff.services.storage import open_store
 
     layout, params = project()
     with bar("publish") as report:
@@ -81,9 +81,9 @@ def release_fetch(
     name: str, bucket: Bucket, out: Annotated[Path, typer.Option(help="A new or empty folder.")], endpoint: Endpoint = None,
 ) -> None:
     """Fetch a release, every file checked by its hash; works from any folder."""
+    from meddiff.delivery.releases import fetch
     from meddiff.progress import bar
-    from meddiff.releases import fetch
-    from meddiff.storage import open_store
+    from meddiff.services.storage import open_store
 
     with bar("fetch") as report:
         release = fetch(open_store(bucket, endpoint), name, out, report)
@@ -93,8 +93,8 @@ def release_fetch(
 @release_app.command("list")
 def release_list(bucket: Bucket, endpoint: Endpoint = None) -> None:
     """List the complete releases."""
-    from meddiff.releases import list_releases
-    from meddiff.storage import open_store
+    from meddiff.delivery.releases import list_releases
+    from meddiff.services.storage import open_store
 
     for release in list_releases(open_store(bucket, endpoint)):
         print(f"{release.name}  {release.pairs} pairs  {release.bytes / 1e6:.1f} MB  {release.created}")
@@ -110,7 +110,7 @@ def export_nnunet(
     number: Annotated[int, typer.Option(min=1, max=999, help="Of the dataset in nnU-Net.")] = 501,
 ) -> None:
     """Write a dataset for nnU-Net v2: pairs never in its validation, test images without masks."""
-    from meddiff.nnunet import export
+    from meddiff.delivery.nnunet import export
     from meddiff.progress import bar
 
     layout, params = project()

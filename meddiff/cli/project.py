@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def project(start: Path | None = None) -> tuple[Layout, "Params"]:
     """The project at or above a folder, the current one if none is given, and its settings."""
-    from meddiff.params_file import load_params
+    from meddiff.params.file import load_params
 
     here = (start or Path.cwd()).resolve()
     root = next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
@@ -22,7 +22,7 @@ def project(start: Path | None = None) -> tuple[Layout, "Params"]:
 def any_project() -> tuple[Layout, "Params"]:
     """The project here, else the checkout that this package runs from, for commands that work from any folder."""
     from meddiff.params import Params
-    from meddiff.params_file import load_params
+    from meddiff.params.file import load_params
 
     try:
         return project()

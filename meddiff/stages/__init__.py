@@ -61,18 +61,18 @@ def execute(stage: str, root: Path) -> None:
     import sys
     from importlib import import_module
 
-    from meddiff.params_file import load_params
+    from meddiff.params.file import load_params
 
     layout = Layout(root)
     try:
         params = load_params(layout.params)
-        from meddiff.tracking import stage_run
+        from meddiff.services.tracking import stage_run
 
         with stage_run(layout, params, stage) as tracker:
             import_module(f"meddiff.stages.{stage}").run(layout, params, tracker)
     except BaseException:
         if "DVC_STAGE" in os.environ:
-            from meddiff.versioning import restore_outs
+            from meddiff.services.versioning import restore_outs
 
             try:
                 restore_outs(root, stage)

@@ -13,18 +13,18 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
-from meddiff.backgrounds import REASONS, Removal, hole, remove_lesions
+from meddiff.backgrounds.removal import REASONS, Removal, hole, remove_lesions
+from meddiff.backgrounds.sites import cleared, find_sites, train_finder
 from meddiff.cases import Case, Pixels, digest, read_cases, sha256, write_image, write_mask
 from meddiff.errors import MeddiffError
-from meddiff.inspector import train_inspector
 from meddiff.layout import SITE, Layout, replacing
-from meddiff.painting import load_painter
+from meddiff.painting.painter import load_painter
 from meddiff.params import BackgroundsParams, Params, SegmentParams
 from meddiff.progress import bar, told
-from meddiff.segmentation import Segmenter
-from meddiff.sites import cleared, find_sites, train_finder
+from meddiff.segmentation.inspector import train_inspector
+from meddiff.segmentation.segmenter import Segmenter
+from meddiff.services.tracking import StageRun
 from meddiff.stages import checkpoint_file, use_machine
-from meddiff.tracking import StageRun
 
 Site = tuple[Case, Pixels, Pixels]  # an image without annotation, the lesions seen in it [S, S], and it without them [S, S, 3]
 ENOUGH = 8  # with fewer lesion-free images of the dataset `auto` removes lesions, and fewer sites aren't used

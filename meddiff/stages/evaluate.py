@@ -12,23 +12,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from meddiff.bootstrap import nearer_p
 from meddiff.cases import DEEP, Case, Frame, Pixels, read_cases, read_image, read_mask
+from meddiff.datasets.leakage import Used, look, photographed, refuse_leaks, refuse_photographed
 from meddiff.errors import MeddiffError
-from meddiff.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
-from meddiff.layout import Layout, replacing
-from meddiff.leakage import Used, look, photographed, refuse_leaks, refuse_photographed
-from meddiff.metrics import case_scores, detect
-from meddiff.page import Picture
-from meddiff.pairs import kinds_of, list_accepted
-from meddiff.params import EvaluateParams, Params
-from meddiff.pretrained import FOUNDATION, photographs
-from meddiff.progress import bar, told
-from meddiff.records import Records, read_records
-from meddiff.report import further, render, verdict
-from meddiff.segmentation import Segmenter, within_frame
-from meddiff.stages import use_machine
-from meddiff.summary import (
+from meddiff.evaluation.bootstrap import nearer_p
+from meddiff.evaluation.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
+from meddiff.evaluation.page import further, render, verdict
+from meddiff.evaluation.summary import (
     BASELINE,
     TREATED,
     Quality,
@@ -41,7 +31,17 @@ from meddiff.summary import (
     summarise,
     with_lesion,
 )
-from meddiff.tracking import StageRun
+from meddiff.layout import Layout, replacing
+from meddiff.outputs.pairs import kinds_of, list_accepted
+from meddiff.outputs.samples import Records, read_records
+from meddiff.page import Picture
+from meddiff.params import EvaluateParams, Params
+from meddiff.pretrained import FOUNDATION, photographs
+from meddiff.progress import bar, told
+from meddiff.segmentation.metrics import case_scores, detect
+from meddiff.segmentation.segmenter import Segmenter, within_frame
+from meddiff.services.tracking import StageRun
+from meddiff.stages import use_machine
 
 SIDES = ("top", "left", "height", "width")
 Predictions = dict[tuple[str, int], Pixels]    # `[N, S, S]` of 0 to K by arm and seed

@@ -16,23 +16,23 @@ from PIL import Image
 from scipy import ndimage
 
 from meddiff.cases import Case, Pixels, read_cases, read_image, read_mask, write_mask
-from meddiff.checks import COMPONENTS, BatchVerdict, check_batches
-from meddiff.corrosion import Corrosion, border_profiles, choose_corrosion, corrode, mean_profile
 from meddiff.errors import MeddiffError
-from meddiff.features import Extractor, load_extractor
-from meddiff.fidelity import Fidelity, assess, describe
-from meddiff.filtering import REASONS, Scores, decide, score
+from meddiff.filtering.checks import COMPONENTS, BatchVerdict, check_batches
+from meddiff.filtering.corrosion import Corrosion, border_profiles, choose_corrosion, corrode, mean_profile
+from meddiff.filtering.decisions import REASONS, Scores, decide, score
+from meddiff.filtering.features import Extractor, load_extractor
+from meddiff.filtering.fidelity import Fidelity, assess, describe
+from meddiff.filtering.page import Tile, choose, render
+from meddiff.filtering.similarity import RealLesions, measure_real
 from meddiff.layout import Layout, replacing
-from meddiff.lesions import Scalars
+from meddiff.lesions.appearance import Scalars
+from meddiff.lesions.seams import REAL_RIM, real_seams, seam
+from meddiff.outputs.samples import DECISION_COLUMNS, read_samples
 from meddiff.params import FilterParams, Params
 from meddiff.progress import bar, told
-from meddiff.quality import Tile, choose, render
-from meddiff.records import DECISION_COLUMNS, read_samples
-from meddiff.seams import REAL_RIM, real_seams, seam
-from meddiff.segmentation import Segmenter
-from meddiff.similarity import RealLesions, measure_real
+from meddiff.segmentation.segmenter import Segmenter
+from meddiff.services.tracking import StageRun
 from meddiff.stages import use_machine
-from meddiff.tracking import StageRun
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,15 +5,15 @@ import json
 import pandas as pd
 
 from meddiff.cases import read_cases
-from meddiff.finetuning import finetune
-from meddiff.foundation import load_foundation
+from meddiff.diffusion.finetuning import finetune
+from meddiff.diffusion.foundation import load_foundation
 from meddiff.layout import Layout, replacing
+from meddiff.lesions.seams import real_seams
+from meddiff.lesions.texture import texture_ratios
 from meddiff.params import Params
 from meddiff.progress import bar
-from meddiff.seams import real_seams
+from meddiff.services.tracking import StageRun
 from meddiff.stages import checkpoint_file, use_machine
-from meddiff.texture import texture_ratios
-from meddiff.tracking import StageRun
 
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:

@@ -6,15 +6,15 @@ import pandas as pd
 import torch
 
 from meddiff.cases import read_cases
-from meddiff.embedded import build_embedded, pretrain
-from meddiff.foundation import load_foundation
-from meddiff.inpainting import to_tensor
+from meddiff.diffusion.embedded import build_embedded, pretrain
+from meddiff.diffusion.foundation import load_foundation
+from meddiff.diffusion.inpainting import to_tensor
 from meddiff.layout import Layout, replacing
 from meddiff.params import Params
 from meddiff.pretrained import FOUNDATION
 from meddiff.progress import bar
+from meddiff.services.tracking import StageRun
 from meddiff.stages import checkpoint_file, use_machine
-from meddiff.tracking import StageRun
 
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:

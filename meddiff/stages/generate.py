@@ -12,12 +12,12 @@ import pandas as pd
 
 from meddiff.cases import read_image, read_mask, write_image, write_mask
 from meddiff.layout import Layout, replacing
+from meddiff.lesions.seams import seam
+from meddiff.painting.synthesizer import Request, Sample, Synthesizer, bundle
 from meddiff.params import GenerateParams, Params
 from meddiff.progress import bar, told
-from meddiff.seams import seam
+from meddiff.services.tracking import StageRun
 from meddiff.stages import use_machine, work_key
-from meddiff.synthesis import Request, Sample, Synthesizer, bundle
-from meddiff.tracking import StageRun
 
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:

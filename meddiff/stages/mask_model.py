@@ -7,14 +7,17 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from meddiff import mask_model, mask_statistics, placement, shapes
 from meddiff.cases import Pixels, read_cases
-from meddiff.fields import imaged_field
 from meddiff.layout import Layout, replacing
+from meddiff.lesions import shapes
+from meddiff.lesions.fields import imaged_field
+from meddiff.masks import model as mask_model
+from meddiff.masks import placement
+from meddiff.masks import statistics as mask_statistics
 from meddiff.params import Params
 from meddiff.progress import bar
+from meddiff.services.tracking import StageRun
 from meddiff.stages import checkpoint_file, use_machine
-from meddiff.tracking import StageRun
 
 CHECKED = 200  # invented masks that are compared with the real ones
 

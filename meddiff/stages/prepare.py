@@ -17,17 +17,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from meddiff.adapters import RawCase, decode, fit_square, image_mode, in_memory, read
 from meddiff.cases import DEEP, Frame, sha256, write_image, write_mask
+from meddiff.datasets.adapters import RawCase, decode, fit_square, image_mode, in_memory, read
+from meddiff.datasets.demo import make_phantoms
+from meddiff.datasets.leakage import photographed
+from meddiff.datasets.splits import Member, Split, choose_labelled, near_duplicates, split, thumbnail, with_unannotated
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
-from meddiff.leakage import photographed
 from meddiff.params import Params, PrepareParams
-from meddiff.phantoms import make_phantoms
 from meddiff.pretrained import FOUNDATION, photographs
 from meddiff.progress import bar
-from meddiff.splits import Member, Split, choose_labelled, near_duplicates, split, thumbnail, with_unannotated
-from meddiff.tracking import StageRun
+from meddiff.services.tracking import StageRun
 
 GRAY = ("1", "L", "LA", *DEEP)   # pixel formats of one channel
 

@@ -11,18 +11,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from meddiff import augmentation, metrics, networks, segmentation, training
-from meddiff.augmentation import augment, augment_strongly
+from meddiff import training
 from meddiff.cases import Case, digest, read_cases, read_image, read_mask, sha256
-from meddiff.copy_paste import copy_paste
 from meddiff.errors import MeddiffError
 from meddiff.layout import SITE, Layout, replacing
-from meddiff.pairs import PairFiles, kinds_of, list_accepted, most, nothing
+from meddiff.outputs.pairs import PairFiles, kinds_of, list_accepted, most, nothing
 from meddiff.params import Params, SegmentParams
 from meddiff.progress import bar
-from meddiff.segmentation import Segmenter, chosen, train_segmenter
+from meddiff.segmentation import augmentation, metrics, networks
+from meddiff.segmentation import segmenter as segmentation
+from meddiff.segmentation.augmentation import augment, augment_strongly
+from meddiff.segmentation.copy_paste import copy_paste
+from meddiff.segmentation.segmenter import Segmenter, chosen, train_segmenter
+from meddiff.services.tracking import StageRun
 from meddiff.stages import use_machine, work_key
-from meddiff.tracking import StageRun
 
 PASTED = ("copy_paste", "copy_paste_sites")
 

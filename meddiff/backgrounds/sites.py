@@ -1,0 +1,89 @@
+"""Sites: places of unlabelled training images where two segmenters see the same lesion, which a painted one then replaces.
+
+Ours. What a segmenter lacks most with few annotated images is lesions in surroundings it hasn't seen, as they really occur: with
+their shadows, in the tissue and at the depth where lesions are. Images without annotation have all of that, but no trustworthy
+outline. There the lesion is filled in with the texture around it, and a new one is painted at its place, with an outline of its
+own.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from meddiff.backgrounds.fill import fill_with_texture
+from meddiff.cases import Case, Pixels
+from meddiff.lesions.shapes import parts
+from meddiff.params import SegmentParams
+from meddiff.progress import Report, silent
+from meddiff.segmentation.inspector import near_lesions, predicted, probability, reduced
+from meddiff.segmentation.metrics import class_dice
+from meddiff.segmentation.segmenter import Segmenter, train_segmenter, within_frame
+
+TOGETHER = 64  # images that are looked at together
+
+
+def train_finder(
+    cases: Sequence[Case],
+    taught: Sequence[Case],
+    params: SegmentParams,
+    seed: int,
+    classes: int = 1,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    report: Report = silent,
+) -> Segmenter:
+    """Train one of the segmenters that look for lesions, on `inspector.reduced` annotated cases.
+
+    Args:
+        taught: images with what the finders of the round before see in them, which fill `params.share` of each batch; none in the
+            first round.
+        seed: of its initial weights and order. Finders of two seeds are wrong in different places.
+
+    The other arguments and what is raised: see `segmentation.train_segmenter`.
+    """
+    return train_segmenter(reduced(cases), reduced(taught), params, seed, device=device, checkpoint=checkpoint, report=report,
+                           classes=classes)
+
+
+def find_sites(cases: Sequence[Case], finders: tuple[Segmenter, Segmenter], agreement: float, largest: float
+               ) -> list[Pixels | None]:
+    """Where images show a lesion, for each image the lesions that two finders see in the mean, or None.
+
+    Args:
+        cases: images without annotation, of one size.
+        finders: trained apart on `inspector.reduced` cases.
+        agreement: least Dice between what the two see in an image, the mean over the classes that either sees.
+        largest: greatest share of the imaged frame that the lesions may cover.
+
+    Returns:
+        `[S, S]` uint8 of 0 to K, lesions without holes and without specks (see `shapes.parts`), or None where the two see
+        nothing or disagree, or the lesions are too large.
+    """
+    found: list[Pixels | None] = []
+    for start in range(0, len(cases), TOGETHER):
+        some = cases[start:start + TOGETHER]
+        images = np.stack([case.image for case in some])
+        sure = [probability(images, finder) for finder in finders]
+        first, second = (predicted(images, finder, known) for finder, known in zip(finders, sure, strict=True))
+        both = np.where(sum(sure) > 1, np.where(first > 0, first, second), 0).astype(np.uint8)
+        for case, mask, one, other in zip(some, both, first, second, strict=True):
+            alike = class_dice(within_frame(one, case), within_frame(other, case), finders[0].architecture.classes)
+            found.append(_site(case, mask, largest) if alike >= agreement else None)
+    return found
+
+
+def cleared(case: Case, site: Pixels) -> Pixels | None:
+    """The image of a site without its lesions: they and their halo are filled with texture of the same image.
+
+    Returns:
+        `[S, S, 3]` uint8, equal to the case's image elsewhere; None where no texture fits.
+    """
+    return fill_with_texture(case.image, near_lesions(site) & case.framed, case.framed)
+
+
+def _site(case: Case, mask: Pixels, largest: float) -> Pixels | None:
+    site = np.zeros_like(mask)
+    for part in reversed(parts(within_frame(mask, case))):
+        site[part.where] = part.label
+    return site if 0 < (site > 0).sum() <= largest * case.framed.sum() else None

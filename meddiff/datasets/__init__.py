@@ -1,0 +1,1 @@
+"""Raw files become cases: adapters, the demo, splits without leaks."""

@@ -1,0 +1,1 @@
+"""The gain, in numbers and pictures."""

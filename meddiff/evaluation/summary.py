@@ -1,0 +1,263 @@
+"""The numbers of an evaluation: mean scores by arm and by lesion size, the gain, and what the synthetic data were like."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from meddiff.errors import MeddiffError
+from meddiff.evaluation.bootstrap import Interval, gain_interval, mean_interval
+from meddiff.params import EvaluateParams
+
+METRICS = ("dice", "iou", "hd95", "nsd")
+COUNTS = ("lesions", "found", "false_positives")    # see `metrics.Detection`
+SIZES = ("small", "medium", "large")
+BASELINE, TREATED, COMBINED = "real", "synthetic", "combined"
+MAIN = (BASELINE, "augmented", "copy_paste", "self_training", TREATED, COMBINED)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What became of the synthetic samples.
+
+    Attributes:
+        generated, accepted: samples.
+        copies: samples too near to a real lesion, those of quarantined batches included.
+        batches, quarantined: batches made, and those that the quality check kept out.
+        reasons: samples left out, by reason.
+    """
+
+    generated: int
+    accepted: int
+    copies: int
+    batches: int
+    quarantined: int
+    reasons: dict[str, int]
+
+    @property
+    def acceptance(self) -> float:
+        """Accepted share of the generated samples; NaN without any."""
+        return self.accepted / self.generated if self.generated else math.nan
+
+    @property
+    def copied(self) -> float:
+        """Share of the generated samples rejected as copies; NaN without any."""
+        return self.copies / self.generated if self.generated else math.nan
+
+
+@dataclass(frozen=True)
+class Found:
+    """How well one arm finds lesions, over test cases and seeds; NaN without such cases.
+
+    Attributes:
+        specificity: share of the lesion-free images in which nothing was found, with its interval.
+        sensitivity: share of the lesions that were found.
+        false_positives: what was found besides, a number for each image with a lesion.
+        lesions: lesions of the test cases.
+    """
+
+    specificity: Interval
+    sensitivity: float
+    false_positives: float
+    lesions: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """An evaluation in numbers; every interval is of a mean over test cases and seeds. Overlap is that of cases with a lesion.
+
+    Attributes:
+        arms: arm -> metric of `METRICS` -> interval.
+        gain: Dice of the synthetic arm less that of the real arm, paired; None unless both were trained.
+        by_size: size of `SIZES` -> arm or `gain` -> interval of the Dice.
+        excluded: arm -> metric -> undefined scores (case, class and seed) left out of the mean.
+        quality: of the synthetic samples.
+        n_real, n_synthetic: training pairs: annotated, and synthetic in the pool of the synthetic arm (of any arm without it).
+        steps: optimizer steps, equal in every arm.
+        seconds: training of all segmenters.
+        by_class: class -> arm or `gain` -> interval of the Dice; empty where there is one class.
+        gains: arm -> Dice of this arm less that of the real arm, paired; empty without a real arm.
+        effects: further arm -> Dice of the synthetic arm less that of this one, paired: what it is ahead of a rival, or what
+            corrosion, the filter or another number of pairs gives.
+        detection: arm -> how well it finds lesions, and finds none in lesion-free images.
+    """
+
+    arms: dict[str, dict[str, Interval]]
+    gain: Interval | None
+    by_size: dict[str, dict[str, Interval]]
+    excluded: dict[str, dict[str, int]]
+    quality: Quality
+    n_real: int
+    n_synthetic: int
+    steps: int
+    seconds: float
+    by_class: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    gains: dict[str, Interval] = field(default_factory=dict)
+    effects: dict[str, Interval] = field(default_factory=dict)
+    detection: dict[str, Found] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of `summary.json`: plain values, with null in the place of NaN."""
+        values = asdict(self) | asdict(self.quality) | {"acceptance": self.quality.acceptance, "copies": self.quality.copied}
+        del values["quality"]
+        return _without_nan(values)  # type: ignore[no-any-return]
+
+    def headlines(self) -> dict[str, float]:
+        """The numbers by which pipeline runs are compared, undefined ones left out."""
+        values = {f"dice_{arm}": scores["dice"].mean for arm, scores in self.arms.items()}
+        values |= {f"specificity_{arm}": found.specificity.mean for arm, found in self.detection.items()}
+        values |= {"acceptance": self.quality.acceptance, "copies": self.quality.copied}
+        if self.gain:
+            values |= {"gain": self.gain.mean, "gain_lower": self.gain.lower, "gain_upper": self.gain.upper}
+        for arm, gain in self.gains.items():
+            if arm != TREATED:
+                values |= {f"gain_{arm}": gain.mean, f"gain_{arm}_lower": gain.lower, f"gain_{arm}_upper": gain.upper}
+        return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def assess(decisions: pd.DataFrame, batches: Sequence[str], quarantined: int) -> Quality:
+    """Count what the filter decided.
+
+    Args:
+        decisions: one row a sample, with `verdict` (accepted, rejected, quarantined) and `reason`: the rule of the filter that
+            the sample broke, such as `copy`; that of a quarantined sample follows the batch's failures and `; `.
+        batches: batch of each generated sample.
+        quarantined: batches that the quality check kept out.
+    """
+    left = decisions[decisions["verdict"] != "accepted"]
+    reasons = left["reason"].where(left["verdict"] != "quarantined", "batch quarantined").astype(str)
+    copies = sum(str(reason).split("; ")[-1] == "copy" for reason in decisions["reason"])
+    return Quality(len(batches), len(decisions) - len(left), copies, len(set(batches)), quarantined,
+                   {str(reason): int(n) for reason, n in reasons.value_counts().items()})
+
+
+def main_arms(arms: Sequence[str]) -> list[str]:
+    """The arms to show where there is room for a few: all, or those of `MAIN` that are there."""
+    return list(arms) if len(arms) <= len(MAIN) else [arm for arm in MAIN if arm in arms] or list(arms)[:len(MAIN)]
+
+
+def size_strata(areas: Sequence[float]) -> list[str]:
+    """Name each lesion small, medium or large by the tertiles of `areas`; a case without lesion is `empty`."""
+    found = [area for area in areas if area > 0]
+    low, high = np.quantile(found, [1 / 3, 2 / 3]) if found else (0.0, 0.0)
+    return ["empty" if area <= 0 else SIZES[int(area > low) + int(area > high)] for area in areas]
+
+
+def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, settings: EvaluateParams) -> Summary:
+    """Intervals of everything in `per_case.csv`. With several classes a case counts by its mean over classes.
+
+    Args:
+        table: one row a case, class, arm and seed: case, group, class, arm, seed, the `METRICS`, the `COUNTS`, lesion_area,
+            stratum.
+        training: `validation.csv`: arm, seed, steps, seconds, n_real, n_synthetic.
+        quality: see `assess`.
+        settings: resamples, confidence and seed of the bootstrap.
+
+    Raises:
+        MeddiffError: an arm lacks a case or a seed.
+    """
+    detection, table = detect_lesions(table, settings), with_lesion(table)
+    cases, classes = mean_over_classes(table), list(dict.fromkeys(table["class"]))
+    gains = _gains(cases, settings)
+    treated = training[training["arm"] == TREATED] if TREATED in set(training["arm"]) else training
+    by_size = {size: part for size in SIZES if len(part := cases[cases["stratum"] == size])}
+    by_class = {name: table[table["class"] == name] for name in classes if len(classes) > 1}
+    return Summary(
+        arms=_intervals(cases, settings, METRICS), gain=gains.get(TREATED),
+        by_size={size: _dice(part, settings) for size, part in by_size.items()},
+        excluded={str(arm): {name: int(part[name].isna().sum()) for name in METRICS}
+                  for arm, part in table.groupby("arm", sort=False)},
+        quality=quality, n_real=int(training["n_real"].max()), n_synthetic=int(treated["n_synthetic"].max()),
+        steps=int(training["steps"].max()), seconds=float(training["seconds"].sum()),
+        by_class={name: _dice(part, settings) for name, part in by_class.items()}, gains=gains,
+        effects=_effects(cases, settings), detection=detection)
+
+
+def with_lesion(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `per_case.csv` whose case has a lesion, which alone count for overlap; all, without scores, if none has."""
+    kept = table[table["stratum"] != "empty"]
+    return kept if len(kept) else table.assign(**dict.fromkeys(METRICS, math.nan))
+
+
+def mean_over_classes(table: pd.DataFrame) -> pd.DataFrame:
+    """`per_case.csv` with one row a case, arm and seed: a metric's mean over the classes where it is defined, counts added."""
+    if table["class"].nunique() < 2:
+        return table
+    how = dict.fromkeys(METRICS, "mean") | {"group": "first", "stratum": "first", "lesion_area": "sum"}
+    how |= {name: "sum" for name in COUNTS if name in table}
+    return table.groupby(["case", "arm", "seed"], sort=False, as_index=False).agg(how)
+
+
+def detect_lesions(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Found]:
+    """How well each arm finds lesions, and finds none in lesion-free images, from `per_case.csv`."""
+    cases = mean_over_classes(table)
+    free, others = cases[cases["stratum"] == "empty"], cases[cases["stratum"] != "empty"]
+    free = free.assign(silent=(free["false_positives"] == 0).astype(float))
+    found = {}
+    for arm in dict.fromkeys(cases["arm"]):
+        own = others[others["arm"] == arm]
+        specificity = (mean_interval(score_matrix(free, arm, "silent"), *_bootstrap(free, settings)) if len(free)
+                       else Interval(math.nan, math.nan, math.nan, settings.confidence, 0, own["seed"].nunique()))
+        lesions = int(own["lesions"].sum())
+        found[str(arm)] = Found(specificity, own["found"].sum() / lesions if lesions else math.nan,
+                                float(own["false_positives"].mean()), lesions // max(1, own["seed"].nunique()))
+    return found
+
+
+def score_matrix(table: pd.DataFrame, arm: str, metric: str) -> NDArray[np.float64]:
+    """`[S, C]` scores of one arm, seeds ascending, cases in the order in which `table` first names them.
+
+    Raises:
+        MeddiffError: a case and seed is missing or there twice.
+    """
+    part = table[table["arm"] == arm]
+    cases, seeds = list(dict.fromkeys(table["case"])), sorted(set(table["seed"]))
+    if len(part) != len(cases) * len(seeds) or part.duplicated(["case", "seed"]).any():
+        raise MeddiffError("per_case.csv", f"arm {arm} must hold {len(cases)} cases with {len(seeds)} seeds once each, "
+                           f"it holds {len(part)} rows", "Run `dvc repro segment`, then evaluate again")
+    return part.pivot(index="seed", columns="case", values=metric).loc[seeds, cases].to_numpy(np.float64)  # type: ignore[no-any-return]
+
+
+def _dice(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interval]:
+    found = {arm: scores["dice"] for arm, scores in _intervals(table, settings, ("dice",)).items()}
+    return found | ({"gain": _difference(table, settings, BASELINE, TREATED)} if {BASELINE, TREATED} <= found.keys() else {})
+
+
+def _intervals(table: pd.DataFrame, settings: EvaluateParams, metrics: Sequence[str]) -> dict[str, dict[str, Interval]]:
+    how = _bootstrap(table, settings)
+    return {arm: {name: mean_interval(score_matrix(table, arm, name), *how) for name in metrics} for arm in _arms(table)}
+
+
+def _gains(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interval]:
+    arms = _arms(table)
+    return {arm: _difference(table, settings, BASELINE, arm) for arm in arms if BASELINE in arms and arm != BASELINE}
+
+
+def _effects(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interval]:
+    arms = _arms(table)
+    return {arm: _difference(table, settings, arm, TREATED) for arm in arms if TREATED in arms and arm not in (BASELINE, TREATED)}
+
+
+def _difference(table: pd.DataFrame, settings: EvaluateParams, before: str, after: str) -> Interval:
+    return gain_interval(score_matrix(table, before, "dice"), score_matrix(table, after, "dice"), *_bootstrap(table, settings))
+
+
+def _arms(table: pd.DataFrame) -> list[str]:
+    return [str(arm) for arm in dict.fromkeys(table["arm"])]
+
+
+def _bootstrap(table: pd.DataFrame, settings: EvaluateParams) -> tuple[list[str], int, float, int]:
+    """Groups of the cases, resamples, confidence and seed. A case without a known patient is a patient of its own."""
+    first = table.drop_duplicates("case")
+    groups = list(first["group"].replace("", np.nan).fillna("case " + first["case"]).astype(str))
+    return groups, settings.resamples, settings.confidence, settings.seed
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _without_nan(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""The method with each part switched."""

@@ -1,0 +1,1 @@
+"""The proof over datasets, budgets and seeds."""

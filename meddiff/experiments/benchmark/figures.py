@@ -1,0 +1,105 @@
+"""The plots of a benchmark: gain against label budget, and Dice of each arm."""
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from meddiff.evaluation.page import arm_name
+from meddiff.page import Picture
+
+# Colours of Okabe and Ito, and one of Tol's, told apart by the colour-blind.
+COLOURS = {"real": "#52606d", "synthetic": "#0072b2", "copy_paste": "#d55e00", "augmented": "#cc79a7", "paper": "#009e73",
+           "uncorroded": "#56b4e9", "unfiltered": "#e69f00", "self_training": "#000000", "synthetic_only": "#999999",
+           "copy_paste_sites": "#f0e442", "combined": "#332288"}
+PLOTTED = ("synthetic", "combined", "copy_paste", "self_training", "augmented", "paper")
+INK, LINE = "#1f2933", "#9aa5b1"
+
+
+def named(arm: str) -> str:
+    """An arm in words; the paper's recipe is one of the benchmark alone."""
+    return "real + the paper's recipe" if arm == "paper" else arm_name(arm)
+
+
+def figures(scores: pd.DataFrame, gains: pd.DataFrame, facts: dict[str, Any]) -> list[Picture]:
+    """`budgets` where there are several, and `arms`.
+
+    Args:
+        scores, gains: see `significance`; gains of Dice alone.
+        facts: see `benchmark_page.render`.
+    """
+    intervals = f"{facts['confidence']:.0%} intervals"
+    found = [Picture("arms", _png(_arms(scores, facts["budget"])),
+                     f"Test Dice at {facts['budget']} annotated images, with {intervals}. Arms share cases and seeds, so these "
+                     "may overlap although a paired gain is clear.")]
+    if len(set(scores["budget"])) > 1 and len(gains):
+        found.insert(0, Picture("budgets", _png(_budgets(gains, list(dict.fromkeys(scores["dataset"])))),
+                                f"Gain over real images only against the number of annotated images, with {intervals}."))
+    return found
+
+
+def _budgets(gains: pd.DataFrame, datasets: list[str]) -> Figure:
+    figure = Figure(figsize=(4.6 * len(datasets) + 1.8, 4.2), layout="constrained")
+    axes = figure.subplots(1, len(datasets), squeeze=False, sharey=True)[0]
+    over = gains[gains["against"] == "real"]
+    for axis, dataset in zip(axes, datasets, strict=True):
+        part = over[over["dataset"] == dataset]
+        places = sorted(set(part["budget"]), key=_place)
+        arms = [arm for arm in PLOTTED if arm in set(part["arm"])]
+        for arm, shift in zip(arms, np.linspace(-0.04, 0.04, len(arms)) * (len(arms) - 1), strict=True):
+            own = part[part["arm"] == arm].sort_values("budget", key=lambda budgets: budgets.map(_place))
+            x = np.array([places.index(budget) for budget in own["budget"]]) + shift
+            mean, low, high = (own[name].to_numpy(float) * 100 for name in ("mean", "lower", "upper"))
+            axis.errorbar(x, mean, np.abs([mean - low, high - mean]), color=COLOURS[arm], marker="o", capsize=3, linewidth=1.6,
+                          label=named(arm))
+        axis.axhline(0, color=INK, linewidth=0.8)
+        axis.set_xticks(range(len(places)), [str(place) for place in places])
+        axis.set_title(dataset, fontsize=11)
+        axis.set_xlabel("annotated images")
+        _plain(axis)
+    axes[0].set_ylabel("gain [Dice points]")
+    columns = min(4, 1 + len(axes))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    return figure
+
+
+def _place(budget: int | str) -> float:
+    """`all` behind every number."""
+    return math.inf if budget == "all" else float(budget)
+
+
+def _arms(scores: pd.DataFrame, budget: int) -> Figure:
+    part = scores[(scores["metric"] == "dice") & (scores["budget"] == budget)]
+    datasets, arms = list(dict.fromkeys(part["dataset"])), list(dict.fromkeys(part["arm"]))
+    figure = Figure(figsize=(10, 0.9 + 0.32 * max(1, len(arms)) * max(1, -(-len(datasets) // 2))), layout="constrained")
+    axes = figure.subplots(-(-max(1, len(datasets)) // 2), min(2, max(1, len(datasets))), squeeze=False, sharey=True)
+    for axis, dataset in zip(axes.flat, datasets, strict=False):
+        own = part[part["dataset"] == dataset].set_index("arm")
+        for place, arm in enumerate(arms):
+            if arm in own.index:
+                mean, low, high = (float(own.loc[arm, name]) for name in ("mean", "lower", "upper"))
+                axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=COLOURS.get(arm, LINE), capsize=3)
+        if "real" in own.index:
+            axis.axvline(float(own.loc["real", "mean"]), color=LINE, linewidth=0.8, linestyle="--")
+        axis.set_yticks(range(len(arms)), [named(arm) for arm in arms], fontsize=9)
+        axis.invert_yaxis() if axis is axes.flat[0] else None
+        axis.set_title(dataset, fontsize=11)
+        axis.set_xlabel("Dice")
+        _plain(axis)
+    for axis in list(axes.flat)[len(datasets):]:
+        axis.set_visible(False)
+    return figure
+
+
+def _plain(axis: Any) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(colors=INK, labelsize=9)
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=130)
+    return stream.getvalue()

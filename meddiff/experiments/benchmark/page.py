@@ -1,0 +1,163 @@
+"""The benchmark's page, for people: gains with their tests, arms, cases, fidelity, cost and limits, in one HTML file."""
+
+import html
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from meddiff.evaluation.page import PRIVACY
+from meddiff.evaluation.summary import BASELINE, COMBINED, TREATED
+from meddiff.experiments.benchmark.figures import named
+from meddiff.experiments.benchmark.significance import AVERAGE, RIVALS_OF
+from meddiff.experiments.benchmark.tables import (
+    Tables,
+    arms_table,
+    cost_table,
+    detection_table,
+    fidelity_table,
+    gains_table,
+    in_points,
+    pairs_table,
+    rows_of,
+    sizes_table,
+)
+from meddiff.page import Picture, counted, document, figure, listed, points, section, table
+
+ALPHA = 0.05
+PAIRS = {TREATED: "synthetic pairs", COMBINED: "synthetic pairs with unlabelled images"}
+LEAST_SEEDS = 5  # for a claim: with 3 intervals were too narrow in simulations (`bootstrap.mean_interval`)
+
+
+def decision(row: Any) -> str:
+    """`gain`, `loss`, `undecided` or `few` seeds: claimed only where the interval and the corrected test agree."""
+    if row.seeds < LEAST_SEEDS:
+        return "few"
+    if row.p_holm < ALPHA and row.lower > 0:
+        return "gain"
+    return "loss" if row.p_holm < ALPHA and row.upper < 0 else "undecided"
+
+
+def interval(row: Any) -> str:
+    """A gain in points with its interval."""
+    return "–" if math.isnan(row.mean) else f"{points(row.mean)} ({points(row.lower)} to {points(row.upper)})"
+
+
+def verdict(gains: pd.DataFrame, budget: int, rivals: bool = True) -> list[str]:
+    """What synthetic pairs gained, alone and with unlabelled images, in sentences: over real images and, if `rivals`, over each
+    rival in turn, the average over the datasets last.
+    """
+    told = []
+    pairs = [(arm, against) for arm, others in RIVALS_OF.items() for against in (BASELINE, *(others if rivals else ()))]
+    for arm, against in pairs:
+        for row in rows_of(gains, budget, arm, against):
+            word = {"gain": "raised", "loss": "lowered"}.get(found := decision(row), "")
+            numbers = f"{interval(row)} Dice points, p = {row.p_holm:.3f}"
+            who = "On average over the datasets" if row.dataset == AVERAGE else row.dataset
+            what = f"{PAIRS[arm]} {word} the Dice against {named(against)}" if word else \
+                f"too few seeds ({row.seeds}) to tell {PAIRS[arm]} from {named(against)}" if found == "few" else \
+                f"{PAIRS[arm]} were not shown to differ from {named(against)}"
+            told.append(f"{who}: {what}: {numbers}.")
+    return told or [f"No gain measured at {budget} annotated images: that needs the arms `real` and `synthetic`."]
+
+
+def render(tables: Tables, pictures: Sequence[Picture], facts: dict[str, Any], missing: Sequence[str],
+           dropped: Sequence[str] = ()) -> str:
+    """Compose the page.
+
+    Args:
+        tables: every number that is shown.
+        pictures: `budgets` and `arms` of `benchmark_figures`, and DATASET-cases, DATASET-pairs.
+        facts: size [pixels], steps, network, extractor, tolerance [pixels], foundation (each one value or those of the datasets),
+            seen (whether it is known what the foundation was trained on), budget (of the verdict), seeds, datasets, validation
+            (numbers of annotated validation cases), energy (whether it was measured), device, threads, commit, made (date),
+            command.
+        missing: cells that failed or aren't finished, a line each.
+        dropped: arms that a cell had to leave out, a line each.
+
+    Returns:
+        A complete HTML document without references to other files or hosts.
+    """
+    budget, gains, cells = facts["budget"], tables.gains, tables.cells
+    shown = {picture.name: figure(picture) for picture in pictures}
+    whole = [decision(row) for row in rows_of(gains, budget, TREATED, BASELINE)]
+    tone = " better" if whole and set(whole) == {"gain"} else " worse" if "loss" in whole else ""
+    lines = "".join(f"<p>{html.escape(line)}</p>" for line in verdict(gains, budget, rivals=False))
+    lines += "".join(_rivals(gains, budget, arm, rivals) for arm, rivals in RIVALS_OF.items())
+    lines += _told("Not everything is in", "cell", "missing", missing)
+    lines += _told("Not every arm could be trained", "arm", "left out", dropped)
+    found = "".join(body for name, body in shown.items() if name.endswith("-cases"))
+    key = '<p class="note"><i class="truth"></i>reference<i class="prediction"></i>prediction</p>' if found else ""
+    body = f"""<h1>What synthetic images gain: {html.escape(", ".join(facts["datasets"]))}</h1>
+<p class="kicker">{html.escape(_subtitle(facts))}</p>
+<section class="verdict{tone}"><h2>{budget} annotated images</h2>{lines}</section>
+{section("Gain and number of annotated images", shown.get("budgets", ""))}
+{section("All arms", shown.get("arms", "") + arms_table(tables, budget, facts) + pairs_table(tables.arms, budget))}
+{section("By lesion size", sizes_table(tables.sizes, budget))}
+{section("Detection", detection_table(tables.detection, budget))}
+{section("All differences", gains_table(gains))}
+{section("Test cases, from best to worst", found + key)}
+{section("Synthetic pairs that were accepted", "".join(body for name, body in shown.items() if name.endswith("-pairs")))}
+{section("How near the synthetic lesions are to real ones", fidelity_table(cells, budget, facts))}
+{section("What it cost", cost_table(cells))}
+{section("How far to trust this", listed(limits(facts)))}
+{section("Privacy", PRIVACY)}"""
+    return document("What synthetic images gain", body)
+
+
+def limits(facts: dict[str, Any]) -> list[str]:
+    """What limits the result, one sentence each."""
+    few, validation = len(facts["seeds"]), " or ".join(map(str, facts["validation"]))
+    narrow = (f": with fewer than {LEAST_SEEDS} intervals are too narrow, so nothing is claimed." if few < LEAST_SEEDS else
+              ": intervals of so few may hold the true gain less often than they say (of five in simulations: 89 to 96 % "
+              "instead of 95)."
+              if few < 2 * LEAST_SEEDS else ".")
+    told = [f"{counted(few, 'seed')}, each with its own annotated cases, generator and segmenters{narrow}",
+            f"Images of {facts['size']} pixels and segmenters of {facts['steps']} steps ({facts['network']}): larger images or "
+            "longer training may give other gains.",
+            "One test part for each dataset: other scanners, hospitals and kinds of lesion aren't covered, and the average is "
+            "that of these datasets, not of datasets at large.",
+            "Images of one patient are drawn together where the dataset names patients. Where it doesn't, as BUSI, a group is an "
+            "image and its near-duplicates: further images of a patient count as independent, and may lie in the training part.",
+            "Arms with added pairs see fewer real images in each batch; all arms have the same number of steps.",
+            f"The best weights are chosen on the annotations of {validation} validation cases, in all arms alike: annotations "
+            "that the budget doesn't count.",
+            "p-values are corrected over datasets, not over arms or budgets: of many rows some are small by chance.",
+            "A benchmark that was run before on the same test parts, while the method or its settings were chosen, makes this "
+            "one less of a proof; this page doesn't know of it."]
+    if facts["paper"]:
+        told.append(f"The paper's settings were chosen for Stable Diffusion at 512 pixels, not for {facts['foundation']} at "
+                    f"{facts['size']}: this isn't what the paper's generator would gain.")
+    if not facts["energy"]:
+        told.append("The machine doesn't tell what energy it takes.")
+    unknown = f"What the foundation ({facts['foundation']}) was trained on is unknown here: it may have seen test images."
+    return told if facts["seen"] else [*told, unknown]
+
+
+def _rivals(gains: pd.DataFrame, budget: int, arm: str, rivals: Sequence[str]) -> str:
+    """What an arm gains over each rival, datasets side by side."""
+    datasets = list(dict.fromkeys(row.dataset for against in rivals for row in rows_of(gains, budget, arm, against)))
+    rows = []
+    for against in rivals:
+        found = {row.dataset: row for row in rows_of(gains, budget, arm, against)}
+        if found:
+            rows.append([html.escape(named(against)), *(_against(found[name]) if name in found else "–" for name in datasets)])
+    return table([f"Dice points of {html.escape(named(arm))} over", *datasets], rows) if rows else ""
+
+
+def _against(row: Any) -> str:
+    word = {"gain": "better", "loss": "worse", "few": "too few seeds to tell"}.get(decision(row), "no difference shown")
+    return f"{in_points(row)}<small>{word}, p = {row.p_holm:.3f}</small>"
+
+
+def _subtitle(facts: dict[str, Any]) -> str:
+    return (f"{facts['size']} pixels · {facts['network']}, {facts['steps']} steps in every arm · "
+            f"seeds {', '.join(map(str, facts['seeds']))} · {facts['device']}, {counted(facts['threads'], 'thread')} · "
+            f"{facts['made']} · {facts['command']}" + (f" at {facts['commit']}" if facts["commit"] else ""))
+
+
+def _told(head: str, thing: str, fate: str, lines: Sequence[str]) -> str:
+    what = f"{counted(len(lines), thing)} {'is' if len(lines) == 1 else 'are'} {fate}"
+    summary = f"<summary><b>{head}: {what}.</b></summary>"
+    return f"<details{' open' if len(lines) < 4 else ''}>{summary}{listed(lines)}</details>" if lines else ""

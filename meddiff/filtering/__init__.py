@@ -1,0 +1,1 @@
+"""Accepts samples, or says why not."""

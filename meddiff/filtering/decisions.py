@@ -1,0 +1,92 @@
+"""Scores of synthetic samples against the real ones and an independent segmenter, and what is accepted by them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from meddiff.cases import Pixels
+from meddiff.filtering.duplicates import repeats
+from meddiff.filtering.similarity import RealLesions
+from meddiff.lesions.appearance import Scalars, erode
+from meddiff.params import FilterParams
+from meddiff.progress import Report, silent
+from meddiff.segmentation.inspector import predicted
+from meddiff.segmentation.metrics import class_dice
+from meddiff.segmentation.segmenter import Segmenter
+
+REASONS = ("implausible", "copy", "agreement", "contrast", "duplicate")
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Measurements of N synthetic samples.
+
+    Attributes:
+        table: one row a sample: similarity (of its least plausible lesion, see `similarity.Measure.similarity`; 0 where the mask
+            is empty), greatest (similarity of its likest lesion), nearest (id of the real case that one is nearest to), agreement
+            (see there), contrast (see there), area (the mask's share of the image).
+        identity: for each sample its lesions' `[l, 257]` float64, see `lesions.describe`.
+    """
+
+    table: pd.DataFrame
+    identity: Sequence[Scalars]
+
+
+def score(images: Pixels, masks: Pixels, real: RealLesions, segmenter: Segmenter) -> Scores:
+    """Measure samples `[N, H, W, 3]` uint8 with their masks `[N, H, W]` of 0 to K.
+
+    Args:
+        segmenter: trained on real cases alone, so that it judges the samples independently of the generator.
+    """
+    likeness = real.compare(images, masks)
+    table = pd.DataFrame({"similarity": likeness.least, "greatest": likeness.greatest, "nearest": likeness.nearest,
+                          "agreement": agreement(images, masks, segmenter), "contrast": contrast(images, masks),
+                          "area": (masks > 0).mean(axis=(1, 2))})
+    return Scores(table, likeness.identity)
+
+
+def agreement(images: Pixels, masks: Pixels, segmenter: Segmenter) -> Scalars:
+    """Dice of each mask `[N, H, W]` and what a segmenter trained on `inspector.reduced` cases predicts; 0 where both are empty.
+
+    Where the segmenter tells classes apart it is the mean over the classes that either shows.
+    """
+    classes = segmenter.architecture.classes
+    return np.nan_to_num([class_dice(p, m, classes) for p, m in zip(predicted(images, segmenter), masks, strict=True)])
+
+
+def contrast(images: Pixels, masks: Pixels) -> Scalars:
+    """Absolute difference of mean gray between the rings inside and outside each mask's border (ours: 4 px wide at 128 px).
+
+    Args:
+        images: `[N, H, W, 3]` uint8 RGB.
+        masks: `[N, H, W]` uint8 of 0 to K; the classes count as one.
+
+    Returns:
+        `[N]` in [0, 255]; 0 where either ring is empty.
+    """
+    inside, width = (masks > 0).astype(np.uint8), max(1, round(masks.shape[1] / 32))
+    gray = images.sum(axis=3, dtype=np.uint16)
+    levels = []
+    for ring in (inside - erode(inside, width), (1 - erode(1 - inside, width)) - inside):
+        n = ring.sum(axis=(1, 2), dtype=np.int64)
+        levels.append(np.where(n > 0, (gray * ring).sum(axis=(1, 2), dtype=np.int64) / (3 * np.maximum(n, 1)), np.nan))
+    return np.asarray(np.nan_to_num(np.abs(levels[0] - levels[1])))
+
+
+def decide(scores: Scores, real: RealLesions, params: FilterParams, report: Report = silent) -> list[str]:
+    """Reason of each rejection, one of `REASONS` in that order of precedence, or an empty text for an accepted sample.
+
+    Samples come in the order of their ids: of near-duplicates that pass every other rule, all but the first are rejected. A rule
+    is off at its open bound: `similarity_low` 0, `similarity_high` 1 (copies and duplicates), `agreement` 0, `min_contrast` 0.
+    """
+    table = scores.table
+    rules = [table["similarity"] < params.similarity_low, table["greatest"] > params.similarity_high,
+             table["agreement"] < params.agreement, table["contrast"] < params.min_contrast]
+    reasons: list[str] = np.select(rules, REASONS[:4], default="").tolist()
+    passed = [i for i, reason in enumerate(reasons) if not reason]
+    repeated = repeats([scores.identity[i] for i in passed], real.same_within(params.similarity_high), report)
+    for i, repeat in zip(passed, repeated, strict=True):
+        reasons[i] = "duplicate" if repeat else ""
+    return reasons

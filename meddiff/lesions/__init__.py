@@ -1,0 +1,1 @@
+"""What a real lesion is: outline, field, border, texture, look."""

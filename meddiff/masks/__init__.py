@@ -1,0 +1,1 @@
+"""Invents masks and places them."""

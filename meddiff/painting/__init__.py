@@ -1,0 +1,1 @@
+"""A seed becomes a pair."""

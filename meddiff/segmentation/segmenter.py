@@ -1,0 +1,261 @@
+"""Segmenters: training with equal steps and augmentation in every arm, prediction, features and files."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from monai.losses import DiceCELoss
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from meddiff.cases import Case, Pixels
+from meddiff.errors import MeddiffError
+from meddiff.params import SegmentParams
+from meddiff.progress import Report, silent
+from meddiff.segmentation.augmentation import Augment, augment
+from meddiff.segmentation.metrics import class_dice
+from meddiff.segmentation.networks import WIDTHS, Architecture, encode, load_encoder
+from meddiff.training import Schedule, train
+
+EVALUATIONS = 5
+Pair = TypeVar("Pair")
+
+
+@dataclass(frozen=True, eq=False)
+class Segmenter:
+    """A trained segmenter.
+
+    Attributes:
+        network: logits of the lesion, or of background and classes, in eval mode.
+        architecture: see `Architecture`.
+        validation_dice: mean over the validation cases of each one's mean Dice over its classes, NaN without any.
+        losses: training loss of each step; empty when loaded from files.
+    """
+
+    network: nn.Module
+    architecture: Architecture
+    validation_dice: float = float("nan")
+    losses: tuple[float, ...] = ()
+
+    def predict(self, images: Pixels, batch_size: int = 32) -> NDArray[np.float32]:
+        """Probability of a lesion, of whatever class.
+
+        Args:
+            images: `[N, H, W, 3]` uint8 RGB.
+
+        Returns:
+            `[N, H, W]` float32 in [0, 1].
+        """
+        logits = self._batched(images, batch_size, self.network)
+        lesion = torch.sigmoid(logits[:, 0]) if self.architecture.classes == 1 else 1 - logits.softmax(1)[:, 0]
+        return np.asarray(lesion.numpy(), np.float32)
+
+    def segment(self, images: Pixels, batch_size: int = 32) -> Pixels:
+        """The predicted mask.
+
+        Args:
+            images: `[N, H, W, 3]` uint8 RGB.
+
+        Returns:
+            `[N, H, W]` uint8 of 0 to K: with one class where the lesion is more probable than not, with several the most probable
+            of background and classes.
+        """
+        if self.architecture.classes == 1:
+            return (self.predict(images, batch_size) > 0.5).astype(np.uint8)
+        return np.asarray(self._batched(images, batch_size, self.network).argmax(1).numpy(), np.uint8)
+
+    def features(self, images: Pixels, batch_size: int = 32) -> Tensor:
+        """Deep features of the encoder, of the networks that `networks.encode` knows.
+
+        Args:
+            images: `[N, H, W, 3]` uint8 RGB.
+
+        Returns:
+            `[N, 64, H/8, W/8]` float32 on the CPU, unbounded.
+        """
+        return self._batched(images, batch_size, lambda batch: encode(self.network, batch))
+
+    def save(self, folder: Path) -> None:
+        """Write `model.safetensors` and `config.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, folder / "model.safetensors")
+        score = None if np.isnan(self.validation_dice) else self.validation_dice
+        (folder / "config.json").write_text(json.dumps(asdict(self.architecture) | {"validation_dice": score}, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> "Segmenter":
+        """Read what `save` wrote.
+
+        Raises:
+            MeddiffError: a file is missing or isn't a segmenter's.
+        """
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            architecture = Architecture(config["network"], config["width"], config.get("classes", 1), config.get("encoder", ""))
+            network = architecture.build()
+            network.load_state_dict(load_file(folder / "model.safetensors"))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
+            reason = " ".join(str(e).split())[:200]
+            raise MeddiffError(folder, f"a trained segmenter must be there ({reason})", "Run `dvc repro segment`") from e
+        score = config.get("validation_dice")
+        return cls(network.to(device).eval(), architecture, float("nan") if score is None else score)
+
+    def _batched(self, images: Pixels, batch_size: int, function: Callable[[Tensor], Tensor]) -> Tensor:
+        device = next(self.network.parameters()).device
+        with torch.inference_mode():
+            return torch.cat([function(to_input(images[i:i + batch_size]).to(device)).float().cpu()
+                              for i in range(0, len(images), batch_size)])
+
+
+def train_segmenter(
+    real: Sequence[Case],
+    synthetic: Sequence[Case],
+    params: SegmentParams,
+    seed: int,
+    validation: Sequence[Case] = (),
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    report: Report = silent,
+    classes: int = 1,
+    augmentation: Augment = augment,
+) -> Segmenter:
+    """Train one segmenter; for equal seeds, arms differ in nothing but the cases that fill `share` of each batch.
+
+    Initial weights, the order of the real cases and the augmentation depend on the seed and the step alone. With
+    synthetic cases, `params.share` of each batch (at least one case) is drawn from a pool of at most `params.ratio`
+    times as many pairs as there are real ones, picked by the seed.
+
+    Args:
+        real: annotated cases, all of one size, which fits the network (`Architecture.unfit`).
+        synthetic: accepted synthetic pairs of the same size; none for the real arm.
+        params: steps, batch size, network and mixture.
+        validation: annotated cases; the weights with the best mean Dice on them, looked at five times, are kept. Without
+            any, the last weights are kept.
+        checkpoint: safetensors file to resume from; a file `.best` beside it holds the best weights so far.
+        report: called after each step with the loss, and with the best validation Dice once there is one.
+        classes: K; with 1, masks of several classes count as one: lesion or not. The loss is MONAI's Dice + cross-entropy; for
+            several classes its Dice is the mean over classes, each over the whole batch, since most images lack a class.
+        augmentation: see `augmentation.augment`.
+
+    Raises:
+        MeddiffError: no real case, a case without mask, images of several or unfit sizes, a mask of a class above K, or the
+            file of the encoder's weights doesn't fit.
+    """
+    encoder = params.encoder if params.network == "flexible_unet" else ""
+    architecture = Architecture(params.network, WIDTHS[params.network], classes, encoder)
+    _check([*real, *synthetic, *validation], len(real), architecture)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = architecture.build().to(device)
+    if params.encoder_weights:
+        load_encoder(network, encoder, Path(params.encoder_weights).expanduser())
+    pool = chosen(synthetic, round(params.ratio * len(real)), seed)
+    n_synthetic = max(1, round(params.share * params.batch_size)) if pool and params.share > 0 else 0
+    all_images, all_masks = _tensors(real, device, classes)
+    pool_images, pool_masks = _tensors(pool or real[:1], device, classes)
+    criterion = DiceCELoss(sigmoid=True) if classes == 1 else DiceCELoss(
+        softmax=True, to_onehot_y=True, include_background=False, batch=True)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        # Every arm draws a full batch of real cases and the seed of the augmentation first, so that both are equal in all arms.
+        order = _order(len(real), params.batch_size, generator)[:params.batch_size - n_synthetic]
+        change = torch.Generator().manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+        parts = [(all_images[order], all_masks[order])]
+        if n_synthetic:
+            order = _order(len(pool), n_synthetic, generator)
+            parts.append((pool_images[order], pool_masks[order]))
+        images, masks = (torch.cat(part) for part in zip(*parts, strict=True))
+        images, masks = augmentation(images, masks, change, params.vertical_flips)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=params.precision == "bfloat16"):
+            logits = network(images)
+        return criterion(logits.float(), masks)
+
+    best = _Best(Segmenter(network, architecture), validation, checkpoint)
+
+    def after_step(done: int, total: int, values: Mapping[str, float]) -> None:
+        if validation and (done == total or done % max(1, total // EVALUATIONS) == 0):
+            best.look()
+        report(done, total, dict(values) if np.isnan(best.dice) else {**values, "dice": best.dice})
+
+    schedule = Schedule(params.steps, params.learning_rate, seed, warmup=params.steps // 20, cosine=True)
+    losses = train(network.parameters(), loss, schedule, checkpoint, after_step, list(network.buffers()))
+    best.restore()
+    return Segmenter(network.eval(), architecture, best.dice, tuple(losses))
+
+
+def chosen(pairs: Sequence[Pair], limit: int, seed: int) -> list[Pair]:
+    """At most `limit` of the pairs, at least one, picked by the seed, in their order; chosen from anew, they stay the same."""
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:max(1, limit)]
+    return [pairs[i] for i in sorted(order.tolist())]
+
+
+def to_input(images: Pixels) -> Tensor:
+    """`[N, H, W, 3]` uint8 to `[N, 3, H, W]` float32 in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+class _Best:
+    """The best weights on the validation cases so far, kept in a file beside the checkpoint so that a resume knows them."""
+
+    def __init__(self, segmenter: Segmenter, validation: Sequence[Case], checkpoint: Path | None) -> None:
+        self.network, self.segmenter, self.cases = segmenter.network, segmenter, validation
+        self.file = checkpoint.with_suffix(".best") if checkpoint else None
+        self.dice, self.weights = float("nan"), dict[str, Tensor]()
+        if checkpoint and checkpoint.is_file() and self.file and self.file.is_file():
+            self.weights = load_file(self.file)
+            self.dice = float(self.weights.pop("validation_dice"))
+
+    def look(self) -> None:
+        self.network.eval()
+        predictions = self.segmenter.segment(np.stack([case.image for case in self.cases]))
+        self.network.train()
+        classes = self.segmenter.architecture.classes
+        scores = [class_dice(within_frame(p, case), case.mask, classes)
+                  for p, case in zip(predictions, self.cases, strict=True) if case.mask is not None]
+        score = float(np.mean([0.0, *scores] if np.isnan(scores).all() else [s for s in scores if not np.isnan(s)]))
+        if np.isnan(self.dice) or score > self.dice:
+            self.dice = score
+            self.weights = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+            if self.file:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                save_file(self.weights | {"validation_dice": torch.tensor(score, dtype=torch.float64)}, self.file)
+
+    def restore(self) -> None:
+        if self.weights:
+            self.network.load_state_dict(self.weights)
+
+
+def within_frame(prediction: Pixels, case: Case) -> Pixels:
+    """A prediction `[S, S]` without what lies on the bars of `pad`, where there is no image."""
+    return prediction if case.frame is None else prediction * case.frame.mask(len(prediction)).astype(np.uint8)
+
+
+def _check(cases: Sequence[Case], n_real: int, architecture: Architecture) -> None:
+    if not n_real:
+        raise MeddiffError("training cases", "a segmenter needs at least one annotated case", "Raise prepare.n_labelled")
+    shape, classes = cases[0].image.shape, architecture.classes
+    if unfit := architecture.unfit(*shape[:2]):
+        raise MeddiffError(f"case {cases[0].id}", unfit, "Set prepare.size, or another segment.network")
+    for case in cases:
+        if case.mask is None or case.image.shape != shape or case.mask.shape != shape[:2]:
+            raise MeddiffError(f"case {case.id}", f"every case needs a mask and the size {shape[0]} x {shape[1]}",
+                               "Run `dvc repro prepare`")
+        if classes > 1 and case.mask.max(initial=0) > classes:
+            raise MeddiffError(f"case {case.id}", f"its mask holds class {case.mask.max()}, there are {classes}",
+                               "Run `dvc repro prepare`")
+
+
+def _order(n: int, batch_size: int, generator: torch.Generator) -> Tensor:
+    return torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-batch_size // n))])[:batch_size]
+
+
+def _tensors(cases: Sequence[Case], device: str, classes: int) -> tuple[Tensor, Tensor]:
+    stacked = np.stack([case.mask for case in cases if case.mask is not None])
+    masks = torch.from_numpy(stacked if classes > 1 else (stacked > 0).astype(np.uint8))[:, None].float()
+    return to_input(np.stack([case.image for case in cases])).to(device), masks.to(device)

@@ -1,0 +1,56 @@
+"""Recording of runs and models in MLflow; this package is the only one that imports it, and only inside functions.
+
+`stage_run` gives a stage its `StageRun`: one top-level run for each pipeline execution however it was started, a nested run
+for each stage that ran, and a link to the run that made it for each stage that DVC skipped.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+from meddiff.services.tracking.models import Evidence, Registry, load_generator
+from meddiff.services.tracking.runs import Run, execution_run, stage_run
+from meddiff.services.tracking.server import tracking_uri, ui_command
+
+__all__ = ["Evidence", "Registry", "Run", "StageRun", "Unrecorded", "execution_run", "load_generator", "stage_run",
+           "tracking_uri", "ui_command"]
+
+
+class StageRun(Protocol):
+    """What a stage tells about itself. Every method is safe to call often; nothing here changes a result."""
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Numbers of this stage's own run."""
+
+    def headline(self, values: Mapping[str, float]) -> None:
+        """The few numbers by which whole pipeline runs are compared (Dice, gain, acceptance, cost)."""
+
+    def file(self, path: Path, folder: str = "") -> None:
+        """Keep a file (picture, page, table) with this stage's run."""
+
+    def headline_file(self, path: Path, folder: str = "") -> None:
+        """Keep a file with the pipeline's run."""
+
+    def dataset(self, frame: pd.DataFrame, name: str, context: str) -> None:
+        """Note a dataset (one row a case or sample) that the stage read or made."""
+
+    def generator(self, folder: Path) -> None:
+        """Log `folder` (see `served`) as an MLflow model and register it."""
+
+
+class Unrecorded:
+    """A `StageRun` that keeps nothing: for tests and for stages called from Python."""
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None: ...
+
+    def headline(self, values: Mapping[str, float]) -> None: ...
+
+    def file(self, path: Path, folder: str = "") -> None: ...
+
+    def headline_file(self, path: Path, folder: str = "") -> None: ...
+
+    def dataset(self, frame: pd.DataFrame, name: str, context: str) -> None: ...
+
+    def generator(self, folder: Path) -> None: ...

@@ -1,0 +1,272 @@
+"""Commands as users call them: in processes of their own where start-up, exit codes or signals matter."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from meddiff.__main__ import main
+from meddiff.cli.app import app
+from meddiff.delivery.promote import Decision
+from meddiff.errors import MeddiffError
+from meddiff.layout import STAGES, Layout
+from meddiff.params import Params
+from meddiff.params.file import load_params
+from meddiff.services import tracking
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "mlflow", "prefect", "great_expectations", "dvc", "monai", "pandas", "sqlalchemy", "boto3", "optuna",
+         "diffusers", "numpy")
+
+Run = Callable[..., Any]
+
+
+def command(cwd: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "meddiff", *words], cwd=cwd, capture_output=True, text=True, check=False,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), **env})
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run() -> Run:
+    return lambda *words: CliRunner().invoke(app, list(words), catch_exceptions=False)
+
+
+def test_help_answers_at_once_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = ("import sys; sys.argv = ['meddiff', '--help']\nfrom meddiff.__main__ import main\n"
+            f"try: main()\nfinally: print([name for name in {HEAVY} if name in sys.modules])")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    commands = (*STAGES, "init", "promote", "tune", "ablate", "catalog", "release", "ui")
+    assert all(f"\n  {name} " in done.stdout for name in commands)
+    seconds = []
+    for _ in range(3):
+        begun = time.monotonic()
+        assert command(tmp_path, "--help").returncode == 0
+        seconds.append(time.monotonic() - begun)
+    assert min(seconds) < 0.5
+
+
+def test_each_stage_has_a_command(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+    monkeypatch.setattr("meddiff.stages.execute", lambda stage, root: ran.append((stage, root)))
+    for stage in STAGES:
+        assert run(stage).exit_code == 0
+    assert ran == [(stage, project) for stage in STAGES]
+
+
+def test_an_error_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = command(tmp_path, "prepare")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("meddiff: ")
+    assert "params.yaml: the settings file must be there. Work in" in line
+    (tmp_path / "params.yaml").write_text("prepare:\n  sise: 3\n")
+    assert "prepare.sise" in command(tmp_path, "prepare").stderr
+    assert command(tmp_path, "unknown").returncode == 2
+    assert not (tmp_path / ".work").exists()
+
+
+def test_errors_of_several_lines_are_told_in_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise MeddiffError("a\nb", "rule", "remedy")
+
+    monkeypatch.setattr("meddiff.cli.app.app", fail)
+    monkeypatch.setattr(signal, "signal", lambda *given: None)
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert capsys.readouterr().err == "meddiff: a b: rule. remedy.\n"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_one_line_and_exit_code_130(tmp_path: Path, sent: signal.Signals) -> None:
+    code = ("import signal, time, types, sys\nimport meddiff.stages as s\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a script's background jobs inherit that it is ignored
+            "def wait(stage, root):\n    print('here', flush=True)\n    time.sleep(30)\n"
+            "s.execute = wait\nsys.argv = ['meddiff', 'prepare']\nfrom meddiff.__main__ import main\nmain()")
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "here\n"
+        process.send_signal(sent)
+        _, told = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert told == "meddiff: interrupted; the same command goes on where it stopped\n"
+
+
+def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> None:
+    for folder in ("images", "masks", "normal"):
+        (project / f"raw/{folder}").mkdir(parents=True)
+    for i in range(3):
+        Image.new("L", (32, 32), 90).save(project / f"raw/images/{i}.png")
+        Image.new("L", (32, 32), 255).save(project / f"raw/masks/{i}.png")
+        Image.new("L", (32, 32), 80).save(project / f"raw/normal/n{i}.png")
+    (project / "raw/unlabelled").mkdir()
+    Image.new("L", (32, 32), 70).save(project / "raw/unlabelled/u.png")
+    before = (project / "params.yaml").read_text()
+    done = run("init", "--dataset", "folder", "--path", "raw", "--n-labelled", "2", "--size", "32")
+    assert done.exit_code == 0
+    assert "7 images, 3 with a lesion mask, 3 declared lesion-free, 1 without annotation" in done.stdout
+    assert done.stdout.endswith("next: dvc repro\n")
+    after = (project / "params.yaml").read_text()
+    wanted = {"dataset": "folder", "path": f"{project}/raw", "n_labelled": 2, "size": 32}
+    assert yaml.safe_load(after)["prepare"] == yaml.safe_load(before)["prepare"] | wanted
+    values = yaml.safe_load(after)
+    assert (values["segment"]["steps"], values["backgrounds"]["finder_steps"], values["generate"]["n"]) == (1500, 1000, 300)
+    assert "params.yaml now says segment.steps: 1500" in done.stdout
+    assert values["segment"]["arms"] == ["real", "synthetic", "combined"]
+    assert "params.yaml now says segment.arms: real, synthetic, combined, since lesions may be found" in done.stdout
+    assert values["benchmark"]["datasets"] == [{"name": "raw", "dataset": "folder", "path": f"{project}/raw"}]
+    assert len(set(after.splitlines()) - set(before.splitlines())) == 10
+    assert run("init", "--dataset", "demo").exit_code == 0
+    assert load_params(project / "params.yaml").benchmark == Params().benchmark
+    assert yaml.safe_load((project / "params.yaml").read_text())["prepare"]["path"] == "raw"
+    (project / "params.yaml").write_text(after)
+    shutil.move(project / "raw/unlabelled", project / "unlabelled")
+    assert run("init", "--dataset", "folder", "--path", "raw").exit_code == 0
+    assert (project / "params.yaml").read_text() == after, "what was chosen stays"
+    (project / "params.yaml").write_text(before)
+    assert run("init", "--dataset", "folder", "--path", "raw").exit_code == 0
+    assert yaml.safe_load((project / "params.yaml").read_text())["segment"] == values["segment"] | {"arms": ["real", "synthetic"]}
+    (project / "params.yaml").write_text(before)
+    done = run("init", "--dataset", "folder", "--path", "raw", "--n-labelled", "1")
+    assert "segment.arms: real, synthetic, combined" in done.stdout, "two of three masks fall into the training part, one is used"
+    (project / "params.yaml").write_text(after)
+    with pytest.raises(MeddiffError, match="must be there"):
+        run("init", "--dataset", "busi", "--path", "nowhere")
+    with pytest.raises(MeddiffError, match="--path"):
+        run("init", "--dataset", "busi")
+    with pytest.raises(MeddiffError, match="layout tells one class"):
+        run("init", "--dataset", "ph2", "--path", "raw", "--classes", "nevus, melanoma")
+    with pytest.raises(MeddiffError, match=r"prepare\.dataset"):
+        run("init", "--dataset", "other", "--path", "raw")
+    assert (project / "params.yaml").read_text() == after
+
+
+def test_profile_writes_the_papers_settings(project: Path, run: Run) -> None:
+    done = run("profile", "paper")
+    assert done.exit_code == 0
+    assert "finetune.learning_rate: 3.0e-06\n" in done.stdout
+    assert yaml.safe_load((project / "params.yaml").read_text())["prepare"]["size"] == 512
+    with pytest.raises(MeddiffError, match=r"Choose one of: .*paper"):
+        run("profile", "papers")
+
+
+def test_promotion_that_is_refused_ends_with_1(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def promote(layout: Layout, params: object, version: str | None) -> Decision:
+        asked.append(version)
+        return Decision(version is None, ("ok: gain",), version or "7")
+
+    monkeypatch.setattr("meddiff.delivery.promote.promote", promote)
+    monkeypatch.setattr("meddiff.delivery.promote.rollback", lambda layout, params: Decision(True, ("back",), "3"))
+    assert run("promote").stdout == "ok: gain\nmeddiff-generator version 7 is the champion\n"
+    refused = run("promote", "--version", "4")
+    assert (refused.exit_code, refused.stdout) == (1, "ok: gain\nmeddiff-generator version 4 is refused\n")
+    assert "version 3 is the champion" in run("promote", "--rollback").stdout
+    assert asked == [None, "4"]
+
+
+def test_samples_of_a_registered_model_from_any_folder(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def sample(layout: Layout, params: object, model: str, seeds: range, out: Path, guidance: float, report: object) -> int:
+        asked.append((layout.root, model, seeds, out, guidance))
+        return len(seeds)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("meddiff.delivery.sampling.sample_registered", sample)
+    assert run("generate", "--model", "models:/m@champion", "-n", "5", "--out", "new", "--seed", "9", "--guidance", "2").stdout
+    assert asked == [(ROOT, "models:/m@champion", range(9, 14), Path("new"), 2.0)]
+    with pytest.raises(MeddiffError, match="--out"):
+        run("generate", "--model", "models:/m@champion")
+    with pytest.raises(MeddiffError, match="--model"):
+        run("generate", "--out", "new")
+
+
+def test_the_page_of_runs_is_a_command_on_loopback(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    started: list[list[str]] = []
+
+    class Server:
+        pid = 0
+
+        def __init__(self, words: list[str], **given: object) -> None:
+            started.append(words)
+            self.returncode = len(started) - 1
+
+        def __enter__(self) -> "Server":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(subprocess, "Popen", Server)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    assert "http://127.0.0.1:5055" in run("ui", "--port", "5055").stdout
+    assert started[0][started[0].index("--backend-store-uri") + 1] == f"sqlite:///{project}/.work/mlflow.db"
+    assert started[0][started[0].index("--host") + 1] == "127.0.0.1"
+    with pytest.raises(MeddiffError, match="port 5056"):
+        run("ui", "--port", "5056")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert run("ui").stdout == "the runs are at http://server:5000\n"
+    assert len(started) == 2
+
+
+def test_catalogue_release_and_tune_reach_their_modules(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MeddiffError, match="synthetic"):
+        run("catalog", "rebuild")
+    with pytest.raises(MeddiffError, match="catalog rebuild"):
+        run("catalog", "list", "--status", "accepted")
+    with pytest.raises(MeddiffError, match="no such sample"):
+        run("catalog", "show", "s1")
+    with pytest.raises(MeddiffError, match="s3://BUCKET"):
+        run("release", "publish", "v1", "bucket")
+    with pytest.raises(MeddiffError, match="s3://BUCKET"):
+        run("release", "fetch", "v1", "bucket", "--out", "x")
+    with pytest.raises(MeddiffError, match="s3://BUCKET"):
+        run("release", "list", "bucket")
+    from meddiff.experiments.run import TrialOutcome, TrialRow
+    from meddiff.experiments.tuning import search as tune
+
+    row = TrialRow(0, {"filter.corrosion_radius": 1.5}, 0.75, 0.01, 12.0, TrialOutcome((0.75,), 10, 5, 10, 3.0))
+    result = tune.TuneResult("s", (row, row), row, 0.75, "--- a\n", Path("best.diff"))
+    monkeypatch.setattr(tune, "tune", lambda layout, params, trials: result)
+    shown = run("tune", "--trials", "2").stdout
+    assert shown.count("filter.corrosion_radius 1.5") == 2
+    assert "--- a\napply it with: patch -p1 < best.diff" in shown
+
+
+def test_a_stage_that_fails_brings_back_what_dvc_removed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from meddiff import stages
+
+    restored: list[Any] = []
+    monkeypatch.setattr("meddiff.services.versioning.restore_outs", lambda root, stage: restored.append((root, stage)))
+    monkeypatch.setattr(tracking, "stage_run", lambda *given: pytest.fail("the settings come first"))
+    (project / "params.yaml").write_text("nothing: 1\n")
+    monkeypatch.setenv("DVC_STAGE", "prepare")
+    with pytest.raises(MeddiffError, match="nothing"):
+        stages.execute("prepare", project)
+    assert restored == [(project, "prepare")]
+    monkeypatch.delenv("DVC_STAGE")
+    with pytest.raises(MeddiffError):
+        stages.execute("prepare", project)
+    assert len(restored) == 1

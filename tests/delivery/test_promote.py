@@ -1,0 +1,203 @@
+"""The gate, and the registered model behind it, against a real SQLite MLflow; a model small enough for milliseconds."""
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from meddiff.delivery import promote as gate
+from meddiff.delivery.sampling import sample_registered
+from meddiff.errors import MeddiffError
+from meddiff.layout import Layout
+from meddiff.params import Params, PromoteParams
+from meddiff.services.tracking import Evidence, Registry, load_generator, stage_run
+from meddiff.services.tracking.models import log_generator
+from meddiff.services.tracking.server import connect
+
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # dvc's own, in pygtrie
+
+LOADER = '''
+import pathlib
+import pandas as pd
+
+class Echo:
+    def __init__(self, word):
+        self.word = word
+
+    def predict(self, rows, params=None):
+        scale = rows["guidance_scale"] if "guidance_scale" in rows else 1.5
+        masks = [mask if isinstance(mask, bytes) else b"own" for mask in rows.get("mask", [None] * len(rows))]
+        return pd.DataFrame({"id": [f"s{seed}" for seed in rows["seed"]], "seed": rows["seed"], "background": "b", "scale": scale,
+                             "image": self.word.encode(), "mask": masks})
+
+def _load_pyfunc(path):
+    return Echo(pathlib.Path(path, "word.txt").read_text())
+'''
+GOOD = {"gain_lower": 0.01, "acceptance": 0.5, "copies": 0.0, "memorised_p": 0.4}
+
+
+@pytest.fixture(scope="module")
+def loader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("loader")
+    (folder / "echo_loader.py").write_text(LOADER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        for name in ("MLFLOW_TRACKING_URI", "MEDDIFF_EXECUTION", "MEDDIFF_PARENT_RUN", "DVC_STAGE", "MEDDIFF_CATALOG_URL"):
+            patch.delenv(name, raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def empty(loader: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("promote") / "project"
+    root.mkdir()
+    (root / "params.yaml").write_text("{}\n")
+    connect(Layout(root), Params().tracking)
+    return root
+
+
+@pytest.fixture
+def layout(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """A fresh project; copying the database spares its making."""
+    root = shutil.copytree(empty, tmp_path / "project")
+    # An experiment of its own, whose artifacts lie in this project rather than in the one that was copied.
+    settings = connect(Layout(root), Params().tracking.model_copy(update={"experiment": "own"}))
+    monkeypatch.setattr("meddiff.services.tracking.models.connect", lambda layout, params: settings)
+    monkeypatch.setattr("meddiff.services.tracking.runs.connect", lambda layout, params: settings)
+    return Layout(root)
+
+
+def execution(layout: Layout, name: str, metrics: dict[str, float], monkeypatch: pytest.MonkeyPatch, model: str = "",
+              complete: bool = True) -> None:
+    """An execution that made a model, or says that it reused one, and evaluated it."""
+    monkeypatch.setenv("MEDDIFF_EXECUTION", name)
+    with stage_run(layout, Params(), "generate") as tracker:
+        if not model:
+            folder = layout.root / "bundle"
+            folder.mkdir(exist_ok=True)
+            (folder / "word.txt").write_text(name)
+            version = log_generator(tracker.own.server, tracker.own.id, folder, Params().promote.model, "echo_loader")
+            model = f"{Params().promote.model}/{version}"
+        tracker.whole.tags({"meddiff.model_version": model})
+    if complete:
+        with stage_run(layout, Params(), "evaluate") as tracker:
+            tracker.headline(metrics)
+
+
+@pytest.mark.parametrize(("metrics", "broken"), [
+    (GOOD, ""), ({**GOOD, "gain_lower": -0.001}, "gain_lower"),
+    ({**GOOD, "acceptance": 0.1}, "acceptance"), ({**GOOD, "copies": 0.2}, "copies"),
+    ({**GOOD, "gain_lower": math.nan}, "gain_lower"),
+    ({name: value for name, value in GOOD.items() if name != "copies"}, "copies"),
+    ({**GOOD, "memorised_p": 0.04}, "memorised_p"),
+    ({name: value for name, value in GOOD.items() if name != "memorised_p"}, "memorised_p"),
+])
+def test_each_rule_of_the_gate(metrics: dict[str, float], broken: str) -> None:
+    decision = gate.judge(Evidence("3", "run", "name", metrics), PromoteParams())
+    assert decision.passed == (not broken)
+    assert [reason.split()[1] for reason in decision.reasons if reason.startswith("FAILED")] == [broken] * bool(broken)
+
+
+def test_copies_that_passed_the_filter_are_told() -> None:
+    found = {**GOOD, "memorised": 0.12, "memorised_expected": 0.0476, "memorised_p": 0.0031}
+    decision = gate.judge(Evidence("3", "run", "name", found), PromoteParams())
+    assert not decision.passed
+    assert decision.reasons[3] == (
+        "FAILED: memorised_p is 0.0031, must be at least 0.05 (12.0% of the accepted lesions lie nearer to a training lesion "
+        "than every held-back real one, 4.8% is expected of real lesions)")
+
+
+def test_a_version_without_a_complete_execution_is_refused() -> None:
+    assert not gate.judge(Evidence("3"), PromoteParams(min_gain_lower=-1)).passed
+
+
+def test_promotion_refusal_and_rollback(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[Any] = []
+    monkeypatch.setattr(gate, "record_promotion", lambda *given: recorded.append(given[2:]))
+    registry = Registry(layout, Params())
+    with pytest.raises(MeddiffError, match="there are none"):
+        gate.promote(layout, Params())
+    execution(layout, "one", GOOD, monkeypatch)
+    assert gate.promote(layout, Params()).passed
+    assert registry.alias("champion") == "1"
+    with pytest.raises(MeddiffError, match="earlier champion"):
+        gate.rollback(layout, Params())
+
+    execution(layout, "two", {**GOOD, "gain_lower": -0.1}, monkeypatch)
+    refused = gate.promote(layout, Params())
+    assert (refused.passed, refused.version, registry.alias("champion")) == (False, "2", "1")
+    tags = registry.server.client.get_model_version(registry.name, "2").tags
+    assert tags["gate"] == "refused"
+    assert "FAILED: gain_lower is -0.1, must be at least 0" in tags["gate.reasons"].splitlines()
+
+    execution(layout, "three", GOOD, monkeypatch)
+    assert gate.promote(layout, Params()).passed
+    assert gate.promote(layout, Params()).passed  # a second time changes nothing
+    assert (registry.alias("champion"), registry.alias("previous")) == ("3", "1")
+    assert gate.rollback(layout, Params()).version == "1"
+    assert (registry.alias("champion"), registry.alias("previous")) == ("1", None)
+    with pytest.raises(MeddiffError, match="there are \\[1, 2, 3\\]"):
+        gate.promote(layout, Params(), "9")
+    assert [(given[1], given[2]) for given in recorded] == [("1", True), ("2", False), ("3", True), ("3", True), ("1", True)]
+
+
+def test_the_newest_complete_execution_with_the_version_counts(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline stopped after `generate` registers a version; the execution that finishes it reuses the version."""
+    execution(layout, "stopped", {}, monkeypatch, complete=False)
+    assert Registry(layout, Params()).evidence() == Evidence("1")
+    model = f"{Params().promote.model}/1"
+    execution(layout, "finished", {**GOOD, "copies": 0.5}, monkeypatch, model)
+    execution(layout, "later", GOOD, monkeypatch, model)
+    found = Registry(layout, Params()).evidence("1")
+    assert {name: found.metrics[name] for name in GOOD} == GOOD
+    assert found.run_name.startswith("demo")
+
+
+def test_the_model_answers_requests_and_holds_no_pickle(layout: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                                        capfd: pytest.CaptureFixture[str]) -> None:
+    execution(layout, "one", GOOD, monkeypatch)
+    assert capfd.readouterr() == ("", "")
+    assert not Path("mlruns").exists()
+    model = load_generator(layout, Params(), f"models:/{Params().promote.model}/1")
+    made = model.predict(pd.DataFrame({"seed": [3, 4], "guidance_scale": [1.0, 2.0], "mask": [None, b"given"]}))
+    assert list(made["id"]) == ["s3", "s4"]
+    assert list(made["mask"]) == [b"own", b"given"]
+    assert list(model.predict(pd.DataFrame({"seed": [5]}))["scale"]) == [1.5]
+    with pytest.raises(Exception, match="seed"):
+        model.predict(pd.DataFrame({"guidance_scale": [1.0]}))
+    (folder,) = (path.parent for path in layout.root.rglob("MLmodel"))
+    names = {path.name for path in folder.rglob("*")}
+    assert {"word.txt", "served.py", "requirements.txt"} <= names
+    assert not [name for name in names if name.endswith((".pkl", ".pt", ".bin", ".pyc"))]
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    code = f"import mlflow.pyfunc, sys; sys.path.insert(0, {str(Path(gate.__file__).parents[2])!r}); sys.path.pop(0); " \
+           f"mlflow.pyfunc.load_model({str(folder)!r}); import meddiff; print(meddiff.__file__)"
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PYTHONPATH": str(next(
+        Path(p) for p in sys.path if (Path(p) / "echo_loader.py").is_file()))}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(folder / "code/meddiff/__init__.py")
+
+
+def test_samples_of_a_model_go_into_a_new_folder(layout: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gate, "record_promotion", lambda *given: None)
+    execution(layout, "one", GOOD, monkeypatch)
+    gate.promote(layout, Params())
+    model, out = f"models:/{Params().promote.model}@champion", tmp_path / "a/out"
+    assert sample_registered(layout, Params(), model, range(10, 30), out, 2.0) == 20
+    assert (out / "images/s10.png").read_bytes() == b"one"
+    assert (out / "masks/s29.png").read_bytes() == b"own"
+    table = pd.read_csv(out / "samples.csv")
+    assert list(table.columns) == ["id", "seed", "background"]
+    assert list(table["seed"]) == list(range(10, 30))
+    with pytest.raises(MeddiffError, match="new or empty"):
+        sample_registered(layout, Params(), model, [1], out)
+    with pytest.raises(MeddiffError, match="must be registered"):
+        sample_registered(layout, Params(), "models:/other@champion", [1], tmp_path / "b")
+    assert not (tmp_path / "b").exists()

@@ -1,0 +1,192 @@
+"""The page tells the result as it is, holds everything itself, and its pictures draw."""
+
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from meddiff.cases import CLASS_COLOURS
+from meddiff.evaluation.bootstrap import Interval
+from meddiff.evaluation.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
+from meddiff.evaluation.page import caveats, render, verdict
+from meddiff.evaluation.summary import Found, Quality, Summary
+from meddiff.page import Picture
+
+VOID = {"meta", "img", "br"}
+
+
+def interval(mean: float, lower: float, upper: float, cases: int = 40, seeds: int = 3) -> Interval:
+    return Interval(mean, lower, upper, 0.95, cases, seeds)
+
+
+def summary(gain: Interval | None = None, missed: int = 0, copies: int = 0) -> Summary:
+    scores = {name: interval(0.61, 0.5, 0.7) for name in ("dice", "iou", "nsd")} | {"hd95": interval(7.25, 6, 8)}
+    excluded = {arm: {"dice": 0, "iou": 0, "hd95": missed, "nsd": 0} for arm in ("real", "synthetic")}
+    small = {arm: interval(0.4, 0.3, 0.5, 13) for arm in ("real", "synthetic")} | ({"gain": gain} if gain else {})
+    quality = Quality(160, 80, copies, 4, 1, {"copy": copies, "<odd>": 1})
+    return Summary({"real": scores, "synthetic": scores}, gain, {"small": small}, excluded, quality, 40, 80, 300, 100.0)
+
+
+def png(figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def pixels(figure) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(png(figure))).convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize(("found", "words"), [
+    (interval(0.021, 0.004, 0.038), r"raised the Dice: \+2.1 Dice points \(95% interval \+0.4 to \+3.8\)\.$"),
+    (interval(-0.021, -0.038, -0.004), r"lowered the Dice: −2.1"),
+    (interval(0.021, -0.004, 0.046), r"^No gain shown: \+2.1 .* includes zero"),
+    (interval(-0.021, -0.046, 0.004), r"^No gain shown: −2.1"),
+    (interval(float("nan"), float("nan"), float("nan"), 0), r"^No gain measured"),
+    (None, r"^No gain measured"),
+])
+def test_a_gain_is_claimed_only_with_the_whole_interval_above_zero(found, words):
+    assert re.search(words, verdict(found))
+    assert ("raised" in verdict(found)) == (found is not None and found.lower > 0)
+
+
+class Checker(HTMLParser):
+    """Follows open elements and collects what the page refers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.references, self.text = [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.references += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.mark.parametrize("gain", [interval(0.02, 0.01, 0.03), None, interval(float("nan"), float("nan"), float("nan"))])
+def test_the_page_is_whole_and_needs_no_network(gain):
+    pictures = [Picture(name, b"png", f"about {name} & more") for name in ("dice", "gain", "cases", "pairs", "loss")]
+    page = render(summary(gain, copies=3), pictures, "busi <b>", "2030-01-01", 2.0)
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    assert len(checker.references) == 5
+    assert all(reference.startswith("data:image/png;base64,") for reference in checker.references)
+    assert not re.search(r"https?://|url\(|@import|<script|<link", page)
+    assert "busi <b>" in checker.text
+    assert "<odd>" in checker.text
+    for words in (verdict(gain), "0.610", "7.2", "80 of 160", "copy of a real lesion", "40 annotated", "300 optimizer steps",
+                  "aren't anonymous"):
+        assert words in checker.text
+    assert "nan" not in checker.text
+
+
+def test_sections_without_pictures_are_left_out():
+    page = render(summary(), [], "demo", "now", 2.0)
+    assert "<img" not in page
+    assert "Synthetic pairs that were accepted" not in page
+
+
+def test_caveats_come_from_the_numbers():
+    weak = " ".join(caveats(summary(interval(0.02, 0.01, 0.03), missed=4, copies=3)))
+    for words in ("40 test cases", "3 training seeds", "3 of 160 samples", "4 in the synthetic arm"):
+        assert words in weak
+    strong = " ".join(caveats(summary(interval(0.02, 0.01, 0.03, cases=200, seeds=5))))
+    for words in ("test cases: differences", "training seeds: the luck", "near copies", "HD95"):
+        assert words not in strong
+    assert "3 training seeds" in " ".join(caveats(summary()))
+
+
+def test_a_report_without_a_synthetic_arm_does_not_speak_of_its_pairs():
+    whole = summary()
+    page = render(replace(whole, arms={"real": whole.arms["real"]}), [], "demo", "now", 2.0)
+    assert "40 annotated training images." in page
+    assert "also drew from" in render(whole, [], "demo", "now", 2.0)
+
+
+def test_outlines_show_the_truth_in_green_and_the_prediction_in_red(cases):
+    case = cases(1, 64)[0]
+    wrong = np.roll(case.mask > 0, 12, axis=1)
+    predictions = {"real": wrong, "synthetic": case.mask > 0}
+    drawn = pixels(case_sheet([Shown(case, predictions, {"real": 0.3, "synthetic": float("nan")})]))
+    red, green, blue = drawn[..., 0], drawn[..., 1], drawn[..., 2]
+    top, bottom = np.split(np.arange(len(drawn)), [len(drawn) // 2])
+    assert ((green - red > 80) & (green - blue > 40))[top].sum() > 50
+    reds = (red - green > 80) & (red - blue > 80)
+    assert reds[top].sum() > 50
+    assert reds[bottom].sum() > 50
+
+
+def test_empty_masks_and_single_pairs_draw(cases):
+    case = cases(1, 32, lesion=False)[0]
+    assert pixels(case_sheet([Shown(case, {"real": np.zeros((32, 32), bool)}, {"real": float("nan")})])).std() > 0
+    sheet = pixels(contact_sheet([Pair(case, case.image, case.mask)]))
+    assert sheet.std() > 0
+
+
+def test_plots_draw_with_undefined_and_single_values():
+    gain = interval(0.01, -0.02, 0.04)
+    drawn = pixels(gain_plot(np.array([0.1, -0.05, np.nan, 0.2]), gain))
+    blue, orange = np.array([11, 114, 133]), np.array([232, 89, 12])
+    assert (np.abs(drawn - blue).sum(2) < 10).sum() > 2 * (np.abs(drawn - orange).sum(2) < 10).sum() > 0
+    assert pixels(arms_plot({"real": np.array([0.5])}, {"real": interval(0.5, 0.4, 0.6)})).std() > 0
+    assert pixels(loss_plot(np.array([0.5]))).std() > 0
+    assert pixels(loss_plot(np.linspace(1, 0, 100))).std() > 0
+
+
+def test_classes_have_rows_and_a_key_to_their_colours():
+    gain = interval(0.02, 0.01, 0.03)
+    rows = {name: {"real": interval(0.4, 0.3, 0.5, 13), "synthetic": interval(0.42, 0.3, 0.5, 13), "gain": gain}
+            for name in ("benign", "mal-ignant")}
+    several = replace(summary(gain), by_class=rows, excluded={"real": {"dice": 5, "iou": 5, "hd95": 5, "nsd": 5}})
+    page = render(several, [Picture("cases", b"png", "c")], "demo", "now", 2.0)
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    for words in ("By class", "mal-ignant", "13 cases", "dashed", "5 times an arm rightly found none of a class"):
+        assert words in checker.text
+    assert f"rgb{CLASS_COLOURS[1]}" in page
+    assert "By class" not in render(summary(gain), [], "demo", "now", 2.0)
+
+
+def test_outlines_of_several_classes_have_their_colours(cases):
+    case = cases(1, 64)[0]
+    mask = np.zeros((64, 64), np.uint8)
+    mask[8:24, 8:24], mask[36:56, 30:56] = 1, 2
+    both = replace(case, mask=mask)
+
+    def near(figure, label: int) -> int:
+        return int((np.abs(pixels(figure) - np.array(CLASS_COLOURS[label - 1])).sum(2) < 40).sum())
+
+    sheets = [case_sheet([Shown(both, {"real": mask}, {"real": 1.0})], 2), contact_sheet([Pair(both, case.image, mask)], 2)]
+    for sheet in sheets:
+        assert near(sheet, 1) > 50
+        assert near(sheet, 2) > 50
+    without_prediction = case_sheet([Shown(both, {"real": mask * 0}, {"real": 0.0})], 2)
+    assert near(without_prediction, 1) < near(sheets[0], 1)
+    assert near(contact_sheet([Pair(both, case.image, mask)]), 1) < 10
+
+
+def test_detection_has_a_table_and_its_absence_is_a_caveat():
+    real = Found(interval(0.9, 0.8, 0.95, 15), 0.75, 0.4, 60)
+    blind = Found(interval(float("nan"), float("nan"), float("nan"), 0), float("nan"), float("nan"), 0)
+    both = replace(summary(), detection={"real": real, "synthetic": blind})
+    checker = Checker()
+    checker.feed(render(both, [], "demo", "now", 2.0))
+    assert checker.open == []
+    for words in ("Detection", "10%5% to 20%, 15 images", "75%of 60", "0.40", "IoU of at least 0.1"):
+        assert words in checker.text
+    assert "nan" not in checker.text
+    assert "healthy images" not in " ".join(caveats(both))
+    assert "healthy images" in " ".join(caveats(replace(summary(), detection={"real": blind})))
+    assert "Detection" not in render(summary(), [], "demo", "now", 2.0)

@@ -1,0 +1,92 @@
+"""Changes to params.yaml: only the value changes; comments, order and formats stay."""
+
+from difflib import ndiff
+from pathlib import Path
+
+import pytest
+import yaml
+
+from meddiff.errors import MeddiffError
+from meddiff.params.file import apply_profile, edit_params, parse_params
+
+PROFILES = sorted((Path(__file__).parents[2] / "params").glob("*.yaml"))
+TEXT = (Path(__file__).parents[2] / "params.yaml").read_text()
+
+
+def changed_lines(new: str) -> list[str]:
+    return [line for line in ndiff(TEXT.splitlines(), new.splitlines()) if line[0] in "+-"]
+
+
+def test_only_the_named_lines_change_and_comments_stay() -> None:
+    new = edit_params(TEXT, {"prepare": {"path": "/data/it's #1", "dataset": "busi"}, "segment": {"seeds": (4, 5)},
+                             "finetune": {"learning_rate": 1e-5, "prompt": "a: b"}}, "params.yaml")
+    read = yaml.safe_load(new)
+    assert read["prepare"]["path"] == "/data/it's #1"
+    assert read["segment"]["seeds"] == [4, 5]
+    assert read["finetune"]["learning_rate"] == 1e-5
+    assert read["finetune"]["prompt"] == "a: b"
+    assert len(changed_lines(new)) == 10
+    assert "# folder of the raw dataset" in next(line for line in new.splitlines() if line.startswith("  path:"))
+    assert edit_params(new, {"segment": {"seeds": [0, 1, 2]}}, "x").count("seeds: [0, 1, 2]") == 1
+
+
+def test_no_change_leaves_every_byte() -> None:
+    assert edit_params(TEXT, {}, "params.yaml") == TEXT
+    size = parse_params(yaml.safe_load(TEXT), "x").prepare.size
+    assert edit_params(TEXT, {"prepare": {"size": size}}, "params.yaml") == TEXT
+    everything = parse_params(yaml.safe_load(TEXT), "x").model_dump()
+    assert edit_params(TEXT, everything, "params.yaml") == TEXT
+    assert edit_params("finetune:\n  steps: 3\n", {"finetune": {"steps": 3, "seed": 0}}, "x") == "finetune:\n  steps: 3\n"
+
+
+def test_missing_names_and_sections_and_block_lists() -> None:
+    text = "prepare:\n  size: 32  # side\n\nsegment:\n  seeds:\n    - 1\n    - 2\n  steps: 3\n"
+    new = edit_params(text, {"prepare": {"seed": 7}, "segment": {"seeds": [9]}, "tune": {"trials": 2}}, "x")
+    read = yaml.safe_load(new)
+    assert read == {"prepare": {"size": 32, "seed": 7}, "segment": {"seeds": [9], "steps": 3}, "tune": {"trials": 2}}
+    assert "# side" in new
+
+
+def test_a_bad_name_or_value_is_refused() -> None:
+    with pytest.raises(MeddiffError, match=r"prepare\.sizes"):
+        edit_params(TEXT, {"prepare": {"sizes": 3}}, "params.yaml")
+    with pytest.raises(MeddiffError, match=r"filter\.agreement"):
+        edit_params(TEXT, {"filter": {"agreement": 3.0}}, "params.yaml")
+    with pytest.raises(MeddiffError, match=r"other\.yaml"):
+        edit_params("prepare: {size: 32}\n", {"prepare": {"seed": 1}}, "other.yaml")
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
+def test_a_profile_holds_known_settings_and_takes_effect(profile: Path, tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text(TEXT)
+    told = apply_profile(params, [tmp_path / "absent.yaml", profile])
+    wanted, found = yaml.safe_load(profile.read_text()), parse_params(yaml.safe_load(params.read_text()), params)
+    for section, settings in wanted.items():
+        for name, value in settings.items():
+            assert getattr(getattr(found, section), name) == value
+            assert any(line.startswith(f"{section}.{name}: ") for line in told)
+    assert sum(line.startswith("- ") for line in changed_lines(params.read_text())) <= len(told)
+    assert params.read_text().count("#") == TEXT.count("#")
+
+
+def test_the_papers_profile_is_the_papers() -> None:
+    found = parse_params(yaml.safe_load(next(path for path in PROFILES if path.stem == "paper").read_text()), "paper")
+    assert found.prepare.size == 512
+    assert found.foundation.source == "stable-diffusion-v1-5/stable-diffusion-inpainting"
+    tune = found.finetune
+    assert (tune.mode, tune.batch_size, tune.accumulation, tune.learning_rate, tune.steps) == ("full", 1, 2, 3e-6, 500)
+    assert (tune.weight_decay, tune.gradient_clip, tune.ema_decay, tune.prompt_dropout) == (1e-2, 1.0, 0.0, 0.0)
+    assert (found.generate.steps, found.generate.guidance_scale) == (50, 7.5)
+
+
+def test_a_profile_that_is_missing_or_wrong_changes_nothing(tmp_path: Path) -> None:
+    params, wrong = tmp_path / "params.yaml", tmp_path / "profiles/wrong.yaml"
+    params.write_text(TEXT)
+    wrong.parent.mkdir()
+    wrong.write_text("finetune: {stepps: 3}")
+    with pytest.raises(MeddiffError, match=r"wrong\.yaml.*finetune\.stepps"):
+        apply_profile(params, [wrong])
+    with pytest.raises(MeddiffError, match="Choose one of: wrong"):
+        apply_profile(params, [wrong.with_stem("right")])
+    assert params.read_text() == TEXT

@@ -1,0 +1,315 @@
+"""Against a real SQLite MLflow and a real `dvc repro` in temporary projects: which runs there are, and what they hold."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from mlflow.entities import Dataset, DatasetInput, InputTag
+
+from meddiff.errors import MeddiffError
+from meddiff.layout import Layout
+from meddiff.params import Params
+from meddiff.params.file import load_params
+from meddiff.services import versioning
+from meddiff.services.tracking import execution_run, stage_run, tracking_uri, ui_command
+from meddiff.services.tracking.runs import Run
+from meddiff.services.tracking.server import connect
+
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # dvc's own, in pygtrie
+
+# The command line of meddiff with tiny stages in the place of the real ones.
+COMMAND = '''
+import sys, types
+import pandas as pd
+
+def run(layout, params, tracker):
+    settings = getattr(params, stage)
+    if settings.seed == 13:
+        from meddiff.errors import MeddiffError
+        raise MeddiffError("data/test", "it must be there", "Make it")
+    out = {"prepare": layout.split.parent / "train", "filter": layout.filtered, "evaluate": layout.report}[stage]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "a.txt").write_text(f"{stage} {settings.seed}")
+    tracker.metrics({"loss": 1.0}, 0)
+    tracker.metrics({"loss": 0.5}, 1)
+    tracker.file(out / "a.txt", "tables")
+    if stage == "prepare":
+        tracker.dataset(pd.DataFrame({"id": ["a", "b"], "labelled": [1, 0]}), "train", "training")
+    if stage == "filter":
+        tracker.headline({"acceptance": 0.25})
+    if stage == "evaluate":
+        tracker.headline({"gain_lower": 0.5})
+        tracker.headline_file(out / "a.txt")
+
+stage = sys.argv[1]
+module = types.ModuleType(stage)
+module.run = run
+sys.modules[f"meddiff.stages.{stage}"] = module
+from meddiff.__main__ import main
+main()
+'''
+PIPELINE = {"stages": {
+    "prepare": {"cmd": "python command.py prepare", "params": ["prepare"], "outs": ["data/train"]},
+    "filter": {"cmd": "python command.py filter", "deps": ["data/train"], "params": ["filter"], "outs": ["filtered"]},
+    "evaluate": {"cmd": "python command.py evaluate", "deps": ["filtered"], "params": ["evaluate"],
+                 "outs": ["reports/evaluation"]},
+}}
+SETTINGS = "prepare:\n  seed: 1\nfilter:\n  seed: 1\nevaluate:\n  seed: 1\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_environment() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MEDDIFF_EXECUTION", "MEDDIFF_PARENT_RUN", "MEDDIFF_GIT_COMMIT", "DVC_STAGE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        yield
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project folder whose MLflow database is made, for copies: the making takes seconds."""
+    root = tmp_path_factory.mktemp("tracking") / "project"
+    root.mkdir()
+    (root / "params.yaml").write_text(SETTINGS)
+    connect(Layout(root), Params().tracking)
+    return root
+
+
+def runs(root: Path, query: str = "") -> list[Any]:
+    server = connect(Layout(root), Params().tracking)
+    return list(server.client.search_runs([server.experiment], query, order_by=["attributes.start_time ASC"]))
+
+
+def tops(root: Path) -> list[Any]:
+    return [run for run in runs(root) if "mlflow.parentRunId" not in run.data.tags]
+
+
+def below(root: Path, top: Any) -> dict[str, Any]:
+    return {run.data.tags["meddiff.stage"]: run for run in runs(root, f"tags.`mlflow.parentRunId` = '{top.info.run_id}'")}
+
+
+def repro(root: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dvc", "repro", *words]
+    return subprocess.run(command, cwd=root, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline that ran once by a bare `dvc repro`."""
+    root = tmp_path_factory.mktemp("tracked") / "project"
+    root.mkdir()
+    (root / "params.yaml").write_text(SETTINGS)
+    (root / "command.py").write_text(COMMAND)
+    (root / "dvc.yaml").write_text(yaml.safe_dump(PIPELINE, sort_keys=False))
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=root, check=True)
+    done = repro(root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "alembic" not in done.stderr
+    assert "Warning" not in done.stderr
+    return root
+
+
+def test_one_run_for_the_execution_and_one_below_for_each_stage(project: Path) -> None:
+    (top,) = tops(project)[:1]
+    stages = below(project, top)
+    assert set(stages) == {"prepare", "filter", "evaluate"}
+    assert {run.info.status for run in (top, *stages.values())} == {"FINISHED"}
+    assert top.info.run_name.startswith("demo 40 labelled 20")
+    assert top.data.tags["meddiff.complete"] == "true"
+    assert "3 stages" not in top.data.tags["mlflow.note.content"]
+    assert "[finished]" in top.data.tags["mlflow.note.content"]
+    assert len(runs(project, f"tags.`meddiff.execution` = '{top.data.tags['meddiff.execution']}'")) == 1
+
+
+def test_the_execution_holds_parameters_numbers_files_and_data(project: Path) -> None:
+    top = tops(project)[0]
+    expected = {f"{section}.{name}" for section, values in Params().model_dump().items() for name in values}
+    assert set(top.data.params) == expected
+    assert len(expected) > 90
+    assert top.data.params["prepare.seed"] == "1"
+    assert top.data.params["foundation.channels"] == "[64, 128]"
+    assert top.data.metrics["acceptance"] == 0.25
+    assert top.data.metrics["gain_lower"] == 0.5
+    assert "seconds.filter" in top.data.metrics
+    assert [each.dataset.name for each in top.inputs.dataset_inputs] == ["train"]
+    client = connect(Layout(project), Params().tracking).client
+    assert {each.path for each in client.list_artifacts(top.info.run_id)} == {"params.yaml", "dvc.lock", "a.txt"}
+    kept, written = Path(client.download_artifacts(top.info.run_id, "dvc.lock")), project / "dvc.lock"
+    assert yaml.safe_load(kept.read_text()) == yaml.safe_load(written.read_text())
+
+
+def test_hashes_in_the_tags_are_those_of_the_lock_file(project: Path) -> None:
+    top = tops(project)[0]
+    stages = below(project, top)
+    locked = versioning.locked(project)
+    assert set(locked) == set(stages)
+    for stage, outs in locked.items():
+        for path, md5 in outs.items():
+            assert stages[stage].data.tags[f"meddiff.out.{path}"] == md5 == top.data.tags[f"meddiff.out.{path}"]
+
+
+def test_a_stage_keeps_its_own_numbers_files_and_cost(project: Path) -> None:
+    run = below(project, tops(project)[0])["prepare"]
+    client = connect(Layout(project), Params().tracking).client
+    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss")] == [(0, 1.0), (1, 0.5)]
+    assert 50 < run.data.metrics["peak_memory_mb"] < 10_000
+    assert 0 < run.data.metrics["seconds.prepare"] < 60
+    assert [each.path for each in client.list_artifacts(run.info.run_id, "tables")] == ["tables/a.txt"]
+    assert "loss" not in tops(project)[0].data.metrics
+
+
+@pytest.fixture(scope="module")
+def changed(project: Path) -> Path:
+    """The same project after only `evaluate` had to run again, and failed, and ran."""
+    for seed, code in ((13, 255), (2, 0)):
+        (project / "params.yaml").write_text(SETTINGS.replace("evaluate:\n  seed: 1", f"evaluate:\n  seed: {seed}"))
+        done = repro(project, MEDDIFF_EXECUTION=f"flow-{seed}", MEDDIFF_GIT_COMMIT="abc-dirty")
+        assert done.returncode == code, done.stdout + done.stderr
+        if code:
+            assert "meddiff: data/test: it must be there. Make it." in done.stderr.splitlines()
+            # DVC removed it, the failing stage brought it back.
+            assert (project / "reports/evaluation/a.txt").read_text() == "evaluate 1"
+    return project
+
+
+def test_skipped_stages_are_linked_and_their_numbers_repeated(changed: Path) -> None:
+    first, _, last = tops(changed)
+    makers, stages = below(changed, first), below(changed, last)
+    assert set(stages) == {"evaluate"}
+    for name in ("prepare", "filter"):
+        assert last.data.tags[f"skipped.{name}"] == makers[name].info.run_id
+    assert last.data.metrics["acceptance"] == 0.25
+    assert last.data.metrics["gain_lower"] == 0.5
+    assert [each.dataset.name for each in last.inputs.dataset_inputs] == ["train"]
+    assert f"runs/{makers['filter'].info.run_id}" in last.data.tags["mlflow.note.content"]
+    names = ("meddiff.execution", "mlflow.source.git.commit", "meddiff.git.dirty")
+    assert [last.data.tags[name] for name in names] == ["flow-2", "abc", "true"]
+
+
+def test_a_failure_is_recorded(changed: Path) -> None:
+    failed = tops(changed)[1]
+    assert failed.info.status == "FAILED" == below(changed, failed)["evaluate"].info.status
+    assert failed.data.tags["meddiff.error"] == "evaluate: MeddiffError: data/test: it must be there. Make it."
+    assert "meddiff.complete" not in failed.data.tags
+
+
+def test_one_execution_is_one_run_and_a_retry_heals_it(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = shutil.copytree(empty, tmp_path / "p")
+    monkeypatch.setenv("MEDDIFF_EXECUTION", "flow-1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(Layout(empty), Params().tracking))
+    layout, params = Layout(root), load_params(root / "params.yaml")
+    with pytest.raises(ValueError, match="once"), stage_run(layout, params, "prepare"):
+        raise ValueError("once")
+    mine = [run for run in tops(empty) if run.data.tags["meddiff.execution"] == "flow-1"]
+    assert [run.info.status for run in mine] == ["FAILED"]
+    assert "meddiff.error" in mine[0].data.tags
+    with stage_run(layout, params, "prepare"):
+        assert execution_run(layout, params).id == mine[0].info.run_id
+        (running,) = (run for run in tops(empty) if run.data.tags["meddiff.execution"] == "flow-1")
+        assert running.info.status == "RUNNING"
+    with pytest.raises(KeyboardInterrupt), stage_run(layout, params, "filter"):
+        raise KeyboardInterrupt
+    (healed,) = (run for run in tops(empty) if run.data.tags["meddiff.execution"] == "flow-1")
+    assert healed.info.status == "KILLED"
+    assert set(below(empty, healed)) == {"prepare", "filter"}
+    assert not (root / ".work/mlartifacts").exists()
+    assert not (Path.cwd() / "mlruns").exists()
+
+
+def test_a_trial_stands_below_its_study(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout, params = Layout(empty), load_params(empty / "params.yaml")
+    study = execution_run(layout, params, "study")
+    given = execution_run(layout, params, "trial-0", study.id)
+    monkeypatch.setenv("MEDDIFF_PARENT_RUN", study.id)
+    trial = execution_run(layout, params, "trial-1")
+    trial.metrics({"validation_dice": 0.5})
+    trial.status("FINISHED")
+    other, kept = runs(empty, f"tags.`mlflow.parentRunId` = '{study.id}'")
+    assert other.info.run_id == given.id
+    assert kept.info.run_id == trial.id
+    assert kept.data.metrics == {"validation_dice": 0.5}
+    assert kept.data.params["prepare.seed"] == "1"
+    assert execution_run(layout, params, "trial-1").id == trial.id
+
+
+def test_many_numbers_arrive_whole(empty: Path) -> None:
+    run = execution_run(Layout(empty), Params(), "many")
+    for step in range(1203):
+        run.metrics({"loss": step / 2}, step)
+    run.metrics({"nan": float("nan")})
+    run.status("FINISHED")
+    history = run.server.client.get_metric_history(run.id, "loss")
+    assert [m.value for m in sorted(history, key=lambda m: m.step)] == [step / 2 for step in range(1203)]
+
+
+def test_datasets_with_odd_columns(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDDIFF_EXECUTION", "datasets")
+    with stage_run(Layout(empty), Params(), "filter") as tracker:
+        frame = pd.DataFrame({"id": ["a"], "reason": [None], "score": [float("nan")], "labelled": [True]})
+        tracker.dataset(frame, "decisions", "filtering")
+        tracker.dataset(frame, "decisions", "filtering")
+    assert len(tracker.whole.server.client.get_run(tracker.whole.id).inputs.dataset_inputs) == 1
+
+
+def test_runs_note_the_same_dataset_at_the_same_moment(empty: Path) -> None:
+    runs = [execution_run(Layout(empty), Params(), f"together {number}") for number in range(4)]
+    together = Barrier(len(runs), timeout=60)
+
+    def note(run: Run) -> int:
+        for number in range(20):
+            dataset = Dataset("train", str(number), "local", "{}")
+            together.wait()
+            run.datasets([DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        return len(run.server.client.get_run(run.id).inputs.dataset_inputs)
+
+    with ThreadPoolExecutor(len(runs)) as threads:
+        assert list(threads.map(note, runs)) == [20] * len(runs)
+
+
+def test_work_trees_and_experiments_record_with_their_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for inside in (".", ".work/trees/a", ".dvc/tmp/exps/tmpx"):
+        (tmp_path / inside).mkdir(parents=True, exist_ok=True)
+        assert tracking_uri(Layout(tmp_path / inside), Params().tracking) == f"sqlite:///{tmp_path}/.work/mlflow.db"
+    settings = Params().tracking.model_copy(update={"uri": "http://here"})
+    assert tracking_uri(Layout(tmp_path), settings) == "http://here"
+    assert ui_command(Layout(tmp_path), settings, 1) == []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there")
+    assert tracking_uri(Layout(tmp_path), settings) == "http://there"
+
+
+def test_an_unreachable_server_is_told_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    begun = time.monotonic()
+    told = pytest.raises(MeddiffError, match=r"http://127\.0\.0\.1:9.*MLFLOW_TRACKING_URI")
+    with told, stage_run(Layout(tmp_path), Params(), "prepare"):
+        pytest.fail("the stage must not begin")
+    assert time.monotonic() - begun < 10
+    assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_start_together_make_one_database(tmp_path: Path) -> None:
+    code = ("from pathlib import Path; from meddiff.layout import Layout; from meddiff.params import Params; "
+            "from meddiff.services.tracking.server import connect; connect(Layout(Path.cwd()), Params().tracking)")
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    together = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env) for _ in range(3)]
+    assert [process.wait(120) for process in together] == [0, 0, 0]
+
+
+def test_a_deleted_experiment_is_told(empty: Path, tmp_path: Path) -> None:
+    settings = Params().tracking.model_copy(update={"experiment": "gone"})
+    server = connect(Layout(empty), settings)
+    server.client.delete_experiment(server.experiment)
+    with pytest.raises(MeddiffError, match="deleted"):
+        connect(Layout(empty), settings)

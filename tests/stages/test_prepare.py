@@ -1,0 +1,356 @@
+"""Stage `prepare`: what it writes, that a bad dataset leaves earlier outputs alone, and the real datasets."""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy.ndimage import label
+
+from meddiff.cases import Frame, read_cases, read_image, sha256
+from meddiff.datasets.demo import make_phantoms
+from meddiff.datasets.splits import near_duplicates, thumbnail
+from meddiff.errors import MeddiffError
+from meddiff.layout import Layout
+from meddiff.params import Params
+from meddiff.services.tracking import Unrecorded
+from meddiff.stages.prepare import run
+from tests.conftest import SHARED_DATA
+
+PARTS = ("train", "val", "test")
+
+
+class Seen(Unrecorded):
+    """Keeps what the stage tells."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, float] = {}
+        self.tables: dict[str, pd.DataFrame] = {}
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        self.counts |= values
+
+    def dataset(self, frame: pd.DataFrame, name: str, context: str) -> None:
+        self.tables[name] = frame
+
+
+def prepare(root: Path, **settings: Any) -> Seen:
+    seen = Seen()
+    small = {"size": 32, "n_labelled": 8, "demo_cases": 24, "demo_normal": 8}
+    run(Layout(root), Params.model_validate({"prepare": small | settings, "compute": {"threads": 2}}), seen)
+    return seen
+
+
+def rows(root: Path, part: str) -> list[dict[str, str]]:
+    folder = Layout(root).normal if part == "normal" else Layout(root).cases(part)
+    with (folder / ("backgrounds.csv" if part == "normal" else "cases.csv")).open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def files(root: Path) -> dict[str, str]:
+    return {str(path.relative_to(root)): sha256(path) for path in sorted((root / "data").rglob("*")) if path.is_file()}
+
+
+def raw_folder(root: Path, n: int = 24, normal: int = 0, size: int = 48) -> Path:
+    """A dataset of layout `folder`, from phantoms."""
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for case in make_phantoms(n, True, size, "mixed", 5):
+        assert case.mask is not None
+        Image.fromarray(case.image).save(root / f"images/{case.id}.png")
+        Image.fromarray(case.mask * 255).save(root / f"masks/{case.id}.png")
+    for case in make_phantoms(normal, False, size, "mixed", 5):
+        (root / "normal").mkdir(exist_ok=True)
+        Image.fromarray(case.image).save(root / f"normal/{case.id}.png")
+    return root
+
+
+def test_demo_gives_every_promised_file(tmp_path: Path) -> None:
+    seen = prepare(tmp_path)
+    layout = Layout(tmp_path)
+    split = json.loads(layout.split.read_text())
+    for part in PARTS:
+        table = rows(tmp_path, part)
+        assert [row["id"] for row in table] == split[part]
+        for row in table:
+            image, mask = layout.cases(part) / f"images/{row['id']}.png", layout.cases(part) / f"masks/{row['id']}.png"
+            assert row["image_sha256"] == sha256(image)
+            assert mask.is_file() == (row["labelled"] == "1")
+            assert row["mask_sha256"] == (sha256(mask) if mask.is_file() else "")
+        assert seen.counts[part] == len(table) == len(seen.tables[part])
+    assert sum(row["labelled"] == "1" for row in rows(tmp_path, "train")) == 8 == len(read_cases(layout.cases("train")))
+    assert all(row["labelled"] == "1" for part in ("val", "test") for row in rows(tmp_path, part))
+    normal = rows(tmp_path, "normal")
+    assert len(normal) == 8
+    assert {row["source"] for row in normal} == {"normal"}
+    assert all(row["sha256"] == sha256(layout.normal / f"images/{row['id']}.png") for row in normal)
+    assert not list(layout.work.iterdir())
+
+
+def test_no_group_and_no_near_duplicate_crosses(tmp_path: Path) -> None:
+    prepare(tmp_path, demo_cases=60)
+    groups = {part: {row["group"] for row in rows(tmp_path, part)} for part in PARTS}
+    assert not groups["train"] & groups["val"]
+    assert not (groups["train"] | groups["val"]) & groups["test"]
+    ids = [(part, path) for part in PARTS for path in sorted((tmp_path / "data" / part / "images").iterdir())]
+    pairs = near_duplicates(np.stack([thumbnail(read_image(path)) for _, path in ids]), 4)
+    assert all(ids[i][0] == ids[j][0] for i, j in pairs)
+
+
+def test_same_settings_same_bytes(tmp_path: Path) -> None:
+    prepare(tmp_path / "a")
+    prepare(tmp_path / "b")
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_default_demo_is_as_large_as_promised(tmp_path: Path) -> None:
+    seen = Seen()
+    run(Layout(tmp_path), Params(), seen)
+    assert seen.counts["labelled"] >= 40
+    assert seen.counts["backgrounds_normal"] >= 40
+    assert seen.counts["test"] >= 40 + seen.counts["test_lesion_free"]
+    assert seen.counts["test_lesion_free"] >= 12
+
+
+def test_too_many_labelled_takes_all_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = prepare(tmp_path, n_labelled=500)
+    assert seen.counts["labelled"] == seen.counts["train"]
+    assert "`prepare.n_labelled` is 500" in capsys.readouterr().err
+
+
+def test_without_lesion_free_images_the_table_is_empty(tmp_path: Path) -> None:
+    raw_folder(tmp_path / "raw")
+    seen = prepare(tmp_path, dataset="folder", path="raw")
+    assert rows(tmp_path, "normal") == []
+    assert seen.counts["backgrounds_normal"] == 0
+
+
+def test_duplicates_of_the_given_test_are_dropped_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = raw_folder(tmp_path / "raw", normal=10)
+    ids = sorted(path.stem for path in (raw / "images").iterdir())
+    split = {"train": ids[:12], "val": ids[12:18], "test": ids[18:]}
+    (raw / "split.json").write_text(json.dumps(split))
+    copied = np.clip(read_image(raw / f"images/{ids[20]}.png").astype(int) + 9, 0, 255).astype(np.uint8)
+    Image.fromarray(copied).save(raw / f"images/{ids[3]}.png")
+    Image.fromarray(copied).save(raw / "normal/copy.png")
+    seen = prepare(tmp_path, dataset="folder", path="raw")
+    assert seen.counts["left_out_duplicates"] == seen.counts["left_out_lesion_free"] == 1
+    made = json.loads(Layout(tmp_path).split.read_text())
+    lesion_free = {path.stem for path in (raw / "normal").iterdir()}
+    assert {part: [id for id in made[part] if id not in lesion_free] for part in PARTS} == split | {
+        "train": [id for id in split["train"] if id != ids[3]]}
+    assert "copy" not in made["test"]
+    assert "1 cases left out: near-duplicates" in capsys.readouterr().err
+    assert "copy" not in {row["id"] for row in rows(tmp_path, "normal")}
+
+
+def test_empty_masks_are_backgrounds_and_specks_are_left_out(tmp_path: Path) -> None:
+    raw = raw_folder(tmp_path / "raw", normal=10)
+    empty, speck = sorted(path.stem for path in (raw / "masks").iterdir())[:2]
+    Image.fromarray(np.zeros((48, 48), np.uint8)).save(raw / f"masks/{empty}.png")
+    pixel = np.zeros((48, 48), np.uint8)
+    pixel[4, 4] = 255   # between the pixels that nearest interpolation takes
+    Image.fromarray(pixel).save(raw / f"masks/{speck}.png")
+    (raw / "groups.json").write_text(json.dumps({path.stem: path.stem for path in (raw / "images").iterdir()}))
+    seen = prepare(tmp_path, dataset="folder", path="raw")
+    assert (seen.counts["empty_masks"], seen.counts["left_out_vanished"]) == (1, 1)
+    everywhere = {row["id"] for part in PARTS for row in rows(tmp_path, part)}
+    assert not {empty, speck} & everywhere
+    assert empty in {row["id"] for row in rows(tmp_path, "normal")}
+
+
+def test_images_without_annotation_are_training_cases_that_no_mask_belongs_to(tmp_path: Path,
+                                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    raw = raw_folder(tmp_path / "raw", normal=10)
+    prepare(tmp_path, dataset="folder", path="raw", n_labelled=100)
+    before = {part: [row["id"] for row in rows(tmp_path, part)] for part in (*PARTS, "normal")}
+    (raw / "unlabelled").mkdir()
+    for case in make_phantoms(5, True, 48, "ultrasound", 7):
+        Image.fromarray(case.image).save(raw / f"unlabelled/new_{case.id}.png")
+    for part in ("val", "test"):
+        image = read_image(raw / f"images/{before[part][0]}.png").astype(int)
+        Image.fromarray(np.clip(image + 9, 0, 255).astype(np.uint8)).save(raw / f"unlabelled/copy_{part}.png")
+    seen = prepare(tmp_path, dataset="folder", path="raw", n_labelled=100)
+    table = rows(tmp_path, "train")
+    new = [row["id"] for row in table if row["id"] not in before["train"]]
+    assert len(new) == 5
+    assert all(id.startswith("new_") for id in new)
+    assert {part: [row["id"] for row in rows(tmp_path, part)] for part in ("val", "test", "normal")} | {
+        "train": [row["id"] for row in table if row["id"] not in new]} == before
+    assert all(row["labelled"] == str(int(row["id"] not in new)) for row in table)
+    assert not {path.stem for path in (Layout(tmp_path).cases("train") / "masks").iterdir()} & set(new)
+    counts = ("unannotated", "left_out_unannotated", "empty_masks", "labelled")
+    assert [seen.counts[name] for name in counts] == [5, 2, 0, len(before["train"])]
+    told = capsys.readouterr().err
+    assert "5 of the training cases have no annotation at all" in told
+    assert f"there are {len(before['train'])} annotated training cases" in told
+
+
+def test_ddti_images_without_annotation_are_no_cases_to_learn_masks_from(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    square = json.dumps([{"points": [{"x": x, "y": y} for x, y in ((8, 8), (20, 8), (20, 20), (8, 20))]}])
+    for i, case in enumerate(make_phantoms(14, True, 48, "ultrasound", 0)):
+        Image.fromarray(case.image).save(tmp_path / f"raw/{i}_1.jpg", quality=95)
+        svg = square if i < 12 else ""
+        (tmp_path / f"raw/{i}.xml").write_text(f"<case><mark><image>1</image><svg>{svg}</svg></mark></case>")
+    seen = prepare(tmp_path, dataset="ddti", path="raw", n_labelled=20)
+    assert (seen.counts["unannotated"], seen.counts["left_out_unannotated"]) == (2, 0)
+    assert sum(seen.counts[part] for part in PARTS) == 14
+    assert [row["id"] for row in rows(tmp_path, "train") if row["labelled"] == "0" and row["mask_sha256"] == ""] == [
+        "ddti_12_1", "ddti_13_1"]
+
+
+def spoil_gray(raw: Path, name: str) -> None:
+    Image.fromarray(np.arange(48 * 48, dtype=np.uint8).reshape(48, 48)).save(raw / f"masks/{name}.png")
+
+
+def spoil_size(raw: Path, name: str) -> None:
+    Image.fromarray(np.zeros((40, 48), np.uint8)).save(raw / f"masks/{name}.png")
+
+
+def spoil_corrupt(raw: Path, name: str) -> None:
+    picture = Image.open(raw / f"images/{name}.png")
+    picture.save(raw / f"images/{name}.jpg")
+    (raw / f"images/{name}.png").unlink()
+    (raw / f"images/{name}.jpg").write_bytes((raw / f"images/{name}.jpg").read_bytes()[:300])
+
+
+def spoil_all_empty(raw: Path, name: str) -> None:
+    for path in (raw / "masks").iterdir():
+        Image.fromarray(np.zeros((48, 48), np.uint8)).save(path)
+
+
+def spoil_pairing(raw: Path, name: str) -> None:
+    (raw / f"images/{name}.png").unlink()
+
+
+def spoil_groups(raw: Path, name: str) -> None:
+    ids = sorted(path.stem for path in (raw / "images").iterdir())
+    (raw / "groups.json").write_text(json.dumps(dict.fromkeys(ids, "one")))
+    (raw / "split.json").write_text(json.dumps({"train": ids[2:], "val": ids[:1], "test": ids[1:2]}))
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (spoil_gray, r"masks/{}\.png: a mask holds only"), (spoil_size, r"masks/{}\.png: a mask has its image's size"),
+    (spoil_corrupt, r"images/{}\.jpg: an image must be there and decode"), (spoil_all_empty, "one mask at least"),
+    (spoil_pairing, r"masks/{}\.png: a mask must have its image"), (spoil_groups, r"split\.json: a group must not be parted"),
+])
+def test_a_bad_dataset_is_named_and_leaves_earlier_outputs(spoil: Any, message: str, tmp_path: Path) -> None:
+    prepare(tmp_path)
+    before = files(tmp_path)
+    raw = raw_folder(tmp_path / "raw")
+    name = sorted(path.stem for path in (raw / "images").iterdir())[-1]     # the last one: all others were fine
+    spoil(raw, name)
+    with pytest.raises(MeddiffError, match=message.format(name)):
+        prepare(tmp_path, dataset="folder", path="raw")
+    assert files(tmp_path) == before
+    assert not list(Layout(tmp_path).work.iterdir())
+
+
+def test_path_is_relative_to_the_project(tmp_path: Path) -> None:
+    with pytest.raises(MeddiffError, match=r"nowhere: the folder"):
+        prepare(tmp_path, dataset="busi", path="nowhere")
+
+
+def wide_folder(root: Path, n: int = 20, deep: bool = False) -> Path:
+    """Gray images of 200 × 120 pixels with up to two lesions of two classes, in one channel of 8 or 16 bits."""
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for case in make_phantoms(n, True, 200, "ultrasound", 7, 2, 2):
+        assert case.mask is not None
+        gray = case.image[40:160, :, 0]
+        Image.fromarray(gray.astype(np.uint16) * 16 + 100 if deep else gray).save(root / f"images/{case.id}.png")
+        Image.fromarray(case.mask[40:160]).save(root / f"masks/{case.id}.png")
+    return root
+
+
+CLASSES = ["benign", "malignant"]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_wide_gray_images_with_lesions_of_two_classes(tmp_path: Path, deep: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    wide_folder(tmp_path / "raw", deep=deep)
+    seen = prepare(tmp_path, dataset="folder", path="raw", classes=CLASSES, size=64)
+    for part in PARTS:
+        cases = read_cases(Layout(tmp_path).cases(part))
+        for case in cases:
+            assert case.frame == Frame(13, 0, 38, 64)               # 64 · 120 / 200 rows
+            bars = ~case.frame.mask(64)
+            assert case.mask is not None
+            assert not case.image[bars].any()
+            assert not case.mask[bars].any()
+            assert (case.image == case.image[:, :, :1]).all()
+            assert case.image.max() > 150
+            with Image.open(Layout(tmp_path).cases(part) / f"masks/{case.id}.png") as written:
+                assert written.mode == "P"
+        found = [set(np.unique(case.mask).tolist()) for case in cases]
+        assert {1, 2} <= set().union(*found)
+    assert {row["mode"] for row in rows(tmp_path, "train")} == {"I;16" if deep else "L"}
+    told = capsys.readouterr().err
+    assert "20 images have one channel" in told
+    assert ("20 images have more than 8 bits" in told) == deep
+    assert sum(seen.counts[f"{part}_{name}"] for part in PARTS for name in CLASSES) == 20
+    assert f"malignant: {seen.counts['train_malignant']} train, {seen.counts['labelled_malignant']} labelled" in told
+
+
+def test_the_demo_has_two_classes_and_several_lesions(tmp_path: Path) -> None:
+    seen = prepare(tmp_path, classes=CLASSES, demo_lesions=3, size=64)
+    assert seen.counts["labelled_benign"] > 1
+    assert seen.counts["labelled_malignant"] > 1
+    masks = [case.mask for part in PARTS for case in read_cases(Layout(tmp_path).cases(part))]
+    assert max(int(label(mask)[1]) for mask in masks) == 3
+    with pytest.raises(MeddiffError, match="one or two classes, not of 3"):
+        prepare(tmp_path, classes=[*CLASSES, "other"])
+
+
+def test_a_class_without_a_labelled_case_is_named(tmp_path: Path) -> None:
+    raw_folder(tmp_path / "raw")
+    for path in (tmp_path / "raw/masks").iterdir():
+        Image.fromarray((np.array(Image.open(path)) > 0).astype(np.uint8)).save(path)
+    with pytest.raises(MeddiffError, match="every class must have a labelled training case, `malignant` has none"):
+        prepare(tmp_path, dataset="folder", path="raw", classes=CLASSES)
+
+
+def test_one_class_is_written_as_before(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    with Image.open(next((Layout(tmp_path).cases("test") / "masks").iterdir())) as picture:
+        assert picture.mode == "L"
+        assert set(np.unique(np.array(picture)).tolist()) == {0, 255}
+
+
+def test_lesion_free_test_cases_have_an_empty_mask_and_no_relative_elsewhere(tmp_path: Path) -> None:
+    raw_folder(tmp_path / "raw", 24, 40)
+    seen = prepare(tmp_path, dataset="folder", path="raw", classes=["lesion"])
+    cases = [case for case in read_cases(Layout(tmp_path).cases("test")) if case.mask is not None and not case.mask.any()]
+    assert len(cases) == seen.counts["test_lesion_free"] > 3
+    table = {row["id"]: row for row in rows(tmp_path, "test")}
+    backgrounds = rows(tmp_path, "normal")
+    assert len(cases) + len(backgrounds) + seen.counts["left_out_lesion_free"] == 40
+    for case in cases:
+        assert table[case.id]["labelled"] == "1"
+        assert table[case.id]["mask_sha256"]
+        assert table[case.id]["raw_sha256"] == sha256(tmp_path / f"raw/normal/{case.id}.png")
+    assert {case.group for case in cases}.isdisjoint(row["group"] for row in backgrounds)
+    assert not [case.id for part in ("train", "val") for case in read_cases(Layout(tmp_path).cases(part))
+                if case.mask is None or not case.mask.any()]
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(("name", "cases", "normal"), [("busi", 646, 130), ("isic2017", 2150, 0)])
+def test_real_datasets(name: str, cases: int, normal: int, tmp_path: Path) -> None:
+    if not (SHARED_DATA / name).is_dir():
+        pytest.skip(f"the {name} folder isn't here")
+    seen = prepare(tmp_path, dataset="folder", path=str(SHARED_DATA / name), size=64, n_labelled=30)
+    given = json.loads((SHARED_DATA / name / "split.json").read_text())
+    made = json.loads(Layout(tmp_path).split.read_text())
+    assert set(given["test"]) <= set(made["test"])
+    assert len(made["test"]) == len(given["test"]) + seen.counts["test_lesion_free"]
+    assert sum(len(ids) for ids in made.values()) + seen.counts["left_out_duplicates"] == \
+        cases + seen.counts["test_lesion_free"]
+    assert seen.counts["left_out_duplicates"] < 0.02 * cases
+    assert seen.counts["backgrounds_normal"] + seen.counts["left_out_lesion_free"] + seen.counts["test_lesion_free"] == normal

@@ -1,6 +1,8 @@
 """The rules of docs/architecture.md, computed from the imports themselves, and dvc.yaml held against code and layout."""
 
 import ast
+import importlib
+import json
 import os
 import subprocess
 import sys
@@ -257,6 +259,16 @@ def test_data_dependencies_are_outs_of_earlier_stages_and_only_evaluate_reads_th
         made |= paths(stage, "outs")
 
 
+def test_metrics_and_plots_are_read_from_outs() -> None:
+    """DVC compares runs by them, and says nothing of a file that no stage makes."""
+    declared = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    read = {*declared["metrics"], *(file for plot in declared["plots"] for axes in plot.values() for axis in ("x", "y")
+                                    for file in axes[axis])}
+    outs = {out for stage in STAGES for out in paths(stage, "outs")}
+    assert {f"{Layout(Path()).report}/summary.json", f"{Layout(Path()).segmenters}/validation.csv"} <= read
+    assert not {path for path in read if not any(Path(path).is_relative_to(out) for out in outs)}
+
+
 # ---- test data
 
 def calls(path: Path, name: str) -> list[ast.Call]:
@@ -293,3 +305,17 @@ def test_searches_and_ablations_never_evaluate() -> None:
     searches = [path for path in sources() if room(path) in ("experiments/run", "experiments/tuning", "experiments/ablation")]
     for path in searches:
         assert not {room(file) for file in ours(path)} & {"experiments/benchmark", "stages"}, path
+
+
+# ---- addresses in saved files
+
+def test_saved_files_find_what_they_name() -> None:
+    """Pipelines that were saved, and generators that were registered, before a module moved still load."""
+    from meddiff.delivery import served
+    from meddiff.diffusion.codec import PatchCodec
+    from meddiff.pretrained import FOUNDATION
+
+    named = json.loads((FOUNDATION / "model_index.json").read_text())["vae"]
+    assert named == [PatchCodec.__module__, PatchCodec.__name__] == ["meddiff.codec", "PatchCodec"]
+    assert getattr(sys.modules[named[0]], named[1]) is PatchCodec
+    assert importlib.import_module("meddiff.served")._load_pyfunc is served._load_pyfunc

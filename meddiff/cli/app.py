@@ -19,7 +19,6 @@ app.add_typer(export_app, name="export")
 
 # For real images. With the demo's few steps a segmenter learns too little for more images to help it: benchmarks/README.md.
 LONGER = {"segment.steps": 1500, "backgrounds.finder_steps": 1000, "backgrounds.finder_rounds": 2, "generate.n": 300}
-WHOLE = ("real", "synthetic", "combined")  # arms where images without annotation are there to find lesions in
 STAGE_HELP = {
     "prepare": "Stage: decode, check, resize and split the raw dataset.",
     "foundation": "Stage: load or pretrain the inpainting model.",
@@ -52,6 +51,7 @@ def init(
     from meddiff.experiments.ablation.parts import setting
     from meddiff.experiments.run import nested
     from meddiff.params import PrepareParams, SegmentParams
+    from meddiff.params.arms import ARMS
     from meddiff.params.file import edit_params
 
     layout, params = project()
@@ -80,8 +80,9 @@ def init(
         training = sum(case.part == "train" and bool(case.masks) for case in cases) if any(parts.values()) else marked * share
         spare = unmarked or round(training) > (n_labelled or params.prepare.n_labelled)
         if spare and params.segment.arms == SegmentParams().arms:
-            later["segment"] = {"arms": list(WHOLE)}
-            told.append(f"segment.arms: {', '.join(WHOLE)}, since lesions may be found in training images whose annotation isn't "
+            arms = [arm.name for arm in ARMS if arm.role in ("baseline", "method")]  # `combined` needs what is found there
+            later["segment"] = {"arms": arms}
+            told.append(f"segment.arms: {', '.join(arms)}, since lesions may be found in training images whose annotation isn't "
                         "there or isn't used")
     before = (params.prepare.dataset, params.prepare.path)
     if before != (dataset, where) and [(entry.dataset, entry.path) for entry in params.benchmark.datasets] == [before]:

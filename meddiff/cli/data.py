@@ -103,10 +103,8 @@ def release_list(bucket: Bucket, endpoint: Endpoint = None) -> None:
 @export_app.command("nnunet")
 def export_nnunet(
     out: Annotated[Path, typer.Argument(help="nnU-Net's folder nnUNet_raw, or a new one.")],
-    arm: Annotated[
-        str, typer.Option(help="real, synthetic, self_training, combined, uncorroded, unfiltered, synthetic_only or "
-                               "synthetic_xRATIO.")
-    ] = "synthetic",
+    arm: Annotated[str, typer.Option(help="An arm of segment.arms whose pairs lie in files; any other is told which do.")
+                   ] = "synthetic",
     number: Annotated[int, typer.Option(min=1, max=999, help="Of the dataset in nnU-Net.")] = 501,
 ) -> None:
     """Write a dataset for nnU-Net v2: pairs never in its validation, test images without masks."""

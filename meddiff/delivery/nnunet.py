@@ -7,6 +7,7 @@ channels), `labelsTr/CASE.png` (indices 0 to K), `imagesTs/`, `dataset.json`. It
 import json
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from PIL import Image
 from meddiff.cases import Case, read_cases, write_image
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
-from meddiff.outputs.pairs import kinds_of, list_found, most, nothing
-from meddiff.params import Params, ratio_of
+from meddiff.outputs.pairs import KINDS, most, nothing
+from meddiff.params import Params
+from meddiff.params.arms import TREATED, Arm, arm_names, arm_of
 from meddiff.progress import Report, silent
 
-ARMS = ("real", "synthetic", "self_training", "combined", "uncorroded", "unfiltered", "synthetic_only")
 RESERVED = ("background", "ignore")  # labels with a meaning of their own
 
 
@@ -36,7 +37,7 @@ class Exported:
 
 
 def export(
-    layout: Layout, params: Params, out: Path, arm: str = "synthetic", number: int = 501, report: Report = silent
+    layout: Layout, params: Params, out: Path, arm: str = TREATED, number: int = 501, report: Report = silent
 ) -> Exported:
     """Write `DatasetNNN_NAME_ARM/` of one arm below `out`.
 
@@ -46,8 +47,8 @@ def export(
 
     Args:
         out: nnU-Net's `nnUNet_raw`, or a new folder.
-        arm: one of `ARMS`, or `synthetic_xRATIO`. Pairs are called `synthetic_ID`, and images without annotation
-            in which lesions were found `found_ID`.
+        arm: one whose training cases lie in files (`Arm.in_files`). Pairs are called `synthetic_ID`, and images without
+            annotation in which lesions were found `found_ID`.
         number: 1 to 999; nnU-Net keeps those below 500 for published datasets.
         report: called after each image.
 
@@ -63,8 +64,9 @@ def export(
     _check_free(folder, number)
     real, validation = read_cases(layout.cases("train")), read_cases(layout.cases("val"))
     test = read_cases(layout.cases("test"), labelled=False)
-    pairs = _pairs(layout, params, arm, len(real))
-    training = [*([] if arm == "synthetic_only" else real), *pairs]
+    row = _exportable(arm)
+    pairs = _pairs(layout, row, params.segment.ratio, len(real))
+    training = [*(real if row.real else []), *pairs]
     ids = Counter(case.id for case in (*training, *validation, *test))
     if repeated := [id for id, n in ids.items() if n > 1]:
         raise MeddiffError(f"case {repeated[0]}", "ids of cases must differ", "Rename its files and run `dvc repro prepare`")
@@ -101,14 +103,19 @@ def _check_free(folder: Path, number: int) -> None:
             raise MeddiffError(taken, f"the number {number} is taken", "Choose another by --number, or remove what is there")
 
 
-def _pairs(layout: Layout, params: Params, arm: str, n_real: int) -> list[Case]:
-    if arm not in ARMS and not ratio_of(arm):
-        raise MeddiffError(f"arm {arm}", f"nnU-Net gets one of {', '.join(ARMS)}, or synthetic_xRATIO", "Choose one by --arm")
-    limit, kept = most(arm, params.segment.ratio, n_real), []
-    for kind in kinds_of(arm):
-        name, found = "found" if kind is list_found else "synthetic", kind(layout)
+def _exportable(name: str) -> Arm:
+    with suppress(ValueError):
+        if (arm := arm_of(name)).in_files:
+            return arm
+    raise MeddiffError(f"arm {name}", f"nnU-Net gets one of {', '.join(arm_names(in_files=True))}", "Choose one by --arm")
+
+
+def _pairs(layout: Layout, arm: Arm, ratio: float, n_real: int) -> list[Case]:
+    limit, kept = most(arm, ratio, n_real), []
+    for kind in arm.adds:
+        name, found = "found" if kind == "found" else "synthetic", KINDS[kind](layout)
         if not found:
-            raise nothing(layout, kind, f"the arm {arm}", "Choose another by --arm")
+            raise nothing(layout, kind, f"the arm {arm.name}", "Choose another by --arm")
         drawn = sorted(np.random.default_rng(0).permutation(len(found))[:limit].tolist())
         kept += [replace(found[i], id=f"{name}_{found[i].id}", group="").read() for i in drawn]
     return kept

@@ -5,17 +5,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 from meddiff.cases import CLASS_COLOURS
+from meddiff.evaluation.arms import arm_name, main_arms
 from meddiff.evaluation.bootstrap import Interval
-from meddiff.evaluation.summary import BASELINE, TREATED, Summary, main_arms
+from meddiff.evaluation.summary import Summary
 from meddiff.page import Picture, counted, document, figure, listed, points, section, table
-from meddiff.params import ratio_of
+from meddiff.params.arms import TREATED, arm_of
 
 NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 [px]", "nsd": "NSD"}
-ARMS = {BASELINE: "real images only", TREATED: "real + synthetic images", "augmented": "real images, stronger augmentation",
-        "copy_paste": "real + pasted real lesions", "copy_paste_sites": "real + real lesions pasted where lesions were",
-        "self_training": "real + unlabelled images, lesions as found", "combined": "real + synthetic + unlabelled images",
-        "uncorroded": "the same without corrosion", "unfiltered": "real + as many unfiltered synthetic images",
-        "synthetic_only": "synthetic images only"}
 # The filter's rules, in words.
 REASONS = {
     "implausible": "unlike the real lesions",
@@ -39,12 +35,6 @@ def verdict(gain: Interval | None) -> str:
     if gain.upper < 0:
         return f"Synthetic images lowered the Dice: {numbers}."
     return f"No gain shown: {numbers}, and the interval includes zero."
-
-
-def arm_name(arm: str) -> str:
-    """What an arm is trained on, in words."""
-    ratio = ratio_of(arm)
-    return f"real + synthetic images, up to {ratio:g} for each real one" if ratio else ARMS.get(arm, arm)
 
 
 def further(summary: Summary) -> list[str]:
@@ -189,10 +179,11 @@ def _seeds(summary: Summary) -> int:
 
 def _done(summary: Summary) -> str:
     drew = f"; the synthetic arm also drew from {summary.n_synthetic} accepted pairs" if TREATED in summary.arms else ""
+    stronger = any(arm_of(arm).augmentation == "strong" for arm in summary.arms)
     return listed([
         f"{summary.n_real} annotated training images{drew}.",
         f"Each arm: {counted(_seeds(summary), 'training seed')}, {summary.steps} optimizer steps, the same batch size, initial "
-        f"weights and classic augmentation{' (stronger in one arm, which says so)' if 'augmented' in summary.arms else ''}.",
+        f"weights and classic augmentation{' (stronger in one arm, which says so)' if stronger else ''}.",
         "The best weights on the validation cases were kept. The test cases were opened for this page alone.",
         "Intervals: bootstrap over patients and seeds of the paired difference of each case.",
         f"Training of all segmenters took {summary.seconds / 60:.1f} minutes."])

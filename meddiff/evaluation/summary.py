@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from meddiff.errors import MeddiffError
 from meddiff.evaluation.bootstrap import Interval, gain_interval, mean_interval
 from meddiff.params import EvaluateParams
+from meddiff.params.arms import BASELINE, TREATED
 
 METRICS = ("dice", "iou", "hd95", "nsd")
 COUNTS = ("lesions", "found", "false_positives")    # see `metrics.Detection`
 SIZES = ("small", "medium", "large")
-BASELINE, TREATED, COMBINED = "real", "synthetic", "combined"
-MAIN = (BASELINE, "augmented", "copy_paste", "self_training", TREATED, COMBINED)
 
 
 @dataclass(frozen=True)
@@ -133,11 +132,6 @@ def assess(decisions: pd.DataFrame, batches: Sequence[str], quarantined: int) ->
     copies = sum(str(reason).split("; ")[-1] == "copy" for reason in decisions["reason"])
     return Quality(len(batches), len(decisions) - len(left), copies, len(set(batches)), quarantined,
                    {str(reason): int(n) for reason, n in reasons.value_counts().items()})
-
-
-def main_arms(arms: Sequence[str]) -> list[str]:
-    """The arms to show where there is room for a few: all, or those of `MAIN` that are there."""
-    return list(arms) if len(arms) <= len(MAIN) else [arm for arm in MAIN if arm in arms] or list(arms)[:len(MAIN)]
 
 
 def size_strata(areas: Sequence[float]) -> list[str]:

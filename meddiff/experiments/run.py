@@ -18,9 +18,9 @@ from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.outputs.samples import read_records
 from meddiff.params import GenerateParams, Params
+from meddiff.params.arms import TREATED
 from meddiff.services import versioning
 
-ARM = "synthetic"
 Overrides = dict[str, dict[str, Any]]  # section -> name -> value
 
 
@@ -126,9 +126,9 @@ def validation_dice(table: Path) -> tuple[float, ...]:
     Raises:
         MeddiffError: the table is missing, or the arm isn't in it.
     """
-    scores = arm_dice(table).get(ARM)
+    scores = arm_dice(table).get(TREATED)
     if not scores:
-        raise MeddiffError(table, f"the arm `{ARM}` must be in the table", "Run `dvc repro segment`")
+        raise MeddiffError(table, f"the arm `{TREATED}` must be in the table", "Run `dvc repro segment`")
     return tuple(scores[seed] for seed in sorted(scores))
 
 

@@ -1,6 +1,6 @@
-"""The pairs beside the real cases, listed before they are read, and which of them an arm of the comparison adds."""
+"""The pairs that arms add to the real cases, by kind, and the images that they paste into; listed before they are read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ import pandas as pd
 from meddiff.cases import Case, read_image, read_mask
 from meddiff.errors import MeddiffError
 from meddiff.layout import SITE, Layout
-from meddiff.params import ratio_of
+from meddiff.params.arms import Arm
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,6 @@ class PairFiles:
 
     def read(self) -> Case:
         return Case(self.id, read_image(self.image), read_mask(self.mask), self.group)
-
-
-List = Callable[[Layout], list[PairFiles]]  # lists pairs of one kind
 
 
 def list_accepted(layout: Layout, corroded: bool = True) -> list[PairFiles]:
@@ -63,42 +60,52 @@ def list_unfiltered(layout: Layout, seed: int = 0) -> list[PairFiles]:
 
 def list_found(layout: Layout) -> list[PairFiles]:
     """The images without annotation with what the finders see in them, as if it were their annotation; none without sites."""
-    table = layout.backgrounds / "backgrounds.csv"
-    known = pd.read_csv(table, dtype=str) if table.is_file() else pd.DataFrame({"id": [], "source": []}, dtype=str)
+    known = _backgrounds(layout)
     at = known[known["source"].str.startswith(SITE)]
     images, sites = layout.cases("train") / "images", layout.backgrounds / "sites"
     return [PairFiles(case, images / f"{case}.png", sites / f"{id}.png")
             for id, case in zip(at["id"], at["source"].str.removeprefix(SITE), strict=True)]
 
 
-def kinds_of(arm: str) -> tuple[List, ...]:
-    """What lists the pairs that an arm adds to the real cases, a kind at a time; of arms that paste, as many as of these."""
-    return _KINDS.get(arm, (list_accepted,))
+def list_grounds(layout: Layout, cleared: bool = False) -> list[PairFiles]:
+    """The lesion-free images, or those of the sites with their lesions filled in and, as mask, what these were.
+
+    Raises:
+        MeddiffError: the table is missing.
+    """
+    table = layout.backgrounds / "backgrounds.csv"
+    if not table.is_file():
+        raise MeddiffError(table, "the copy_paste arm needs the lesion-free backgrounds", "Run `dvc repro backgrounds`")
+    known = _backgrounds(layout)
+    images, sites = layout.backgrounds / "images", layout.backgrounds / "sites"
+    return [PairFiles(id, images / f"{id}.png", sites / f"{id}.png")
+            for id in known["id"][known["source"].str.startswith(SITE) == cleared]]
 
 
-def most(arm: str, ratio: float, n_real: int) -> int:
+KINDS: dict[str, Callable[[Layout], list[PairFiles]]] = {
+    "accepted": list_accepted, "uncorroded": partial(list_accepted, corroded=False), "unfiltered": list_unfiltered,
+    "found": list_found, "lesion_free": list_grounds, "cleared": partial(list_grounds, cleared=True)}
+
+
+def most(arm: Arm, ratio: float, n_real: int) -> int:
     """Pairs of each kind that an arm takes at most: `ratio`, or its own, for each of the real cases, and one at least."""
-    return max(1, round((ratio_of(arm) or ratio) * n_real))
+    return max(1, round((arm.ratio or ratio) * n_real))
 
 
-def nothing(layout: Layout, kind: List, arm: str, instead: str) -> MeddiffError:
+def nothing(layout: Layout, kind: str, arm: str, instead: str) -> MeddiffError:
     """The error of an arm for which there is no pair of a kind.
 
     Args:
+        kind: of `KINDS`.
         arm: in words.
         instead: what else to do where no lesion is found, such as `Leave the arm out`.
     """
-    if kind is list_found:
+    if kind == "found":
         return MeddiffError(layout.backgrounds / "sites", f"{arm} needs training images without annotation in which a lesion is "
                             "found, and there is none", f"{instead}, lower backgrounds.site_agreement, or set "
                             "backgrounds.finder_steps above 0")
     return MeddiffError(layout.filtered / "decisions.parquet", f"{arm} needs at least one accepted pair, the filter left none",
                         "Look at reports/quality, then train the generator longer or widen the filter's bounds")
-
-
-_KINDS: Mapping[str, tuple[List, ...]] = {
-    "real": (), "augmented": (), "uncorroded": (partial(list_accepted, corroded=False),), "unfiltered": (list_unfiltered,),
-    "self_training": (list_found,), "combined": (list_accepted, list_found)}
 
 
 def _files(layout: Layout, id: str, batch: str, masks: Path) -> PairFiles:
@@ -111,3 +118,9 @@ def _decisions(filtered: Path) -> list[tuple[str, str, str]]:
         raise MeddiffError(table, "the filter's decisions must be there", "Run `dvc repro filter`")
     decisions = pd.read_parquet(table, columns=["id", "batch", "verdict"]).sort_values("id")
     return list(decisions.itertuples(index=False, name=None))
+
+
+def _backgrounds(layout: Layout) -> pd.DataFrame:
+    """`backgrounds.csv` (id, source, …), without rows where there is none."""
+    table = layout.backgrounds / "backgrounds.csv"
+    return pd.read_csv(table, dtype=str) if table.is_file() else pd.DataFrame({"id": [], "source": []}, dtype=str)

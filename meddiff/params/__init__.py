@@ -12,7 +12,8 @@ from meddiff.params.actions import (
     TrackingParams,
     TuneParams,
 )
-from meddiff.params.section import ARMS, FOUND, ArmName, Section, Seed, ratio_of
+from meddiff.params.arms import arm_of
+from meddiff.params.section import ArmName, Section, Seed
 from meddiff.params.stages import (
     BackgroundsParams,
     EvaluateParams,
@@ -26,8 +27,6 @@ from meddiff.params.stages import (
 )
 
 __all__ = [
-    "ARMS",
-    "FOUND",
     "AblateParams",
     "ArmName",
     "BackgroundsParams",
@@ -49,7 +48,6 @@ __all__ = [
     "SegmentParams",
     "TrackingParams",
     "TuneParams",
-    "ratio_of",
 ]
 
 
@@ -75,6 +73,6 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _found_images_need_a_finder(self) -> "Params":
-        if not self.backgrounds.finder_steps and (arms := [arm for arm in FOUND if arm in self.segment.arms]):
+        if not self.backgrounds.finder_steps and (arms := [arm for arm in self.segment.arms if arm_of(arm).finds]):
             raise ValueError(f"the arm {arms[0]} of segment.arms needs backgrounds.finder_steps above 0")
         return self

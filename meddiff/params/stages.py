@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from meddiff.params.arms import BASELINE, TREATED, arm_names
 from meddiff.params.section import ArmName, ClassName, Fraction, Positive, Precision, Section, Seed
 
 
@@ -192,8 +193,7 @@ class SegmentParams(Section):
         "", description="of flexible_unet: file of pretrained weights, full path; empty: random ones"
     )
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1)] = Field(
-        ("real", "synthetic"), description="also augmented, copy_paste, copy_paste_sites, self_training, combined, uncorroded, "
-        "unfiltered, synthetic_only, synthetic_xRATIO: docs/method.md"
+        (BASELINE, TREATED), description=f"of {', '.join(arm_names())}: docs/method.md"
     )
     seeds: tuple[Seed, ...] = (0, 1, 2)
     steps: Positive = 200

@@ -75,6 +75,9 @@ def augment_strongly(
     return _change(images, masks, generator, vertical_flips, STRONG)
 
 
+AUGMENTATIONS: dict[str, Augment] = {"classic": augment, "strong": augment_strongly}  # by the name that arms give
+
+
 def _change(images: Tensor, masks: Tensor, generator: torch.Generator, vertical_flips: bool,
             by: _Ranges) -> tuple[Tensor, Tensor]:
     n, device = len(images), images.device

@@ -15,16 +15,14 @@ from numpy.typing import NDArray
 from meddiff.cases import DEEP, Case, Frame, Pixels, read_cases, read_image, read_mask
 from meddiff.datasets.leakage import Used, look, photographed, refuse_leaks, refuse_photographed
 from meddiff.errors import MeddiffError
+from meddiff.evaluation.arms import main_arms
 from meddiff.evaluation.bootstrap import nearer_p
 from meddiff.evaluation.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
 from meddiff.evaluation.page import further, render, verdict
 from meddiff.evaluation.summary import (
-    BASELINE,
-    TREATED,
     Quality,
     Summary,
     assess,
-    main_arms,
     mean_over_classes,
     score_matrix,
     size_strata,
@@ -32,10 +30,11 @@ from meddiff.evaluation.summary import (
     with_lesion,
 )
 from meddiff.layout import Layout, replacing
-from meddiff.outputs.pairs import kinds_of, list_accepted
+from meddiff.outputs.pairs import KINDS, list_accepted
 from meddiff.outputs.samples import Records, read_records
 from meddiff.page import Picture
 from meddiff.params import EvaluateParams, Params
+from meddiff.params.arms import BASELINE, TREATED, arm_of
 from meddiff.pretrained import FOUNDATION, photographs
 from meddiff.progress import bar, told
 from meddiff.segmentation.metrics import case_scores, detect
@@ -122,8 +121,8 @@ def _used(layout: Layout, records: Records, arms: Collection[str]) -> Iterator[U
         seen = look(read_image(layout.backgrounds / "images" / f"{row['id']}.png"), frames.get(origin))
         yield Used("backgrounds", row["id"], origin, row.get("group", ""), seen, painted=origin != row["id"])
     learned = set(records.decisions.loc[records.decisions["verdict"] == "accepted", "id"])
-    for kind in {kind for arm in arms for kind in kinds_of(arm)}:
-        learned.update(pair.id for pair in kind(layout))
+    for kind in {kind for arm in arms for kind in arm_of(arm).adds}:
+        learned.update(pair.id for pair in KINDS[kind](layout))
     for id, batch, background in records.samples[["id", "batch", "background"]].itertuples(index=False):
         origin = origins.get(background, background.removesuffix("_removed").removesuffix("_site"))
         image = layout.synthetic / batch / "images" / f"{id}.png"

@@ -4,7 +4,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 from inspect import getsource
 from pathlib import Path
 
@@ -14,19 +14,18 @@ import pandas as pd
 from meddiff import training
 from meddiff.cases import Case, digest, read_cases, read_image, read_mask, sha256
 from meddiff.errors import MeddiffError
-from meddiff.layout import SITE, Layout, replacing
-from meddiff.outputs.pairs import PairFiles, kinds_of, list_accepted, most, nothing
+from meddiff.layout import Layout, replacing
+from meddiff.outputs.pairs import KINDS, most, nothing
 from meddiff.params import Params, SegmentParams
+from meddiff.params.arms import Arm, arm_of
 from meddiff.progress import bar
 from meddiff.segmentation import augmentation, metrics, networks
 from meddiff.segmentation import segmenter as segmentation
-from meddiff.segmentation.augmentation import augment, augment_strongly
+from meddiff.segmentation.augmentation import AUGMENTATIONS
 from meddiff.segmentation.copy_paste import copy_paste
 from meddiff.segmentation.segmenter import Segmenter, chosen, train_segmenter
 from meddiff.services.tracking import StageRun
 from meddiff.stages import use_machine, work_key
-
-PASTED = ("copy_paste", "copy_paste_sites")
 
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
@@ -48,10 +47,11 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     pairs_of = _Pairs(layout, settings, real)
     used, rows = [], []
     for arm, seed in ((arm, seed) for arm in settings.arms if arm not in pairs_of.dropped for seed in settings.seeds):
-        augmentation_of = augment_strongly if arm == "augmented" else augment
-        pools, wanted = pairs_of(arm, seed), pairs_of.wanted(arm)
+        row = arm_of(arm)
+        augmentation_of = AUGMENTATIONS[row.augmentation]
+        pools, wanted = pairs_of(row, seed), pairs_of.wanted(row)
         pairs = [pair for pool in pools for pair in pool]
-        own = _relevant(settings, arm, len(pairs) / max(1, len(real)), len(pools))
+        own = _relevant(settings, row, len(pairs) / max(1, len(real)), len(pools))
         if not pairs and wanted:
             print(f"segment: there is no pair for the arm {arm}: it is trained on the real cases alone", file=sys.stderr)
         name = work_key(own, augmentation_of.__name__, str(seed), f"{device} {params.compute.threads} {classes}", *code,
@@ -89,65 +89,51 @@ class _Pairs:
     def __init__(self, layout: Layout, settings: SegmentParams, real: Sequence[Case]) -> None:
         """What the arms need is looked for at once, so that nothing is trained before something is found missing."""
         self.layout, self.settings, self.real, self.dropped = layout, settings, real, dict[str, str]()
-        self.listed, self.backgrounds = cache(lambda kind: kind(layout)), cache(partial(_backgrounds, layout))
-        self.pasted = cache(self._paste)
+        self.listed, self.pasted = cache(lambda kind: KINDS[kind](layout)), cache(self._paste)
         for arm in settings.arms:
-            if error := self._impossible(arm):
+            if error := self._impossible(arm_of(arm)):
                 if settings.empty_arms == "refuse" or len(self.dropped) + 1 == len(settings.arms):
                     raise error
                 self.dropped[arm] = " ".join(str(error).split())
                 print(f"segment: the arm {arm} is left out: {error}", file=sys.stderr)
 
-    def wanted(self, arm: str) -> int:
+    def wanted(self, arm: Arm) -> int:
         """Pairs that the arm would use if there were enough of each kind."""
-        return len(kinds_of(arm)) * self._of_a_kind(arm)
+        return (len(arm.adds) + bool(arm.pasted_on)) * self._of_a_kind(arm)
 
-    def __call__(self, arm: str, seed: int) -> list[list[Case]]:
+    def __call__(self, arm: Arm, seed: int) -> list[list[Case]]:
         """The pairs, a list for each kind of which there is any."""
-        if arm in PASTED:
-            return [self.pasted(arm, seed)]
-        pools = ([pair.read() for pair in chosen(self.listed(kind), self._of_a_kind(arm), seed)] for kind in kinds_of(arm))
-        return [pool for pool in pools if pool]
+        pools = [[pair.read() for pair in chosen(self.listed(kind), self._of_a_kind(arm), seed)] for kind in arm.adds]
+        return [pool for pool in (*pools, self.pasted(arm, seed) if arm.pasted_on else []) if pool]
 
-    def _of_a_kind(self, arm: str) -> int:
+    def _of_a_kind(self, arm: Arm) -> int:
         return most(arm, self.settings.ratio, len(self.real))
 
-    def _paste(self, arm: str, seed: int) -> list[Case]:
+    def _paste(self, arm: Arm, seed: int) -> list[Case]:
         """As many as the synthetic arm has, and where the filter left none as many as it would take."""
-        wanted, files = self.wanted(arm), self.backgrounds(arm == "copy_paste_sites")
+        files, limit = self.listed(arm.pasted_on), self._of_a_kind(arm)
         images = [read_image(file.image) for file in files]
         sites = [read_mask(file.mask) for file in files if file.mask.is_file()]
-        n = min(len(self.listed(list_accepted)) or wanted, wanted)
+        n = min(len(self.listed("accepted")) or limit, limit)
         return copy_paste(self.real, images, n, seed, self.settings.vertical_flips, sites)
 
-    def _impossible(self, arm: str) -> MeddiffError | None:
+    def _impossible(self, arm: Arm) -> MeddiffError | None:
         """Why the arm can't be trained; an arm that has no pair, but real cases, may be the real arm."""
-        if arm in PASTED:
-            self.backgrounds()  # a table that isn't there is no matter of this arm alone
-            self.listed(list_accepted)
+        if arm.pasted_on:
+            self.listed(arm.pasted_on)  # a table that isn't there is no matter of this arm alone
+            self.listed("accepted")
             try:
                 for seed in self.settings.seeds:
                     self.pasted(arm, seed)
             except MeddiffError as e:
                 return e
-        elif self.settings.empty_arms == "refuse" or arm == "synthetic_only":
-            empty = [kind for kind in kinds_of(arm) if not self.listed(kind)]
-            return nothing(self.layout, empty[0], f"the {arm} arm", "Leave the arm out") if empty else None
+        if self.settings.empty_arms == "refuse" or not arm.real:
+            empty = [kind for kind in arm.adds if not self.listed(kind)]
+            return nothing(self.layout, empty[0], f"the {arm.name} arm", "Leave the arm out") if empty else None
         return None
 
 
-def _backgrounds(layout: Layout, cleared: bool = False) -> list[PairFiles]:
-    """The lesion-free ones, or the sites with their lesions filled in and, as mask, what these were."""
-    table = layout.backgrounds / "backgrounds.csv"
-    if not table.is_file():
-        raise MeddiffError(table, "the copy_paste arm needs the lesion-free backgrounds", "Run `dvc repro backgrounds`")
-    known = pd.read_csv(table, dtype=str)
-    ids = known["id"][known["source"].str.startswith(SITE) == cleared]
-    images, sites = layout.backgrounds / "images", layout.backgrounds / "sites"
-    return [PairFiles(id, images / f"{id}.png", sites / f"{id}.png") for id in ids]
-
-
-def _relevant(settings: SegmentParams, arm: str, ratio: float, kinds: int) -> SegmentParams:
+def _relevant(settings: SegmentParams, arm: Arm, ratio: float, kinds: int) -> SegmentParams:
     """The arm's settings, without those that don't touch this segmenter, so that changing them doesn't train it again.
 
     Args:
@@ -155,7 +141,7 @@ def _relevant(settings: SegmentParams, arm: str, ratio: float, kinds: int) -> Se
         kinds: of pairs. What `share` says of one kind against the real cases, each further one has as well.
     """
     added = kinds * settings.share
-    share = 0.0 if not ratio else 1.0 if arm == "synthetic_only" else added / (1 - settings.share + added)
+    share = 0.0 if not ratio else 1.0 if not arm.real else added / (1 - settings.share + added)
     return settings.model_copy(update={"arms": (), "seeds": (), "empty_arms": "refuse", "ratio": ratio, "share": share})
 
 

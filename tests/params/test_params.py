@@ -5,7 +5,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from meddiff.errors import MeddiffError
-from meddiff.params import Params, ratio_of
+from meddiff.params import Params
+from meddiff.params.arms import arm_of
 from meddiff.params.file import load_params, parse_params
 
 PROJECT = Path(__file__).parents[2] / "params.yaml"
@@ -34,7 +35,7 @@ def test_sections_are_frozen() -> None:
     ("prepair: {size: 64}", r"there is no setting `prepair`.*foundation"),
     ("prepare: {size: 65}", r"`prepare.size` = 65"),
     ("generate: {guidance_scale: strong}", r"`generate.guidance_scale` = 'strong'"),
-    ("segment: {arms: [real, synthetik]}", r"`segment.arms` = 'synthetik'.*must be real, augmented, .*synthetic_xRATIO"),
+    ("segment: {arms: [real, synthetik]}", r"`segment.arms` = 'synthetik'.*must be real, synthetic, .*synthetic_xRATIO"),
     ("segment: {arms: [synthetic_x0]}", r"`segment.arms` = 'synthetic_x0'.*a number above 0"),
     ("segment: {arms: [synthetic_x-1]}", r"`segment.arms` = 'synthetic_x-1'.*synthetic_xRATIO"),
     ("segment: {arms: [real, real]}", r"`segment.arms` = .*arms must differ"),
@@ -54,7 +55,7 @@ def test_a_fault_names_file_and_setting(tmp_path: Path, text: str, message: str)
 
 def test_the_ratio_is_read_from_the_arms_name() -> None:
     arms = parse_params({"segment": {"arms": ["real", "synthetic_only", "synthetic_x2", "synthetic_x0.25"]}}, "here").segment.arms
-    assert [ratio_of(arm) for arm in arms] == [None, None, 2, 0.25]
+    assert [arm_of(arm).ratio for arm in arms] == [None, None, 2, 0.25]
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

@@ -28,16 +28,17 @@ from meddiff.experiments.ablation.comparison import (
 )
 from meddiff.experiments.ablation.parts import FULL, Part, chosen, setting
 from meddiff.experiments.ablation.variants import VariantOutcome, pipeline_variant
-from meddiff.experiments.run import ARM, Overrides, forget_execution, merged, pending_execution
+from meddiff.experiments.run import Overrides, forget_execution, merged, pending_execution
 from meddiff.layout import Layout, replacing
 from meddiff.params import Params
+from meddiff.params.arms import BASELINE, TREATED
 from meddiff.params.file import parse_params
 from meddiff.progress import bar
 from meddiff.services import tracking
 
 # Further arms of the full method's run, which show what no setting switches off.
-ARMS = {"unfiltered": Part("chance-filter", "as many pairs drawn by chance from all samples, with the masks as painted", {}),
-        "real": Part("real-only", "no synthetic pairs at all", {})}
+_BESIDE = {"unfiltered": Part("chance-filter", "as many pairs drawn by chance from all samples, with the masks as painted", {}),
+           BASELINE: Part("real-only", "no synthetic pairs at all", {})}
 OUTCOME = "outcome.json"
 
 # Runs one variant: its name, overrides, environment variables, and the folder for its pictures.
@@ -117,16 +118,16 @@ class _Variants:
                 yield row
             report(len(parts) + 1, len(parts) + 1, {})
         dice = self.full.outcome.dice if self.full and self.full.outcome else {}
-        for arm, part in ARMS.items():
+        for arm, part in _BESIDE.items():
             if arm in dice:
-                yield compare(part, f"the arm `{arm}` of `full`", dice[arm], dice.get(ARM, {}))
+                yield compare(part, f"the arm `{arm}` of `full`", dice[arm], dice.get(TREATED, {}))
 
     def one(self, part: Part) -> VariantRow:
         """Run a variant, or take what is kept of it."""
         changed = (part.beside.off if part.beside else {}) | part.off
         changes = ", ".join(f"{key} {value} (was {was})" for key, value in changed.items()
                             if (was := setting(self.params, key)) != value)
-        arms = [ARM, *ARMS] if part == FULL else [ARM]
+        arms = [TREATED, *_BESIDE] if part == FULL else [TREATED]
         seeds = list(self.params.ablate.seeds or self.params.segment.seeds)
         overrides = part.overrides | {"segment": part.overrides.get("segment", {}) | {"arms": arms, "seeds": seeds}}
         execution = f"{self.run_of_all.id}-{part.name}"
@@ -147,7 +148,7 @@ class _Variants:
             return VariantRow(part, changes, math.nan, nothing, error=" ".join(str(e).split()))
         reference = self.rows.get(part.reference, self.full)
         base = (reference.outcome.dice if reference.outcome else {}) if reference else outcome.dice
-        row = compare(part, changes, outcome.dice.get(ARM, {}), base.get(ARM, {}), outcome, tiles)
+        row = compare(part, changes, outcome.dice.get(TREATED, {}), base.get(TREATED, {}), outcome, tiles)
         self._record(run, row, outcome)
         return row
 

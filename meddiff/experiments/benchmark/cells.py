@@ -20,10 +20,11 @@ from meddiff.errors import MeddiffError
 from meddiff.experiments.ablation.parts import NO_FILTER
 from meddiff.experiments.ablation.variants import fidelity_numbers
 from meddiff.experiments.benchmark.energy import metered
-from meddiff.experiments.run import ARM, Overrides, merged, nested, own_tree
+from meddiff.experiments.run import Overrides, merged, nested, own_tree
 from meddiff.layout import Layout, replacing
 from meddiff.outputs.samples import read_records
 from meddiff.params import BenchmarkDataset, Params
+from meddiff.params.arms import PUBLISHED, TREATED
 from meddiff.params.file import load_params, parse_params
 from meddiff.services import versioning
 
@@ -113,7 +114,7 @@ def _cells(params: Params) -> Iterator[Cell]:
                 further = settings.further if budget == settings.budget else ()
                 yield Cell(dataset, budget, seed, "method", tuple(dict.fromkeys((*settings.arms, *further))), samples[budget])
         if settings.paper:  # last, so that processes beside each other seldom make what it shares with the method twice
-            yield from (Cell(dataset, settings.budget, seed, "paper", (ARM,), samples[settings.budget])
+            yield from (Cell(dataset, settings.budget, seed, "paper", (TREATED,), samples[settings.budget])
                         for dataset in settings.datasets)
 
 
@@ -281,7 +282,7 @@ def read_cell(folder: Path, cell: Cell) -> CellResult:
     arms.insert(0, "seed", row["seed"])
     for table in (scores, arms):
         if cell.recipe == "paper":
-            table["arm"] = "paper"
+            table["arm"] = PUBLISHED
         table.insert(0, "dataset", row["dataset"])
         table.insert(1, "budget", row["budget"])
     return CellResult(row | {"dropped": " ".join(dropped)}, dropped, scores, arms)

@@ -8,20 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from meddiff.evaluation.page import arm_name
+from meddiff.evaluation.arms import arm_name, look_of
 from meddiff.page import Picture
+from meddiff.params.arms import BASELINE, TREATED, rivals_of
 
-# Colours of Okabe and Ito, and one of Tol's, told apart by the colour-blind.
-COLOURS = {"real": "#52606d", "synthetic": "#0072b2", "copy_paste": "#d55e00", "augmented": "#cc79a7", "paper": "#009e73",
-           "uncorroded": "#56b4e9", "unfiltered": "#e69f00", "self_training": "#000000", "synthetic_only": "#999999",
-           "copy_paste_sites": "#f0e442", "combined": "#332288"}
-PLOTTED = ("synthetic", "combined", "copy_paste", "self_training", "augmented", "paper")
 INK, LINE = "#1f2933", "#9aa5b1"
-
-
-def named(arm: str) -> str:
-    """An arm in words; the paper's recipe is one of the benchmark alone."""
-    return "real + the paper's recipe" if arm == "paper" else arm_name(arm)
 
 
 def figures(scores: pd.DataFrame, gains: pd.DataFrame, facts: dict[str, Any]) -> list[Picture]:
@@ -44,17 +35,18 @@ def figures(scores: pd.DataFrame, gains: pd.DataFrame, facts: dict[str, Any]) ->
 def _budgets(gains: pd.DataFrame, datasets: list[str]) -> Figure:
     figure = Figure(figsize=(4.6 * len(datasets) + 1.8, 4.2), layout="constrained")
     axes = figure.subplots(1, len(datasets), squeeze=False, sharey=True)[0]
-    over = gains[gains["against"] == "real"]
+    over = gains[gains["against"] == BASELINE]
+    compared = [arm for arm in (*rivals_of(), *rivals_of()[TREATED]) if look_of(arm).place]
     for axis, dataset in zip(axes, datasets, strict=True):
         part = over[over["dataset"] == dataset]
         places = sorted(set(part["budget"]), key=_place)
-        arms = [arm for arm in PLOTTED if arm in set(part["arm"])]
+        arms = [arm for arm in compared if arm in set(part["arm"])]
         for arm, shift in zip(arms, np.linspace(-0.04, 0.04, len(arms)) * (len(arms) - 1), strict=True):
             own = part[part["arm"] == arm].sort_values("budget", key=lambda budgets: budgets.map(_place))
             x = np.array([places.index(budget) for budget in own["budget"]]) + shift
             mean, low, high = (own[name].to_numpy(float) * 100 for name in ("mean", "lower", "upper"))
-            axis.errorbar(x, mean, np.abs([mean - low, high - mean]), color=COLOURS[arm], marker="o", capsize=3, linewidth=1.6,
-                          label=named(arm))
+            axis.errorbar(x, mean, np.abs([mean - low, high - mean]), color=look_of(arm).colour, marker="o", capsize=3,
+                          linewidth=1.6, label=arm_name(arm))
         axis.axhline(0, color=INK, linewidth=0.8)
         axis.set_xticks(range(len(places)), [str(place) for place in places])
         axis.set_title(dataset, fontsize=11)
@@ -81,10 +73,10 @@ def _arms(scores: pd.DataFrame, budget: int) -> Figure:
         for place, arm in enumerate(arms):
             if arm in own.index:
                 mean, low, high = (float(own.loc[arm, name]) for name in ("mean", "lower", "upper"))
-                axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=COLOURS.get(arm, LINE), capsize=3)
-        if "real" in own.index:
-            axis.axvline(float(own.loc["real", "mean"]), color=LINE, linewidth=0.8, linestyle="--")
-        axis.set_yticks(range(len(arms)), [named(arm) for arm in arms], fontsize=9)
+                axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=look_of(arm).colour, capsize=3)
+        if BASELINE in own.index:
+            axis.axvline(float(own.loc[BASELINE, "mean"]), color=LINE, linewidth=0.8, linestyle="--")
+        axis.set_yticks(range(len(arms)), [arm_name(arm) for arm in arms], fontsize=9)
         axis.invert_yaxis() if axis is axes.flat[0] else None
         axis.set_title(dataset, fontsize=11)
         axis.set_xlabel("Dice")

@@ -7,10 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from meddiff.evaluation.arms import arm_name, look_of
 from meddiff.evaluation.page import PRIVACY
-from meddiff.evaluation.summary import BASELINE, COMBINED, TREATED
-from meddiff.experiments.benchmark.figures import named
-from meddiff.experiments.benchmark.significance import AVERAGE, RIVALS_OF
+from meddiff.experiments.benchmark.significance import AVERAGE
 from meddiff.experiments.benchmark.tables import (
     Tables,
     arms_table,
@@ -24,9 +23,9 @@ from meddiff.experiments.benchmark.tables import (
     sizes_table,
 )
 from meddiff.page import Picture, counted, document, figure, listed, points, section, table
+from meddiff.params.arms import BASELINE, TREATED, rivals_of
 
 ALPHA = 0.05
-PAIRS = {TREATED: "synthetic pairs", COMBINED: "synthetic pairs with unlabelled images"}
 LEAST_SEEDS = 5  # for a claim: with 3 intervals were too narrow in simulations (`bootstrap.mean_interval`)
 
 
@@ -49,15 +48,16 @@ def verdict(gains: pd.DataFrame, budget: int, rivals: bool = True) -> list[str]:
     rival in turn, the average over the datasets last.
     """
     told = []
-    pairs = [(arm, against) for arm, others in RIVALS_OF.items() for against in (BASELINE, *(others if rivals else ()))]
-    for arm, against in pairs:
+    compared = [(arm, against) for arm, others in rivals_of().items() for against in (BASELINE, *(others if rivals else ()))]
+    for arm, against in compared:
         for row in rows_of(gains, budget, arm, against):
             word = {"gain": "raised", "loss": "lowered"}.get(found := decision(row), "")
             numbers = f"{interval(row)} Dice points, p = {row.p_holm:.3f}"
             who = "On average over the datasets" if row.dataset == AVERAGE else row.dataset
-            what = f"{PAIRS[arm]} {word} the Dice against {named(against)}" if word else \
-                f"too few seeds ({row.seeds}) to tell {PAIRS[arm]} from {named(against)}" if found == "few" else \
-                f"{PAIRS[arm]} were not shown to differ from {named(against)}"
+            pairs, other = look_of(arm).pairs, arm_name(against)
+            what = f"{pairs} {word} the Dice against {other}" if word else \
+                f"too few seeds ({row.seeds}) to tell {pairs} from {other}" if found == "few" else \
+                f"{pairs} were not shown to differ from {other}"
             told.append(f"{who}: {what}: {numbers}.")
     return told or [f"No gain measured at {budget} annotated images: that needs the arms `real` and `synthetic`."]
 
@@ -84,7 +84,7 @@ def render(tables: Tables, pictures: Sequence[Picture], facts: dict[str, Any], m
     whole = [decision(row) for row in rows_of(gains, budget, TREATED, BASELINE)]
     tone = " better" if whole and set(whole) == {"gain"} else " worse" if "loss" in whole else ""
     lines = "".join(f"<p>{html.escape(line)}</p>" for line in verdict(gains, budget, rivals=False))
-    lines += "".join(_rivals(gains, budget, arm, rivals) for arm, rivals in RIVALS_OF.items())
+    lines += "".join(_rivals(gains, budget, arm, rivals) for arm, rivals in rivals_of().items())
     lines += _told("Not everything is in", "cell", "missing", missing)
     lines += _told("Not every arm could be trained", "arm", "left out", dropped)
     found = "".join(body for name, body in shown.items() if name.endswith("-cases"))
@@ -142,8 +142,8 @@ def _rivals(gains: pd.DataFrame, budget: int, arm: str, rivals: Sequence[str]) -
     for against in rivals:
         found = {row.dataset: row for row in rows_of(gains, budget, arm, against)}
         if found:
-            rows.append([html.escape(named(against)), *(_against(found[name]) if name in found else "–" for name in datasets)])
-    return table([f"Dice points of {html.escape(named(arm))} over", *datasets], rows) if rows else ""
+            rows.append([html.escape(arm_name(against)), *(_against(found[name]) if name in found else "–" for name in datasets)])
+    return table([f"Dice points of {html.escape(arm_name(arm))} over", *datasets], rows) if rows else ""
 
 
 def _against(row: Any) -> str:

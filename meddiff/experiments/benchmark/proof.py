@@ -27,10 +27,11 @@ from meddiff.experiments.benchmark.cells import Cell, CellResult, cells_of, key_
 from meddiff.experiments.benchmark.figures import figures
 from meddiff.experiments.benchmark.page import render
 from meddiff.experiments.benchmark.tables import Tables, measured
-from meddiff.experiments.run import ARM, forget_execution, merged, nested, pending_execution
+from meddiff.experiments.run import forget_execution, merged, nested, pending_execution
 from meddiff.layout import Layout, replacing
 from meddiff.page import Picture
 from meddiff.params import Params
+from meddiff.params.arms import BASELINE, TREATED
 from meddiff.params.file import parse_params
 from meddiff.progress import bar
 from meddiff.services import tracking
@@ -263,7 +264,7 @@ def _known(layout: Layout, source: str) -> bool:
 
 def _headlines(result: Benchmark) -> dict[str, float]:
     """Gains over real images, named as those of a single evaluation: the arm is left out for `synthetic`."""
-    over_real = result.gains[result.gains["against"] == "real"]
-    values = {f"gain_{row.dataset}_{row.budget}" + ("" if row.arm == ARM else f"_{row.arm}"): float(row.mean)
+    over_real = result.gains[result.gains["against"] == BASELINE]
+    values = {f"gain_{row.dataset}_{row.budget}" + ("" if row.arm == TREATED else f"_{row.arm}"): float(row.mean)
               for row in over_real.itertuples()}
     return {name: value for name, value in values.items() if math.isfinite(value)}

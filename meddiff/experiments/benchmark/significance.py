@@ -9,23 +9,17 @@ from numpy.typing import NDArray
 
 from meddiff.evaluation.bootstrap import bootstrap_p, holm, mean_interval, resampled_means
 from meddiff.evaluation.summary import (
-    BASELINE,
-    COMBINED,
     METRICS,
     SIZES,
-    TREATED,
     detect_lesions,
     mean_over_classes,
     score_matrix,
     with_lesion,
 )
 from meddiff.params import EvaluateParams
+from meddiff.params.arms import BASELINE, rivals_of
 
 AVERAGE = "average"  # of the datasets, in the place of a dataset's name
-RIVALS = ("copy_paste", "copy_paste_sites", "self_training", "augmented", "paper")
-# What an arm is held against, beside `real`: `unfiltered` and `uncorroded` tell what the filter and corrosion are worth.
-RIVALS_OF = {TREATED: (*RIVALS, "unfiltered", "uncorroded"), COMBINED: (TREATED, *RIVALS)}
-
 KEY = ("dataset", "budget", "arm", "metric")
 GAINS = ("dataset", "budget", "arm", "against", "metric", "mean", "lower", "upper", "p", "cases", "seeds", "p_holm")
 GAIN = {"mean": "gain", "lower": "gain_lower", "upper": "gain_upper"}
@@ -91,9 +85,9 @@ def detection(table: pd.DataFrame, settings: EvaluateParams) -> pd.DataFrame:
 def gains(table: pd.DataFrame, settings: EvaluateParams, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
     """Paired differences between arms, with intervals, p-values and Holm's correction over the datasets.
 
-    Each arm is held against `real`, and `synthetic` and `combined` against their rivals (`RIVALS_OF`) too, on the seeds that
-    both have. The bootstrap draws cases (patients) and seeds; since a seed stands for its own choice of annotated cases, its own
-    generator and its own segmenters, the interval covers them all. The row `average` is the mean over the datasets that have
+    Each arm is held against `real`, and the methods against their rivals (`rivals_of`) too, on the seeds that both have. The
+    bootstrap draws cases (patients) and seeds; since a seed stands for its own choice of annotated cases, its own generator and
+    its own segmenters, the interval covers them all. The row `average` is the mean over the datasets that have
     the comparison, their draws independent; it is one test, so its p is not corrected.
 
     Args:
@@ -146,7 +140,7 @@ def _lesions(table: pd.DataFrame) -> pd.DataFrame:
 def _pairs(arms: Sequence[str]) -> Iterator[tuple[str, str]]:
     if BASELINE in arms:
         yield from ((arm, BASELINE) for arm in arms if arm != BASELINE)
-    for arm, rivals in RIVALS_OF.items():
+    for arm, rivals in rivals_of().items():
         if arm in arms:
             yield from ((arm, rival) for rival in rivals if rival in arms)
 

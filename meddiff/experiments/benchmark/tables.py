@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from meddiff.evaluation.arms import arm_name
 from meddiff.evaluation.page import NAMES
-from meddiff.evaluation.summary import BASELINE, COMBINED, SIZES, TREATED
-from meddiff.experiments.benchmark.figures import named
+from meddiff.evaluation.summary import SIZES
 from meddiff.page import counted, points, signed, table
+from meddiff.params.arms import BASELINE, rivals_of
 
 SETS = {"training": "annotated real lesions", "generated": "generated", "accepted": "accepted",
         "corroded": "accepted, corroded masks"}
@@ -62,8 +63,8 @@ def arms_table(tables: Tables, budget: int, facts: dict[str, Any]) -> str:
         for arm, part in own.groupby("arm", sort=False):
             by = part.set_index("metric")
             cells = [_score(by.loc[metric], metric) for metric in NAMES]
-            over = [row for row in rows_of(tables.gains, budget, str(arm), "real") if row.dataset == dataset]
-            rows.append([html.escape(named(str(arm))), _pairs(tables.arms, dataset, budget, arm), *cells,
+            over = [row for row in rows_of(tables.gains, budget, str(arm), BASELINE) if row.dataset == dataset]
+            rows.append([html.escape(arm_name(str(arm))), _pairs(tables.arms, dataset, budget, arm), *cells,
                          in_points(over[0]) if over else "–"])
         found += f"<h3>{html.escape(str(dataset))}</h3>" + table(
             ["trained on", "pairs", *NAMES.values(), "over real only [points]"], rows)
@@ -81,7 +82,7 @@ def pairs_table(arms: pd.DataFrame, budget: int) -> str:
              *(_pairs(own, dataset, own_budget, arm) for arm in columns)]
             for (dataset, own_budget), own in arms[arms["budget"] != budget].groupby(["dataset", "budget"], sort=False)]
     return "<h3>Pairs at the other budgets</h3>" + table(
-        ["dataset", "budget", "annotated", *(named(arm) for arm in columns)], rows) if rows and columns else ""
+        ["dataset", "budget", "annotated", *(arm_name(arm) for arm in columns)], rows) if rows and columns else ""
 
 
 def _pairs(arms: pd.DataFrame, dataset: Any, budget: Any, arm: Any) -> str:
@@ -94,14 +95,14 @@ def _pairs(arms: pd.DataFrame, dataset: Any, budget: Any, arm: Any) -> str:
 
 
 def gains_table(gains: pd.DataFrame) -> str:
-    """All differences of Dice, then those of the arms with synthetic pairs from the real one by the other metrics."""
-    dice, others = gains[gains["metric"] == "dice"], gains[(gains["metric"] != "dice") & gains["arm"].isin((TREATED, COMBINED))
+    """All differences of Dice, then those of the methods from the real arm by the other metrics."""
+    dice, others = gains[gains["metric"] == "dice"], gains[(gains["metric"] != "dice") & gains["arm"].isin(list(rivals_of()))
                                                            & (gains["against"] == BASELINE)]
-    rows = [[html.escape(str(row.dataset)), str(row.budget), html.escape(named(row.arm)), html.escape(named(row.against)),
+    rows = [[html.escape(str(row.dataset)), str(row.budget), html.escape(arm_name(row.arm)), html.escape(arm_name(row.against)),
              in_points(row), f"{row.p:.3f}", f"{row.p_holm:.3f}", str(row.seeds)] for row in dice.itertuples()]
     note = ('<p class="note">p: two-sided, from the bootstrap over patients and seeds. Holm: corrected over the datasets of the '
             "same budget, arm, rival and metric; `average` is one test of its own, of these datasets and no others.</p>")
-    more = [[html.escape(str(row.dataset)), str(row.budget), html.escape(named(row.arm)), NAMES[row.metric], _plain(row),
+    more = [[html.escape(str(row.dataset)), str(row.budget), html.escape(arm_name(row.arm)), NAMES[row.metric], _plain(row),
              f"{row.p_holm:.3f}", str(row.cases)] for row in others.itertuples()]
     shown = table(["dataset", "annotated", "arm", "against", "points", "p", "Holm", "seeds"], rows) + note if rows else ""
     return shown + ("<h3>Over real images only, by other metrics</h3>" + table(
@@ -120,7 +121,7 @@ def sizes_table(sizes: pd.DataFrame, budget: int) -> str:
         rows = []
         for arm, of in own.groupby("arm", sort=False):
             by = of.set_index(["metric", "stratum"])
-            rows.append([html.escape(named(str(arm))), *(_by_size(by, size) for size in SIZES)])
+            rows.append([html.escape(arm_name(str(arm))), *(_by_size(by, size) for size in SIZES)])
         cases = own.drop_duplicates("stratum").set_index("stratum")["cases"]
         found += f"<h3>{html.escape(str(dataset))}</h3>" + table(
             ["trained on", *(f"{size} ({cases.get(size, 0)})" for size in SIZES)], rows)
@@ -140,7 +141,7 @@ def _by_size(by: pd.DataFrame, size: str) -> str:
 
 def detection_table(detection: pd.DataFrame, budget: int) -> str:
     """What each arm finds in lesion-free images, and which lesions it finds in the others."""
-    rows = [[html.escape(str(row.dataset)), html.escape(named(str(row.arm))),
+    rows = [[html.escape(str(row.dataset)), html.escape(arm_name(str(row.arm))),
              "–" if math.isnan(row.specificity) else f"{row.specificity:.0%}<small>{row.lower:.0%} to {row.upper:.0%}</small>",
              str(row.free), f"{row.found:.0%} of {row.lesions}", f"{row.false_positives:.2f}"]
             for row in detection[detection["budget"] == budget].itertuples()]
@@ -155,7 +156,7 @@ def _seeds(own: pd.DataFrame) -> str:
     """How many seeds the arms of one dataset have, told apart where not all are finished."""
     by_arm = own.groupby("arm", sort=False)["seeds"].first()
     most = by_arm.value_counts().index[0]
-    others = [f"{html.escape(named(str(arm)))}: {n}" for arm, n in by_arm.items() if n != most]
+    others = [f"{html.escape(arm_name(str(arm)))}: {n}" for arm, n in by_arm.items() if n != most]
     apart = f" (but {', '.join(others)}; differences are over the seeds that both have)" if others else ""
     return counted(int(most), "seed") + apart
 

@@ -18,9 +18,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from meddiff.errors import MeddiffError
-from meddiff.experiments.run import ARM, Overrides, TrialOutcome, TrialRow, merged, nested, pipeline_trial, propose, trial_row
+from meddiff.experiments.run import Overrides, TrialOutcome, TrialRow, merged, nested, pipeline_trial, propose, trial_row
 from meddiff.layout import Layout
 from meddiff.params import Params
+from meddiff.params.arms import TREATED
 from meddiff.params.file import parse_params
 from meddiff.progress import bar
 from meddiff.services import tracking, versioning
@@ -139,7 +140,7 @@ class _Search:
         settings: dict[str, float | str] = {axis.key: axis.suggest(trial) for axis in self.axes}
         settings = trial.user_attrs.get("settings", settings)  # the first trial's may lie beside the grid
         trial.set_user_attr("settings", settings)
-        overrides = nested(settings) | {"segment": {"arms": [ARM]}}
+        overrides = nested(settings) | {"segment": {"arms": [TREATED]}}
         whole = Params.model_validate(merged(self.params, overrides))
         execution = f"{self.run.id}-{trial.number}"
         run = tracking.execution_run(self.layout, whole, execution, self.run.id)

@@ -1,0 +1,56 @@
+"""How the arms look to a reader: words, colour, and which are shown where there is room for a few."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from meddiff.params.arms import BASELINE, PUBLISHED, TREATED, arm_of
+
+ROOM = 6  # arms
+
+
+@dataclass(frozen=True)
+class Look:
+    """Of one arm.
+
+    Attributes:
+        words: what it is trained on.
+        colour: of Okabe and Ito, and one of Tol's, told apart by the colour-blind.
+        place: where there is room for a few; 0: not there.
+        pairs: of a method, what its gain is the gain of.
+    """
+
+    words: str
+    colour: str
+    place: int = 0
+    pairs: str = ""
+
+
+LOOKS = {
+    BASELINE: Look("real images only", "#52606d", 1),
+    TREATED: Look("real + synthetic images", "#0072b2", 5, "synthetic pairs"),
+    "combined": Look("real + synthetic + unlabelled images", "#332288", 6, "synthetic pairs with unlabelled images"),
+    "copy_paste": Look("real + pasted real lesions", "#d55e00", 3),
+    "copy_paste_sites": Look("real + real lesions pasted where lesions were", "#f0e442"),
+    "self_training": Look("real + unlabelled images, lesions as found", "#000000", 4),
+    "augmented": Look("real images, stronger augmentation", "#cc79a7", 2),
+    PUBLISHED: Look("real + the paper's recipe", "#009e73", 7),
+    "unfiltered": Look("real + as many unfiltered synthetic images", "#e69f00"),
+    "uncorroded": Look("the same without corrosion", "#56b4e9"),
+    "synthetic_only": Look("synthetic images only", "#999999"),
+}
+
+
+def look_of(arm: str) -> Look:
+    """How an arm looks, `synthetic_xRATIO` included."""
+    return LOOKS.get(arm) or Look(f"real + synthetic images, up to {arm_of(arm).ratio:g} for each real one", "#9aa5b1")
+
+
+def arm_name(arm: str) -> str:
+    """What an arm is trained on, in words."""
+    return look_of(arm).words
+
+
+def main_arms(arms: Sequence[str]) -> list[str]:
+    """The arms to show where there is room for a few: all, or those that have a place."""
+    placed = sorted((arm for arm in arms if look_of(arm).place), key=lambda arm: look_of(arm).place)
+    return list(arms) if len(arms) <= ROOM else (placed or list(arms))[:ROOM]

@@ -1,12 +1,14 @@
-"""The catalogue: one contract, held by SQLite and by a real PostgreSQL."""
+"""The catalogue: one contract, held by SQLite and by a real PostgreSQL, and the way of old tables to their present form."""
 
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,11 +16,42 @@ import pandas as pd
 import psycopg
 import pytest
 import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.services import catalog
+from meddiff.services.catalog.models import VERSION_TABLE, Base
+
+TYPES = {"sqlite": {"time": "DATETIME", "float": "DOUBLE", "serial": "INTEGER"},
+         "postgresql": {"time": "TIMESTAMP", "float": "DOUBLE PRECISION", "serial": "SERIAL"}}
+# The tables as they were made before there were migrations.
+OLD_TABLES = """
+CREATE TABLE meddiff_projects (name VARCHAR NOT NULL PRIMARY KEY, rebuilt {time});
+CREATE TABLE meddiff_batches (project VARCHAR NOT NULL REFERENCES meddiff_projects (name), id VARCHAR NOT NULL,
+  samples INTEGER NOT NULL, passed BOOLEAN, reasons VARCHAR NOT NULL, PRIMARY KEY (project, id));
+CREATE TABLE meddiff_samples (project VARCHAR NOT NULL, id VARCHAR NOT NULL, batch VARCHAR NOT NULL, seed BIGINT NOT NULL,
+  background VARCHAR NOT NULL, area {float} NOT NULL, guidance_scale {float} NOT NULL, steps INTEGER NOT NULL,
+  generator VARCHAR NOT NULL, PRIMARY KEY (project, id),
+  FOREIGN KEY(project, batch) REFERENCES meddiff_batches (project, id));
+CREATE INDEX ix_meddiff_samples_generator ON meddiff_samples (generator);
+CREATE TABLE meddiff_decisions (project VARCHAR NOT NULL, id VARCHAR NOT NULL, similarity {float}, nearest VARCHAR,
+  agreement {float}, contrast {float}, verdict VARCHAR NOT NULL, reason VARCHAR NOT NULL, PRIMARY KEY (project, id),
+  FOREIGN KEY(project, id) REFERENCES meddiff_samples (project, id));
+CREATE INDEX ix_meddiff_decisions_verdict ON meddiff_decisions (verdict);
+CREATE TABLE meddiff_promotions (number {serial} NOT NULL PRIMARY KEY,
+  project VARCHAR NOT NULL REFERENCES meddiff_projects (name), model VARCHAR NOT NULL, version VARCHAR NOT NULL,
+  passed BOOLEAN NOT NULL, reasons VARCHAR NOT NULL, generator VARCHAR NOT NULL, at {time} NOT NULL);
+CREATE INDEX ix_meddiff_promotions_project ON meddiff_promotions (project);
+INSERT INTO meddiff_projects VALUES ('lab', '2026-01-02 03:04:05.000000');
+INSERT INTO meddiff_batches VALUES ('lab', 'b0', 1, true, '[]');
+INSERT INTO meddiff_samples VALUES ('lab', 's1', 'b0', 5000000000, 'normal_1', 0.1, 1.5, 20, 'abc123');
+INSERT INTO meddiff_decisions VALUES ('lab', 's1', 0.5, 'case_1', 0.8, 12.0, 'accepted', '');
+INSERT INTO meddiff_promotions (project, model, version, passed, reasons, generator, at)
+  VALUES ('lab', 'meddiff-generator', '3', false, '["gain is below 0"]', 'abc123', '2026-01-02 03:04:05.000000');
+"""
 
 
 def find_binaries() -> Path | None:
@@ -67,6 +100,27 @@ def params(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> P
     return Params.model_validate({"catalog": {"url": f"postgresql://postgres@/{name}?host={folder}"}})
 
 
+def database(layout: Layout, params: Params) -> sa.Engine:
+    """The catalogue's database without the catalogue."""
+    layout.work.mkdir(parents=True, exist_ok=True)
+    return sa.create_engine(params.catalog.url or f"sqlite:///{layout.work / 'catalog.db'}", poolclass=sa.NullPool)
+
+
+def execute(layout: Layout, params: Params, statements: str) -> None:
+    """Run statements, in which the names of `TYPES` stand for types."""
+    engine = database(layout, params)
+    with engine.begin() as connection:
+        for statement in statements.format(**TYPES[engine.dialect.name]).strip().removesuffix(";").split(";\n"):
+            connection.exec_driver_sql(statement)
+
+
+def differences(layout: Layout, params: Params) -> list[object]:
+    """What alembic would change in the database to make its tables those of the models."""
+    with database(layout, params).connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        return list(compare_metadata(context, Base.metadata))
+
+
 def write_files(root: Path, n: int = 6, decided: bool = True, generator: str = "abc123") -> Layout:
     """Two batches as `generate` and `filter` leave them: of the first, every third sample is accepted; the second failed."""
     layout = Layout(root)
@@ -91,7 +145,7 @@ def write_files(root: Path, n: int = 6, decided: bool = True, generator: str = "
 
 def test_show_tells_where_a_sample_comes_from(params: Params, tmp_path: Path) -> None:
     layout = write_files(tmp_path)
-    assert catalog.rebuild(layout, params) == catalog.Counts(batches=2, samples=6, decisions=6, promotions=0)
+    assert catalog.rebuild(layout, params) == catalog.CatalogCounts(batches=2, samples=6, decisions=6, promotions=0)
     record = catalog.show(layout, params, "s0000000000")
     assert (record.seed, record.background, record.generator, record.guidance_scale) == (5_000_000_000, "normal_0", "abc123", 1.5)
     assert (record.verdict, record.similarity, record.nearest, record.batch_passed) == ("accepted", 0.5, "case_1", True)
@@ -142,26 +196,21 @@ def test_rebuild_replaces_samples_and_keeps_promotions(params: Params, tmp_path:
     kept = catalog.record_promotion(layout, params, "meddiff-generator", "3", False, ["gain -0.01 is below 0"], "abc123")
     catalog.record_promotion(layout, params, "meddiff-generator", "2", True, [], "another")
     write_files(tmp_path, n=2)
-    assert catalog.rebuild(layout, params) == catalog.Counts(batches=2, samples=2, decisions=2, promotions=2)
+    assert catalog.rebuild(layout, params) == catalog.CatalogCounts(batches=2, samples=2, decisions=2, promotions=2)
     assert catalog.show(layout, params, "s0000000001").promotions == (kept,)
     assert kept.at.utcoffset() is not None
 
 
-def test_a_failed_rebuild_keeps_the_old_content(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_rebuild_keeps_the_old_content(params: Params, tmp_path: Path) -> None:
     layout = write_files(tmp_path)
     catalog.rebuild(layout, params)
     before = catalog.find(layout, params)
-    whole = catalog._rows
-
-    def broken(*args: object) -> object:
-        rows = whole(*args)
-        rows[catalog.Decision][-1]["id"] = "s_without_sample"
-        return rows
-
-    monkeypatch.setattr(catalog, "_rows", broken)
-    with pytest.raises(MeddiffError):
+    path = write_files(tmp_path, n=4).filtered / "decisions.parquet"
+    table = pd.read_parquet(path)
+    table.loc[3, "reason"] = None  # the last of the last table
+    table.to_parquet(path, index=False)
+    with pytest.raises(MeddiffError, match="reason"):
         catalog.rebuild(layout, params)
-    monkeypatch.undo()
     assert catalog.find(layout, params) == before
 
 
@@ -188,12 +237,66 @@ def test_parallel_writers_that_also_make_the_tables(params: Params, tmp_path: Pa
     assert catalog.rebuild(layout, params).promotions == 16
 
 
-def test_tables_of_another_version(params: Params, tmp_path: Path) -> None:
+def test_tables_that_someone_changed(params: Params, tmp_path: Path) -> None:
     layout = write_files(tmp_path)
-    with catalog._session(layout, params) as session:
-        session.execute(sa.text("ALTER TABLE meddiff_samples RENAME COLUMN seed TO grain"))
-    with pytest.raises(MeddiffError, match="Drop the tables named meddiff_"):
+    catalog.rebuild(layout, params)
+    execute(layout, params, "ALTER TABLE meddiff_samples RENAME COLUMN seed TO grain")
+    with pytest.raises(MeddiffError, match=r"as meddiff made them .*\. Restore them, or name another database"):
         catalog.rebuild(layout, params)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_models_and_migrations_agree(params: Params, tmp_path: Path, old: bool) -> None:
+    layout = write_files(tmp_path)
+    if old:
+        execute(layout, params, OLD_TABLES)
+    catalog.rebuild(layout, params)
+    assert differences(layout, params) == []
+    execute(layout, params, "ALTER TABLE meddiff_samples RENAME COLUMN seed TO grain")
+    assert differences(layout, params) != []
+
+
+def test_a_catalogue_older_than_the_migrations_keeps_its_rows(params: Params, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "lab")
+    execute(layout, params, OLD_TABLES)
+    record = catalog.show(layout, params, "s1")
+    assert (record.seed, record.verdict, record.batch_passed) == (5_000_000_000, "accepted", True)
+    assert [(each.version, each.passed, each.reasons) for each in record.promotions] == [("3", False, ("gain is below 0",))]
+    write_files(layout.root)
+    catalog.record_promotion(layout, params, "meddiff-generator", "4", True, [], "abc123")
+    assert catalog.rebuild(layout, params) == catalog.CatalogCounts(batches=2, samples=6, decisions=6, promotions=2)
+    assert [each.version for each in catalog.show(layout, params, "s0000000000").promotions] == ["3", "4"]
+
+
+def test_a_catalogue_newer_than_the_code_is_left_alone(params: Params, tmp_path: Path) -> None:
+    layout = write_files(tmp_path)
+    catalog.rebuild(layout, params)
+    execute(layout, params, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    with pytest.raises(MeddiffError, match=r"newer \(schema 9999\) than this meddiff \(schema \d{4}\)\. Upgrade") as caught:
+        catalog.rebuild(layout, params)
+    assert "\n" not in str(caught.value)
+    execute(layout, params, f"UPDATE {VERSION_TABLE} SET version_num = '0001'")
+    assert len(catalog.find(layout, params)) == 6
+
+
+def test_processes_that_open_it_together_migrate_once(params: Params, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "lab")
+    layout.root.mkdir()
+    code = ("import sys; from pathlib import Path; from meddiff.layout import Layout; from meddiff.params import Params; "
+            "from meddiff.services import catalog; print('ready', flush=True); sys.stdin.read(); "
+            "catalog.record_promotion(Layout(Path.cwd()), Params(), 'm', sys.argv[1], True, [], 'abc123')")
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    env |= {catalog.URL_VARIABLE: params.catalog.url} if params.catalog.url else {}
+    with ExitStack() as stack:
+        started = [stack.enter_context(subprocess.Popen([sys.executable, "-c", code, str(i)], cwd=layout.root, env=env, text=True,
+                                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)) for i in range(2)]
+        assert [process.stdout and process.stdout.readline() for process in started] == ["ready\n"] * 2
+        for process in started:
+            assert process.stdin
+            process.stdin.close()
+    assert [process.returncode for process in started] == [0, 0]
+    write_files(layout.root)
+    assert catalog.rebuild(layout, params).promotions == 2
 
 
 def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:

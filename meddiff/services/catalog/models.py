@@ -1,0 +1,79 @@
+"""The tables, prefixed so that a database may be shared with other programs. Times are in UTC, without a zone.
+
+A change here needs a migration: a file in `migrations/versions/` that brings the tables of the one before to this form.
+"""
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+VERSION_TABLE = "meddiff_schema"  # alembic's, which holds the last migration that ran
+
+
+class Base(DeclarativeBase):
+    """What all tables share: the catalogue's metadata."""
+
+
+class ProjectRow(Base):
+    """One project folder and when its files were last read."""
+
+    __tablename__ = "meddiff_projects"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    rebuilt: Mapped[datetime | None] = mapped_column(sa.DateTime)
+
+
+class BatchRow(Base):
+    """A folder of samples and the verdict of its quality check."""
+
+    __tablename__ = "meddiff_batches"
+    project: Mapped[str] = mapped_column(sa.ForeignKey(ProjectRow.name), primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    samples: Mapped[int]
+    passed: Mapped[bool | None]
+    reasons: Mapped[str]
+
+
+class SampleRow(Base):
+    """A generated pair and what it was made from. `generator` is the hash of fine-tuned pipeline and mask model together."""
+
+    __tablename__ = "meddiff_samples"
+    __table_args__ = (sa.ForeignKeyConstraint(["project", "batch"], ["meddiff_batches.project", "meddiff_batches.id"]),)
+    project: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    batch: Mapped[str]
+    seed: Mapped[int] = mapped_column(sa.BigInteger)
+    background: Mapped[str]
+    area: Mapped[float]
+    guidance_scale: Mapped[float]
+    steps: Mapped[int]
+    generator: Mapped[str] = mapped_column(index=True)
+
+
+class DecisionRow(Base):
+    """The filter's scores and verdict on a sample."""
+
+    __tablename__ = "meddiff_decisions"
+    __table_args__ = (sa.ForeignKeyConstraint(["project", "id"], ["meddiff_samples.project", "meddiff_samples.id"]),)
+    project: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    similarity: Mapped[float | None]
+    nearest: Mapped[str | None]
+    agreement: Mapped[float | None]
+    contrast: Mapped[float | None]
+    verdict: Mapped[str] = mapped_column(index=True)
+    reason: Mapped[str]
+
+
+class PromotionRow(Base):
+    """One passing or refusal at the gate; not derivable from the project's files, so never deleted by a rebuild."""
+
+    __tablename__ = "meddiff_promotions"
+    number: Mapped[int] = mapped_column(primary_key=True)
+    project: Mapped[str] = mapped_column(sa.ForeignKey(ProjectRow.name), index=True)
+    model: Mapped[str]
+    version: Mapped[str]
+    passed: Mapped[bool]
+    reasons: Mapped[str]
+    generator: Mapped[str]
+    at: Mapped[datetime] = mapped_column(sa.DateTime)

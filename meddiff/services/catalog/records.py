@@ -1,0 +1,63 @@
+"""What the catalogue answers."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True)
+class CatalogCounts:
+    """Rows of one project in the catalogue."""
+
+    batches: int
+    samples: int
+    decisions: int
+    promotions: int
+
+
+@dataclass(frozen=True)
+class PromotionRecord:
+    """What the gate said of a model version, with its reasons; `generator` is empty where it wasn't given."""
+
+    model: str
+    version: str
+    passed: bool
+    reasons: tuple[str, ...]
+    generator: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class SampleRecord:
+    """Where a sample comes from and what became of it.
+
+    Attributes:
+        seed: of background, mask and noise.
+        background: id of the image that was painted into, or `given`.
+        area: share of the image that the mask covers, 0 to 1.
+        generator: hash of the model that made it; `promotions` are those recorded for this hash.
+        similarity, nearest, agreement, contrast: the filter's scores and the nearest real case; None before `filter` ran.
+        verdict: accepted, rejected, quarantined or, before `filter` ran, undecided; with its reason.
+        batch_passed: verdict of the batch's quality check, None before `filter` ran; `batch_reasons` says why not.
+        image, mask, corroded: paths below the project folder; `corroded` is the tightened mask, None unless accepted.
+    """
+
+    id: str
+    batch: str
+    seed: int
+    background: str
+    area: float
+    guidance_scale: float
+    steps: int
+    generator: str
+    similarity: float | None
+    nearest: str | None
+    agreement: float | None
+    contrast: float | None
+    verdict: str
+    reason: str
+    batch_passed: bool | None
+    batch_reasons: tuple[str, ...]
+    image: str
+    mask: str
+    corroded: str | None
+    promotions: tuple[PromotionRecord, ...]

@@ -4,14 +4,21 @@ from meddiff.environment import quiet
 
 quiet()
 
-from collections.abc import Callable  # noqa: E402
+import os  # noqa: E402
+import socket  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
+from uuid import uuid4  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from meddiff.cases import Case  # noqa: E402
 from meddiff.params import Params  # noqa: E402
+
+if TYPE_CHECKING:
+    from meddiff.services.storage import FolderStore, ObjectStore, S3Store
 
 SHARED_DATA = Path(__file__).parents[2] / "shared/data"
 
@@ -61,3 +68,58 @@ def tiny() -> Params:
             "compute": {"threads": 1, "device": "cpu"},
         }
     )
+
+
+# ---- places for releases
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Address of an S3 server: MEDDIFF_TEST_S3 (any real one, with its keys in AWS_*), else moto's on a free port of loopback."""
+    if real := os.environ.get("MEDDIFF_TEST_S3"):
+        yield real
+        return
+    from moto.server import ThreadedMotoServer
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    server.start()
+    yield f"http://127.0.0.1:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same, with the keys to it in the environment and nothing else that boto3 would heed."""
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "MEDDIFF_S3_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    if "MEDDIFF_TEST_S3" not in os.environ:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    return s3_server
+
+
+@pytest.fixture
+def bucket(s3: str) -> "S3Store":
+    """A prefix of its own in a bucket of its own."""
+    from meddiff.services.storage import S3Store
+
+    store = S3Store(f"meddiff-{uuid4().hex[:12]}", "lab/data", s3)
+    store.client.create_bucket(Bucket=store.bucket)
+    return store
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> "FolderStore":
+    from meddiff.services.storage import FolderStore
+
+    (tmp_path / "share").mkdir()
+    return FolderStore(tmp_path / "share")
+
+
+@pytest.fixture(params=["share", "bucket"])
+def store(request: pytest.FixtureRequest) -> "ObjectStore":
+    """An empty place of each kind."""
+    return request.getfixturevalue(request.param)

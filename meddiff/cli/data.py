@@ -9,7 +9,7 @@ import typer
 from meddiff.cli.project import project
 
 catalog_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What is known of the synthetic samples.")
-release_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Synthetic datasets in S3-compatible storage.")
+release_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Synthetic datasets in S3 storage or a folder.")
 export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The training pairs in the format of another program.")
 
 
@@ -59,12 +59,12 @@ def _tell_if_outdated() -> None:
         print(f"catalog: samples or decisions were written since they were read in. {catalog.REBUILD}", file=sys.stderr)
 
 
-Bucket = Annotated[str, typer.Argument(help="s3://BUCKET or s3://BUCKET/PREFIX")]
-Endpoint = Annotated[str | None, typer.Option(help="URL of the server; MEDDIFF_S3_ENDPOINT_URL or AWS's if not given.")]
+Place = Annotated[str, typer.Argument(help="s3://BUCKET, s3://BUCKET/PREFIX or file:///FOLDER")]
+Endpoint = Annotated[str | None, typer.Option(help="URL of the S3 server; MEDDIFF_S3_ENDPOINT_URL or AWS's if not given.")]
 
 
 @release_app.command("publish")
-def release_publish(name: str, bucket: Bucket, endpoint: Endpoint = None) -> None:
+def release_publish(name: str, place: Place, endpoint: Endpoint = None) -> None:
     """Publish the accepted pairs as a release that never changes."""
     from meddiff.delivery.releases import publish
     from meddiff.progress import bar
@@ -72,13 +72,13 @@ def release_publish(name: str, bucket: Bucket, endpoint: Endpoint = None) -> Non
 
     layout, params = project()
     with bar("publish") as report:
-        release = publish(layout, params, open_store(bucket, endpoint), name, report)
+        release = publish(layout, params, open_store(place, endpoint), name, report)
     print(f"{release.url}: {release.pairs} pairs, {release.bytes / 1e6:.1f} MB")
 
 
 @release_app.command("fetch")
 def release_fetch(
-    name: str, bucket: Bucket, out: Annotated[Path, typer.Option(help="A new or empty folder.")], endpoint: Endpoint = None,
+    name: str, place: Place, out: Annotated[Path, typer.Option(help="A new or empty folder.")], endpoint: Endpoint = None,
 ) -> None:
     """Fetch a release, every file checked by its hash; works from any folder."""
     from meddiff.delivery.releases import fetch
@@ -86,17 +86,17 @@ def release_fetch(
     from meddiff.services.storage import open_store
 
     with bar("fetch") as report:
-        release = fetch(open_store(bucket, endpoint), name, out, report)
+        release = fetch(open_store(place, endpoint), name, out, report)
     print(f"{release.pairs} pairs in {out}; use them with: meddiff init --dataset folder --path {out}")
 
 
 @release_app.command("list")
-def release_list(bucket: Bucket, endpoint: Endpoint = None) -> None:
+def release_list(place: Place, endpoint: Endpoint = None) -> None:
     """List the complete releases."""
     from meddiff.delivery.releases import list_releases
     from meddiff.services.storage import open_store
 
-    for release in list_releases(open_store(bucket, endpoint)):
+    for release in list_releases(open_store(place, endpoint)):
         print(f"{release.name}  {release.pairs} pairs  {release.bytes / 1e6:.1f} MB  {release.created}")
 
 

@@ -1,93 +1,15 @@
-"""Storage and releases: a contract for stores, held against an S3 server on loopback, and what may go wrong on the way."""
+"""Storage: a contract for every backend, and what may go wrong with each."""
 
-import json
-import os
-import socket
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from uuid import uuid4
 
-import boto3
-import numpy as np
-import pandas as pd
 import pytest
 from botocore.exceptions import ClientError
-from moto.server import ThreadedMotoServer
 
-from meddiff.cases import write_image, write_mask
-from meddiff.delivery.releases import MANIFEST, Release, fetch, list_releases, publish
 from meddiff.errors import MeddiffError
-from meddiff.evaluation.bootstrap import Interval
-from meddiff.evaluation.summary import Quality, Summary
-from meddiff.layout import Layout
-from meddiff.params import Params
-from meddiff.services import storage
-from meddiff.services.storage import ObjectStore, S3Store, open_store
+from meddiff.services.storage import ENDPOINT_VARIABLE, FolderStore, ObjectStore, S3Store, open_store
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """An S3 server: MEDDIFF_TEST_S3 (any real one, with its keys in AWS_*), else moto's on a free port of loopback."""
-    if real := os.environ.get("MEDDIFF_TEST_S3"):
-        yield real
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
-    server.start()
-    yield f"http://127.0.0.1:{port}"
-    server.stop()
-
-
-@pytest.fixture(autouse=True)
-def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", storage.ENDPOINT_VARIABLE):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    if "MEDDIFF_TEST_S3" not in os.environ:
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-
-
-@pytest.fixture
-def store(endpoint: str) -> S3Store:
-    """An empty place: a prefix of its own in a bucket of its own."""
-    bucket = f"meddiff-{uuid4().hex[:12]}"
-    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket=bucket)
-    return S3Store(bucket, "lab/data", endpoint)
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    """Six samples in two batches, of which four were accepted."""
-    layout = Layout(tmp_path / "project")
-    rng = np.random.default_rng(0)
-    decisions = []
-    for batch in ("b0000", "b0001"):
-        rows = []
-        for i in range(3):
-            id = f"s{batch[-1]}{i}"
-            write_image(layout.synthetic / batch / "images" / f"{id}.png", rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
-            write_mask(layout.synthetic / batch / "masks" / f"{id}.png", np.ones((32, 32), np.uint8))
-            rows.append({"id": id, "batch": batch, "seed": i, "background": "n1", "area": 0.2, "guidance_scale": 1.5, "steps": 20,
-                         "generator": "abc"})
-            accepted = i > 0
-            decisions.append({"id": id, "batch": batch, "similarity": 0.5, "nearest": "c1", "agreement": 0.9, "contrast": 9.0,
-                              "area": 0.2, "verdict": "accepted" if accepted else "rejected",
-                              "reason": "" if accepted else "copy"})
-            if accepted:
-                write_mask(layout.filtered / "masks" / f"{id}.png", rng.integers(0, 2, (32, 32), dtype=np.uint8))
-        pd.DataFrame(rows).to_parquet(layout.synthetic / batch / "batch.parquet")
-    pd.DataFrame(decisions).to_parquet(layout.filtered / "decisions.parquet")
-    (layout.filtered / "batches.json").write_text(json.dumps({b: {"passed": True, "reasons": []} for b in ("b0000", "b0001")}))
-    return layout
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 class TestStoreContract:
@@ -115,218 +37,49 @@ class TestStoreContract:
         assert store.folders() == ["a", "b"]
 
 
-def test_a_release_comes_back_whole(layout: Layout, store: S3Store, tmp_path: Path) -> None:
-    steps: list[tuple[int, int]] = []
-    published = publish(layout, Params(), store, "v1", lambda done, total, values: steps.append((done, total)))
-    assert steps == [(i, 10) for i in range(1, 11)]
-    assert (published.pairs, published.generators, published.url) == (4, ("abc",), f"s3://{store.bucket}/lab/data/v1")
-    dest = tmp_path / "fetched"
-    assert fetch(store, "v1", dest) == published == list_releases(store)[0]
-    assert {path.name for path in dest.iterdir()} == {"images", "masks", "samples.csv", "README.md", MANIFEST}
-    for id, batch in (("s01", "b0000"), ("s12", "b0001")):
-        assert (dest / "images" / f"{id}.png").read_bytes() == (layout.synthetic / batch / "images" / f"{id}.png").read_bytes()
-        assert (dest / "masks" / f"{id}.png").read_bytes() == (layout.filtered / "masks" / f"{id}.png").read_bytes()
-    table = pd.read_csv(dest / "samples.csv")
-    assert table["id"].tolist() == ["s01", "s02", "s11", "s12"]
-    assert {"seed", "background", "similarity", "generator"} <= set(table)
+def test_a_missing_bucket(s3: str) -> None:
+    store = S3Store("meddiff-no-such-bucket", "x", s3)
+    with pytest.raises(MeddiffError, match=r"s3://meddiff-no-such-bucket/x/a: .*NoSuchBucket.*Create the bucket"):
+        store.put("a", b"1")
+    for ask in (store.folders, lambda: store.get("a")):
+        with pytest.raises(MeddiffError, match="NoSuchBucket"):
+            ask()
 
 
-def test_a_fetched_release_is_a_dataset(layout: Layout, store: S3Store, tmp_path: Path) -> None:
-    from meddiff.datasets.adapters.folder import folder
-
-    publish(layout, Params(), store, "v1")
-    fetch(store, "v1", tmp_path / "fetched")
-    assert sorted(case.id for case in folder(tmp_path / "fetched")) == ["s01", "s02", "s11", "s12"]
-
-
-def test_the_manifest_holds_no_secret_and_no_path_of_this_machine(layout: Layout, store: S3Store) -> None:
-    params = Params.model_validate({"prepare": {"path": "/home/me/images"}, "foundation": {"source": "/home/me/model"},
-                                    "catalog": {"url": "postgresql+psycopg://me:geheim@db/x"}})
-    publish(layout, params, store, "v1")
-    text = (store.get(f"v1/{MANIFEST}") or b"").decode() + (store.get("v1/README.md") or b"").decode()
-    assert "/home/me" not in text
-    assert "geheim" not in text
-    assert json.loads(store.get(f"v1/{MANIFEST}") or b"")["params"]["foundation"]["source"] == "model"
-
-
-def test_the_card_tells_how_it_was_made_and_what_it_is_not(layout: Layout, store: S3Store) -> None:
-    publish(layout, Params(), store, "v1")
-    card = (store.get("v1/README.md") or b"").decode()
-    assert "4 of 6 samples (67%) were accepted" in card
-    assert "| rejected: copy | 2 |" in card
-    assert "Not privacy-preserving" in card
-    assert "Not measured: no evaluation" in card
-
-
-@pytest.mark.parametrize(("accepted", "told"), [
-    (4, "raised the Dice: +2.0 Dice points"),
-    (5, "Not measured: the last evaluation"),
-])
-def test_the_card_tells_the_gain_of_these_pairs_alone(layout: Layout, store: S3Store, accepted: int, told: str) -> None:
-    layout.report.mkdir(parents=True)
-    summary = Summary(arms={}, gain=Interval(0.02, 0.01, 0.03, 0.95, 40, 3), by_size={}, excluded={},
-                      quality=Quality(6, accepted, 2, 2, 0, {}), n_real=30, n_synthetic=4, steps=300, seconds=1.0)
-    (layout.report / "summary.json").write_text(json.dumps(summary.as_json()))
-    publish(layout, Params(), store, "v1")
-    assert told in (store.get("v1/README.md") or b"").decode()
-
-
-def test_a_name_is_used_once(layout: Layout, store: S3Store) -> None:
-    first = publish(layout, Params(), store, "v1")
-    with pytest.raises(MeddiffError, match="never overwritten"):
-        publish(layout, Params(), store, "v1")
-    assert list_releases(store) == [first]
-    for name in ("", "../v2", "a/b", ".hidden", "x" * 101):
-        with pytest.raises(MeddiffError, match="at most 100 letters"):
-            publish(layout, Params(), store, name)
-
-
-class Cut(S3Store):
-    """A store whose line breaks after some objects."""
-
-    left = 5
-
-    def put(self, key: str, data: bytes) -> bool:
-        self.left -= 1
-        if self.left < 0:
-            raise MeddiffError(self.url + key, "the endpoint must answer", "Start the server")
-        return super().put(key, data)
-
-
-def test_half_a_release_is_none_and_goes_on(layout: Layout, store: S3Store, endpoint: str, tmp_path: Path) -> None:
-    with pytest.raises(MeddiffError, match="must answer"):
-        publish(layout, Params(), Cut(store.bucket, "lab/data", endpoint), "v1")
-    assert store.folders() == ["v1"]
-    assert list_releases(store) == []
-    with pytest.raises(MeddiffError, match="no complete release of this name"):
-        fetch(store, "v1", tmp_path / "fetched")
-    assert publish(layout, Params(), store, "v1").pairs == 4
-    assert fetch(store, "v1", tmp_path / "fetched").pairs == 4
-
-
-def test_other_content_under_an_unfinished_name_is_refused(layout: Layout, store: S3Store) -> None:
-    store.put("v1/images/s01.png", b"of someone else")
-    with pytest.raises(MeddiffError, match=r"images/s01\.png: an unfinished release v1 of other content"):
-        publish(layout, Params(), store, "v1")
-    assert list_releases(store) == []
-
-
-def test_nothing_accepted_or_a_missing_file(layout: Layout, store: S3Store) -> None:
-    (layout.filtered / "masks/s01.png").unlink()
-    with pytest.raises(MeddiffError, match=r"s01\.png: an accepted sample's file must be there"):
-        publish(layout, Params(), store, "v1")
-    table = pd.read_parquet(layout.filtered / "decisions.parquet").assign(verdict="rejected")
-    table.to_parquet(layout.filtered / "decisions.parquet")
-    with pytest.raises(MeddiffError, match="at least one accepted pair"):
-        publish(layout, Params(), store, "v2")
-
-
-def tamper(store: S3Store, endpoint: str, key: str, data: bytes | None) -> None:
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
-    if data is None:
-        client.delete_object(Bucket=store.bucket, Key=f"lab/data/{key}")
-    else:
-        client.put_object(Bucket=store.bucket, Key=f"lab/data/{key}", Body=data)
-
-
-@pytest.mark.parametrize(("data", "fault"), [(b"other bytes", "isn't what was published"), (None, "is missing")])
-def test_a_corrupted_object_is_named_and_the_old_folder_stays(layout: Layout, store: S3Store, endpoint: str, tmp_path: Path,
-                                                               data: bytes | None, fault: str) -> None:
-    publish(layout, Params(), store, "v1")
-    dest = tmp_path / "fetched"
-    fetch(store, "v1", dest)
-    before = snapshot(dest)
-    tamper(store, endpoint, "v1/masks/s11.png", data)
-    with pytest.raises(MeddiffError, match=f"lab/data/v1/masks/s11.png: the object {fault}"):
-        fetch(store, "v1", dest)
-    assert snapshot(dest) == before
-    assert [path.name for path in tmp_path.iterdir() if "fetched" in path.name] == ["fetched"]
-
-
-@pytest.mark.parametrize("path", ["../evil.png", "images/../../evil.png", "/etc/evil.png", "images/a/b.png",
-                                  "images/..\\evil.png", "evil.sh", "images/.png", MANIFEST])
-def test_a_manifest_cannot_write_elsewhere(layout: Layout, store: S3Store, endpoint: str, tmp_path: Path, path: str) -> None:
-    publish(layout, Params(), store, "v1")
-    manifest = json.loads(store.get(f"v1/{MANIFEST}") or b"")
-    manifest["files"][path] = manifest["files"]["README.md"]
-    tamper(store, endpoint, f"v1/{MANIFEST}", json.dumps(manifest).encode())
-    with pytest.raises(MeddiffError, match="Don't trust this release"):
-        fetch(store, "v1", tmp_path / "deep/fetched")
-    assert not (tmp_path / "deep").exists()
-
-
-@pytest.mark.parametrize("change", [
-    {"name": "v2"}, {"format": "meddiff-release/9"}, {"files": 3},
-    {"files": {"images/a.png": {"sha256": "0" * 64, "size": 1}}},
-    {"files": {"README.md": {"sha256": "no hash", "size": 1}}},
-])
-def test_an_unsound_manifest(layout: Layout, store: S3Store, endpoint: str, tmp_path: Path, change: dict[str, object]) -> None:
-    publish(layout, Params(), store, "v1")
-    manifest = json.loads(store.get(f"v1/{MANIFEST}") or b"") | change
-    tamper(store, endpoint, f"v1/{MANIFEST}", json.dumps(manifest).encode())
-    with pytest.raises(MeddiffError, match=f"v1/{MANIFEST}: the manifest must"):
-        fetch(store, "v1", tmp_path / "fetched")
-
-
-def test_fetch_replaces_nothing_but_a_release(layout: Layout, store: S3Store, tmp_path: Path) -> None:
-    publish(layout, Params(), store, "v1")
-    precious = tmp_path / "home"
-    precious.mkdir()
-    (precious / "thesis.txt").write_text("years of work")
-    with pytest.raises(MeddiffError, match="new or empty folder"):
-        fetch(store, "v1", precious)
-    assert (precious / "thesis.txt").read_text() == "years of work"
-
-
-def test_several_releases_are_listed_in_order(layout: Layout, store: S3Store) -> None:
-    store.put("notes/readme.txt", b"not a release")
-    store.put(f"elsewhere/{MANIFEST}", b'{"format": "of another program"}')
-    made: list[Release] = [publish(layout, Params(), store, name) for name in ("b", "a")]
-    assert list_releases(store) == sorted(made, key=lambda release: (release.created, release.name))
-
-
-def test_a_missing_bucket(endpoint: str, layout: Layout) -> None:
-    store = S3Store("meddiff-no-such-bucket", "x", endpoint)
-    with pytest.raises(MeddiffError, match=r"s3://meddiff-no-such-bucket/x/.*NoSuchBucket.*Create the bucket"):
-        publish(layout, Params(), store, "v1")
-    with pytest.raises(MeddiffError, match="NoSuchBucket"):
-        list_releases(store)
-
-
-def test_an_endpoint_that_does_not_answer(layout: Layout) -> None:
+def test_an_endpoint_that_does_not_answer(s3: str) -> None:
     with pytest.raises(MeddiffError, match=r"http://127\.0\.0\.1:1 must answer.*MEDDIFF_S3_ENDPOINT_URL"):
-        publish(layout, Params(), S3Store("b", "", "http://127.0.0.1:1"), "v1")
+        S3Store("b", "", "http://127.0.0.1:1").put("a", b"1")
 
 
-def test_no_credentials(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_credentials(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     with pytest.raises(MeddiffError, match=r"needs credentials.*Set AWS_ACCESS_KEY_ID"):
-        S3Store("b", "", endpoint).get("x")
+        S3Store("b", "", s3).get("x")
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(MeddiffError, match="Correct AWS_PROFILE"):
-        S3Store("b", "", endpoint)
+        S3Store("b", "", s3)
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId"])
-def test_refused_credentials(store: S3Store, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+def test_refused_credentials(bucket: S3Store, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     def refuse(**_: object) -> None:
         raise ClientError({"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "GetObject")
 
-    monkeypatch.setattr(store._client, "get_object", refuse)
+    monkeypatch.setattr(bucket.client, "get_object", refuse)
     with pytest.raises(MeddiffError, match=f"{code}.*an account that may use this bucket"):
-        store.get("x")
+        bucket.get("x")
 
 
-def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_of_buckets(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_store("s3://bucket/a/b/", "http://127.0.0.1:9").url == "s3://bucket/a/b/"
     assert open_store("s3://bucket").url == "s3://bucket/"
     assert "amazonaws.com" in open_store("s3://bucket").endpoint
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:7")
     assert open_store("s3://bucket").endpoint == "http://127.0.0.1:7"
-    monkeypatch.setenv(storage.ENDPOINT_VARIABLE, "http://127.0.0.1:8")
+    monkeypatch.setenv(ENDPOINT_VARIABLE, "http://127.0.0.1:8")
     assert open_store("s3://bucket").endpoint == "http://127.0.0.1:8"
     assert open_store("s3://bucket", "http://127.0.0.1:9").endpoint == "http://127.0.0.1:9"
     for wrong in ("bucket/x", "https://bucket/x", "s3:///x"):
@@ -336,12 +89,36 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
         open_store("s3://bucket", "127.0.0.1:9")
 
 
-def test_an_interrupted_fetch_leaves_nothing(layout: Layout, store: S3Store, tmp_path: Path) -> None:
-    publish(layout, Params(), store, "v1")
+def test_addresses_of_folders(tmp_path: Path) -> None:
+    place = tmp_path / "for all"
+    store = open_store(place.as_uri())
+    assert store.url == f"file://{tmp_path}/for%20all/"
+    for ask in (store.folders, lambda: store.get("a/x"), lambda: store.put("a/x", b"1")):
+        with pytest.raises(MeddiffError, match=r"for%20all/.*the folder must be there.*Mount the share"):
+            ask()
+    assert not list(tmp_path.iterdir())
+    place.mkdir()
+    assert store.put("a/x", b"1")
+    assert (place / "a/x").read_bytes() == b"1"
+    for wrong in (str(place), "file://host/x", "file:x"):
+        with pytest.raises(MeddiffError, match="file:///FOLDER"):
+            open_store(wrong)
 
-    def interrupt(done: int, total: int, values: object) -> None:
-        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        fetch(store, "v1", tmp_path / "fetched", interrupt)
-    assert not list(tmp_path.glob("*fetched*"))
+def test_of_writers_at_the_same_moment_one_wins_and_nothing_is_left_over(share: FolderStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda i: share.put("a/x", b"%d" % i * 100_000), range(32)))
+    assert won.count(True) == 1
+    assert share.get("a/x") == b"%d" % won.index(True) * 100_000
+    assert [str(path.relative_to(share.root)) for path in share.root.rglob("*")] == ["a", "a/x"]
+
+
+def test_a_folder_that_refuses(share: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    with pytest.raises(MeddiffError, match=r"share/a/x: the folder must be .*know hard links \(Operation not permitted\)"):
+        share.put("a/x", b"1")
+    assert share.get("a/x") is None
+    assert share.folders() == []

@@ -1,13 +1,11 @@
-"""Objects in S3-compatible storage, the only module that imports boto3. What is stored there is the business of `releases`."""
+"""Objects in S3-compatible storage."""
 
 import base64
 import hashlib
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Any
 
 import boto3
 from botocore.config import Config
@@ -21,27 +19,10 @@ from botocore.exceptions import (
 )
 
 from meddiff.errors import MeddiffError
+from meddiff.services.storage.protocol import CONNECTIONS
 
 ENDPOINT_VARIABLE = "MEDDIFF_S3_ENDPOINT_URL"
-CONNECTIONS = 8
-CREDENTIALS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to an account that may use this bucket"
-
-
-class ObjectStore(Protocol):
-    """Named byte strings, below one place. Methods may be called from several threads; they raise `MeddiffError`."""
-
-    @property
-    def url(self) -> str:
-        """The place, as users write it."""
-
-    def put(self, key: str, data: bytes) -> bool:
-        """Create an object; False, with nothing changed, if there is one of this name already."""
-
-    def get(self, key: str) -> bytes | None:
-        """An object's content; None if there is none of this name."""
-
-    def folders(self) -> list[str]:
-        """The distinct first parts of all names that hold a `/`, sorted."""
+_CREDENTIALS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to an account that may use this bucket"
 
 
 class S3Store:
@@ -68,11 +49,11 @@ class S3Store:
         try:
             session = boto3.Session()
             region = region or session.region_name or "us-east-1"
-            self._client: Any = session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+            self.client: Any = session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
         except (BotoCoreError, ValueError) as e:
             remedy = "Correct AWS_PROFILE" if isinstance(e, ProfileNotFound) else "Give it as http://HOST:PORT or https://HOST"
             raise MeddiffError(self.url, f"the endpoint and profile must be usable ({e})", remedy) from e
-        self.endpoint = str(self._client.meta.endpoint_url)
+        self.endpoint = str(self.client.meta.endpoint_url)
 
     @property
     def url(self) -> str:
@@ -84,7 +65,7 @@ class S3Store:
             with self._errors(key):
                 try:
                     name = {"Bucket": self.bucket, "Key": self.prefix + key}
-                    self._client.put_object(**name, Body=data, ContentMD5=digest, IfNoneMatch="*")
+                    self.client.put_object(**name, Body=data, ContentMD5=digest, IfNoneMatch="*")
                 except ClientError as e:
                     if _code(e) in ("PreconditionFailed", "412"):
                         return False
@@ -99,7 +80,7 @@ class S3Store:
     def get(self, key: str) -> bytes | None:
         with self._errors(key):
             try:
-                data: bytes = self._client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
+                data: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
             except ClientError as e:
                 if _code(e) == "NoSuchKey":
                     return None
@@ -108,8 +89,8 @@ class S3Store:
 
     def folders(self) -> list[str]:
         with self._errors(""):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix, Delimiter="/")
-            return sorted(found["Prefix"][len(self.prefix):-1] for page in pages for found in page.get("CommonPrefixes", ()))
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix, Delimiter="/")
+            return sorted(entry["Prefix"][len(self.prefix):-1] for page in pages for entry in page.get("CommonPrefixes", ()))
 
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
@@ -118,7 +99,7 @@ class S3Store:
         try:
             yield
         except (NoCredentialsError, PartialCredentialsError) as e:
-            raise MeddiffError(where, f"the storage needs credentials ({e})", CREDENTIALS) from e
+            raise MeddiffError(where, f"the storage needs credentials ({e})", _CREDENTIALS) from e
         except ParamValidationError as e:
             raise MeddiffError(where, "bucket and key must be valid S3 names", "Correct the s3:// address") from e
         except ClientError as e:
@@ -129,21 +110,6 @@ class S3Store:
                                f"Start the server, check the network, or correct the endpoint, as in {ENDPOINT_VARIABLE}") from e
 
 
-def open_store(url: str, endpoint_url: str | None = None) -> S3Store:
-    """The storage behind an address of the form `s3://BUCKET` or `s3://BUCKET/PREFIX`.
-
-    Args:
-        endpoint_url: of the S3-compatible server; else MEDDIFF_S3_ENDPOINT_URL, else as boto3 finds it (AWS_ENDPOINT_URL).
-
-    Raises:
-        MeddiffError: another form of address, or an endpoint that is no URL.
-    """
-    parts = urlsplit(url)
-    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
-        raise MeddiffError(url, "storage has the form s3://BUCKET or s3://BUCKET/PREFIX", "Correct the address")
-    return S3Store(parts.netloc, parts.path, endpoint_url or os.environ.get(ENDPOINT_VARIABLE) or None)
-
-
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
@@ -152,5 +118,5 @@ def _remedy(code: str, bucket: str) -> str:
     if code in ("NoSuchBucket", "404"):
         return f"Create the bucket {bucket}, or correct its name"
     if code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403", "401"):
-        return CREDENTIALS
+        return _CREDENTIALS
     return "Correct the address, the endpoint or AWS_REGION, or ask who runs the storage"

@@ -149,6 +149,16 @@ def test_no_arrow_between_rooms_leads_back() -> None:
     assert below == set(MAY), f"these rooms stand on each other: {sorted(set(MAY) - below)}"
 
 
+def test_no_file_imports_itself_in_a_circle() -> None:
+    """Nor for types: who needs another's type stands above it."""
+    below: set[Path] = set()
+    above = {path: {file for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
+                    for alias in node.names if (file := file_of(f"{node.module}.{alias.name}"))} for path in sources()}
+    while files := {path for path in above if path not in below and above[path] - {path} <= below}:
+        below |= files
+    assert below == set(sources()), f"these files import each other: {sorted(map(name_of, set(sources()) - below))}"
+
+
 def test_stages_stand_alone() -> None:
     """DVC's dependencies are one file a stage: a stage that imported another would run its code."""
     for stage in STAGES:

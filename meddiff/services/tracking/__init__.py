@@ -11,7 +11,8 @@ from typing import Protocol
 import pandas as pd
 
 from meddiff.services.tracking.models import Evidence, Registry, load_generator
-from meddiff.services.tracking.runs import Run, execution_run, stage_run
+from meddiff.services.tracking.recording import stage_run
+from meddiff.services.tracking.runs import Run, execution_run
 from meddiff.services.tracking.server import tracking_uri, ui_command
 
 __all__ = ["Evidence", "Registry", "Run", "StageRun", "Unrecorded", "execution_run", "load_generator", "stage_run",

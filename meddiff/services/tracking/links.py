@@ -1,22 +1,18 @@
 """Which earlier run made the outputs of a stage that DVC skipped, and what of it the new execution's run repeats."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from meddiff.layout import STAGES
 from meddiff.services import versioning
 from meddiff.services.tracking.models import OUT, VERSION
+from meddiff.services.tracking.runs import PARENT, Run
 from meddiff.services.tracking.server import Server, answering
 
-if TYPE_CHECKING:
-    from meddiff.services.tracking.runs import Run
-
-EXECUTION = "meddiff.execution"
 STAGE = "meddiff.stage"
-PARENT = "mlflow.parentRunId"
-SKIPPED = "skipped."
 HEADLINES = "meddiff.headlines"
-UNKNOWN = "unknown"
+_SKIPPED = "skipped."
+_UNKNOWN = "unknown"
 
 
 def out_tags(*entries: dict[str, Any]) -> dict[str, str]:
@@ -24,28 +20,28 @@ def out_tags(*entries: dict[str, Any]) -> dict[str, str]:
     return {OUT + path: md5 for entry in entries for path, md5 in versioning.entry_hashes(entry).items()}
 
 
-def link_skipped(whole: "Run", root: Path, stage: str) -> None:
+def link_skipped(execution: Run, root: Path, stage: str) -> None:
     """Link each stage that `stage` builds on and that this execution didn't run to the run that made its outputs.
 
     When a stage starts, all that it builds on has run or was skipped, so nothing is linked too early. The numbers, data
     sets and model version of the linked run are repeated in the execution's run, so that its row of a comparison is whole.
     """
-    ran = _stages_run(whole)
-    known = _tags(whole)
+    ran = _stages_run(execution)
+    known = _tags(execution)
     lock = versioning.lock(root)
     for name in versioning.upstream(root, stage):
-        if name in ran or SKIPPED + name in known or name not in lock:
+        if name in ran or _SKIPPED + name in known or name not in lock:
             continue
-        maker = _maker(whole.server, name, out_tags(lock[name]))
-        whole.tags({SKIPPED + name: maker.info.run_id if maker else UNKNOWN})
+        maker = _maker(execution.server, name, out_tags(lock[name]))
+        execution.tags({_SKIPPED + name: maker.info.run_id if maker else _UNKNOWN})
         if maker:
-            _repeat(whole, maker)
+            _repeat(execution, maker)
 
 
-def _stages_run(whole: "Run") -> dict[str, Any]:
+def _stages_run(execution: Run) -> dict[str, Any]:
     """The last run of each stage of this execution."""
-    with answering(whole.server.uri):
-        children = whole.server.client.search_runs([whole.server.experiment], f"tags.`{PARENT}` = '{whole.id}'",
+    with answering(execution.server.uri):
+        children = execution.server.client.search_runs([execution.server.experiment], f"tags.`{PARENT}` = '{execution.id}'",
                                                    order_by=["attributes.start_time ASC"])
     return {run.data.tags[STAGE]: run for run in children if STAGE in run.data.tags}
 
@@ -55,37 +51,37 @@ def _maker(server: Server, stage: str, outs: dict[str, str]) -> Any:
     tags = [f"tags.`{name}` = '{value}'" for name, value in ({STAGE: stage} | outs).items()]
     with answering(server.uri):
         query = " and ".join([*tags, "attributes.status = 'FINISHED'"])
-        found = server.client.search_runs([server.experiment], query, max_results=1, order_by=["attributes.start_time DESC"])
-    return found[0] if found else None
+        finished = server.client.search_runs([server.experiment], query, max_results=1, order_by=["attributes.start_time DESC"])
+    return finished[0] if finished else None
 
 
-def _repeat(whole: "Run", maker: Any) -> None:
+def _repeat(execution: Run, maker: Any) -> None:
     names = maker.data.tags.get(HEADLINES, "").split(",")
-    whole.metrics({name: maker.data.metrics[name] for name in names if name in maker.data.metrics})
+    execution.metrics({name: maker.data.metrics[name] for name in names if name in maker.data.metrics})
     if VERSION in maker.data.tags:
-        whole.tags({VERSION: maker.data.tags[VERSION]})
-    whole.datasets(maker.inputs.dataset_inputs)
+        execution.tags({VERSION: maker.data.tags[VERSION]})
+    execution.datasets(maker.inputs.dataset_inputs)
 
 
-def _tags(run: "Run") -> dict[str, str]:
+def _tags(run: Run) -> dict[str, str]:
     with answering(run.server.uri):
         tags: dict[str, str] = run.server.client.get_run(run.id).data.tags
     return tags
 
 
-def write_note(whole: "Run") -> None:
+def write_note(execution: Run) -> None:
     """Describe the execution on its page in MLflow: which stages ran, and which runs made the others."""
-    ran, tags = _stages_run(whole), _tags(whole)
+    ran, tags = _stages_run(execution), _tags(execution)
     lines = ["| stage | in this execution |", "|---|---|"]
     for name in STAGES:
         if name in ran:
             run = ran[name]
             seconds = f", {run.data.metrics[f'seconds.{name}']:.0f} s" if f"seconds.{name}" in run.data.metrics else ""
-            lines.append(f"| {name} | {_link(whole.server, run.info.run_id, run.info.status.lower())}{seconds} |")
-        elif maker := tags.get(SKIPPED + name):
-            made = "an unknown run" if maker == UNKNOWN else _link(whole.server, maker, maker[:8])
+            lines.append(f"| {name} | {_link(execution.server, run.info.run_id, run.info.status.lower())}{seconds} |")
+        elif maker := tags.get(_SKIPPED + name):
+            made = "an unknown run" if maker == _UNKNOWN else _link(execution.server, maker, maker[:8])
             lines.append(f"| {name} | unchanged, made by {made} |")
-    whole.tags({"mlflow.note.content": "\n".join(lines)})
+    execution.tags({"mlflow.note.content": "\n".join(lines)})
 
 
 def _link(server: Server, run: str, text: str) -> str:

@@ -16,8 +16,8 @@ from meddiff.services.tracking.server import Server, answering, as_default, conn
 OUT = "meddiff.out."  # begins tags of a run that hold the hash of an output
 VERSION = "meddiff.model_version"  # tag of a run: NAME/VERSION of the generator it made or reused
 COMPLETE = "meddiff.complete"
-REQUIREMENTS = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "scipy", "scikit-image", "pandas", "pillow",
-                "pydantic", "pyyaml", "rich")
+_REQUIREMENTS = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "scipy", "scikit-image", "pandas",
+                 "pillow", "pydantic", "pyyaml", "rich")
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,13 @@ def _signature() -> Any:
 
 
 def _requirements() -> list[str]:
-    found = []
-    for name in REQUIREMENTS:
+    pinned = []
+    for name in _REQUIREMENTS:
         try:
-            found.append(f"{name}=={version(name).partition('+')[0]}")  # without the build, `+cpu`, which the index doesn't serve
+            pinned.append(f"{name}=={version(name).partition('+')[0]}")  # no build, `+cpu`, which the index doesn't serve
         except PackageNotFoundError:
             continue
-    return found
+    return pinned
 
 
 def load_generator(layout: Layout, params: Params, uri: str) -> Any:
@@ -139,7 +139,7 @@ class Registry:
         """
         client = self.server.client
         with answering(self.server.uri):
-            versions = sorted(int(found.version) for found in client.search_model_versions(f"name = '{self.name}'"))
+            versions = sorted(int(each.version) for each in client.search_model_versions(f"name = '{self.name}'"))
             if not versions or (number and number not in map(str, versions)):
                 raise MeddiffError(f"{self.name} {number or ''}".strip(), f"the version must be registered at {self.server.uri}, "
                                    f"there are {versions or 'none'}",
@@ -149,15 +149,15 @@ class Registry:
             runs = client.search_runs([self.server.experiment], query, max_results=1, order_by=["attributes.start_time DESC"])
         if not runs:
             return Evidence(chosen)
-        found = runs[0]
-        outs = {name.removeprefix(OUT): value for name, value in found.data.tags.items() if name.startswith(OUT)}
-        return Evidence(chosen, found.info.run_id, found.info.run_name or "", dict(found.data.metrics), outs)
+        run = runs[0]
+        outs = {name.removeprefix(OUT): value for name, value in run.data.tags.items() if name.startswith(OUT)}
+        return Evidence(chosen, run.info.run_id, run.info.run_name or "", dict(run.data.metrics), outs)
 
     def alias(self, alias: str) -> str | None:
         """The version that `alias` names, or None."""
         with answering(self.server.uri):
-            found = self.server.client.search_registered_models(f"name = '{self.name}'")
-            number = found[0].aliases.get(alias) if found else None
+            registered = self.server.client.search_registered_models(f"name = '{self.name}'")
+            number = registered[0].aliases.get(alias) if registered else None
         return None if number is None else str(number)
 
     def set_alias(self, alias: str, number: str | None) -> None:

@@ -19,11 +19,11 @@ from meddiff.params import TrackingParams
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-SILENCE = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-           "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+_SILENCE = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 # The first question decides whether the server is there: seconds, not the minutes of MLflow's own patience.
-IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
-VENDORS = {"mlflow", "requests", "urllib3", "sqlalchemy"}  # whose errors mean that the server or its database failed
+_IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+_VENDORS = {"mlflow", "requests", "urllib3", "sqlalchemy"}  # whose errors mean that the server or its database failed
 
 
 @dataclass(frozen=True)
@@ -67,24 +67,24 @@ def connect(layout: Layout, params: TrackingParams) -> Server:
         MeddiffError: nothing answers within seconds, or the experiment is deleted.
     """
     uri = tracking_uri(layout, params)
-    with _alone(uri), answering(uri), _environment(IMPATIENCE):
+    with _alone(uri), answering(uri), _environment(_IMPATIENCE):
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         client = MlflowClient(uri)
-        found = client.get_experiment_by_name(params.experiment)
-        if found is None:
+        experiment = client.get_experiment_by_name(params.experiment)
+        if experiment is None:
             place = None if uri.startswith("http") else artifact_folder(layout, uri).as_uri()
             try:
                 return Server(uri, client, client.create_experiment(params.experiment, artifact_location=place))
             except MlflowException:  # another process made it in between
-                found = client.get_experiment_by_name(params.experiment)
-                if found is None:
+                experiment = client.get_experiment_by_name(params.experiment)
+                if experiment is None:
                     raise
-    if found.lifecycle_stage == "deleted":
+    if experiment.lifecycle_stage == "deleted":
         raise MeddiffError(f"tracking.experiment {params.experiment}", f"the experiment is deleted at {uri}",
                            "Restore it, or set another name")
-    return Server(uri, client, found.experiment_id)
+    return Server(uri, client, experiment.experiment_id)
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def _alone(uri: str) -> Iterator[None]:
 @contextmanager
 def answering(uri: str) -> Iterator[None]:
     """Turn MLflow's errors into ours, and keep it silent."""
-    for name, value in SILENCE.items():
+    for name, value in _SILENCE.items():
         os.environ.setdefault(name, value)
     for name in ("alembic", "mlflow", "urllib3.connectionpool"):  # migrations, registrations, retries
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -111,7 +111,7 @@ def answering(uri: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as e:
-        if not isinstance(e, OSError) and type(e).__module__.partition(".")[0] not in VENDORS:
+        if not isinstance(e, OSError) and type(e).__module__.partition(".")[0] not in _VENDORS:
             raise
         line = " ".join(str(e).split())
         raise MeddiffError(f"MLflow at {uri}", f"the tracking server must answer ({line[:160]})",

@@ -24,7 +24,7 @@ def _stage(root: Path, stage: str) -> Iterator[Any]:
 
     repo = Repo(str(root))
     try:
-        yield next((found for found in repo.index.stages if getattr(found, "name", None) == stage), None)
+        yield next((each for each in repo.index.stages if getattr(each, "name", None) == stage), None)
     finally:
         repo.close()
 
@@ -34,17 +34,17 @@ def lock_entry(root: Path, stage: str) -> dict[str, Any]:
 
     Empty where the stage isn't one of DVC's.
     """
-    with _stage(root, stage) as found:
-        if found is None:
+    with _stage(root, stage) as known:
+        if known is None:
             return {}
         from dvc.stage.serialize import to_single_stage_lockfile
 
-        for dep in found.deps:
+        for dep in known.deps:
             dep.save()
-        for out in found.outs:
+        for out in known.outs:
             out.update_legacy_hash_name(force=True)
             out.meta, out.hash_info = out._get_hash_meta()
-        entry: dict[str, Any] = to_single_stage_lockfile(found)
+        entry: dict[str, Any] = to_single_stage_lockfile(known)
         return entry
 
 
@@ -77,10 +77,10 @@ def lock_text(root: Path, stage: str, entry: Mapping[str, Any]) -> str:
 
 def upstream(root: Path, stage: str) -> tuple[str, ...]:
     """All stages that a stage builds on, directly or not, in the order of the pipeline."""
-    with _stage(root, stage) as found:
-        if found is None:
+    with _stage(root, stage) as known:
+        if known is None:
             return ()
-        names, graph, todo = set(), found.repo.index.graph, [found]
+        names, graph, todo = set(), known.repo.index.graph, [known]
         while todo:  # edges lead from a stage to those it builds on
             above = list(graph.successors(todo.pop()))
             todo += above
@@ -90,8 +90,8 @@ def upstream(root: Path, stage: str) -> tuple[str, ...]:
 
 def restore_outs(root: Path, stage: str) -> None:
     """Bring back the outputs that DVC removed before a stage that then failed, as `dvc.lock` has them."""
-    with _stage(root, stage) as found:
-        for out in found.outs if found else ():
+    with _stage(root, stage) as known:
+        for out in known.outs if known else ():
             if out.use_cache and out.hash_info and not out.exists:
                 out.checkout(force=True, allow_missing=True)
 

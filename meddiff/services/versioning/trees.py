@@ -20,8 +20,8 @@ from meddiff.params.file import edit_params, load_params
 from meddiff.services.versioning.lock import LOCK, run_git
 
 ERROR_MARK = "meddiff: "  # how `python -m meddiff` begins the line of a MeddiffError
-ABSENT = re.compile(r"failed to reproduce '.*': \[Errno 2\] No such file or directory: '(.+)'")  # said by DVC before a stage runs
-NOT_COPIED = {".git", ".venv", ".work", "data", "models", "backgrounds", "synthetic", "filtered", "reports"}
+_ABSENT = re.compile(r"failed to reproduce '.*': \[Errno 2\] No such file or directory: '(.+)'")  # DVC, before a stage runs
+_NOT_COPIED = {".git", ".venv", ".work", "data", "models", "backgrounds", "synthetic", "filtered", "reports"}
 STOP_SECONDS = 20.0
 
 
@@ -106,7 +106,7 @@ def _project_files(source: Path, raw: Path | None) -> list[str]:
     listed = run_git(source, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     names = [name for name in (listed or "").split("\0") if name]
     if "dvc.yaml" not in names:  # no git here, or a git that ignores this folder
-        names = [str(path.relative_to(source)) for top in source.iterdir() if top.name not in NOT_COPIED
+        names = [str(path.relative_to(source)) for top in source.iterdir() if top.name not in _NOT_COPIED
                  for path in ([top] if top.is_file() else top.rglob("*")) if "__pycache__" not in path.parts]
     private = (".dvc/cache/", ".dvc/tmp/", ".dvc/config.local")
     names = [name for name in names if (source / name).is_file() and not name.startswith(private)]
@@ -146,7 +146,7 @@ def reproduce(root: Path, stage: str, env: Mapping[str, str], single: bool, show
     lines, memory = _dvc(root, env, show, "repro", stage, *(["--single-item"] if single else []))
 
     def named(pattern: str) -> tuple[str, ...]:
-        return tuple(found[1] for line in lines if (found := re.match(pattern, line)))
+        return tuple(match[1] for line in lines if (match := re.match(pattern, line)))
 
     return Reproduced(named("Running stage '(.+)':"), named("Stage '(.+)' is cached"), named("Stage '(.+)' didn't change"),
                       memory)
@@ -196,7 +196,7 @@ def _failure(words: tuple[str, ...], lines: list[str]) -> MeddiffError:
     rule, _, remedy = rest.rpartition(". ")
     if rule:
         return MeddiffError(where, rule, remedy)
-    if absent := next((found[1] for line in lines if (found := ABSENT.search(line))), ""):
+    if absent := next((match[1] for line in lines if (match := _ABSENT.search(line))), ""):
         return MeddiffError(absent, "a path that a stage reads must be there", "Correct `prepare.path`, or put the data there")
     tail = " | ".join(line.strip() for line in lines[-8:] if line.strip())
     return StageCrash(f"dvc {' '.join(words)}", f"the command must succeed ({tail})", "Mend what these lines name, and try again")

@@ -15,9 +15,9 @@ from meddiff.environment import quiet
 from meddiff.errors import MeddiffError
 from meddiff.experiments.ablation import ablate as ablation
 from meddiff.experiments.ablation.variants import VariantOutcome, pipeline_variant
-from meddiff.experiments.run import Overrides
 from meddiff.layout import Layout
 from meddiff.params import file as params_file
+from meddiff.params.overrides import Overrides
 
 NOTHING = settings.AblateParams()
 WIDEST = 1600  # of the sheet inside an artifact [pixels]

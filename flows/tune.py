@@ -11,10 +11,11 @@ from prefect.cache_policies import NO_CACHE
 
 from meddiff import params as settings
 from meddiff.environment import quiet
-from meddiff.experiments.run import Overrides, TrialOutcome, pipeline_trial
+from meddiff.experiments.run import TrialOutcome, pipeline_trial
 from meddiff.experiments.tuning import search
 from meddiff.layout import Layout
 from meddiff.params import file as params_file
+from meddiff.params.overrides import Overrides
 
 NOTHING = settings.TuneParams()
 

@@ -48,11 +48,10 @@ def init(
     classes: Annotated[str | None, typer.Option(help="Names of several classes of lesions, with commas between.")] = None,
 ) -> None:
     """Point the project at a dataset: checks the folder and changes params.yaml, comments and order kept."""
-    from meddiff.experiments.ablation.parts import setting
-    from meddiff.experiments.run import nested
     from meddiff.params import PrepareParams, SegmentParams
     from meddiff.params.arms import ARMS
     from meddiff.params.file import edit_params
+    from meddiff.params.overrides import nested, setting
 
     layout, params = project()
     where = str(path.resolve()) if path else PrepareParams().path

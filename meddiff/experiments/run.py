@@ -11,17 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.outputs.samples import read_records
-from meddiff.params import GenerateParams, Params
+from meddiff.params import GenerateParams
 from meddiff.params.arms import TREATED
+from meddiff.params.overrides import Overrides
 from meddiff.services import versioning
-
-Overrides = dict[str, dict[str, Any]]  # section -> name -> value
 
 
 @dataclass(frozen=True)
@@ -165,21 +163,6 @@ def propose(rows: Sequence[TrialRow]) -> TrialRow:
     """
     top = max(rows, key=lambda row: row.dice)
     return min((row for row in rows if row.dice >= top.dice - top.error), key=lambda row: (row.cost, -row.dice, row.number))
-
-
-def nested(settings: Mapping[str, float | str]) -> Overrides:
-    """`{"section.name": value}` as `{"section": {"name": value}}`."""
-    overrides: Overrides = {}
-    for key, value in settings.items():
-        section, name = key.split(".")
-        overrides.setdefault(section, {})[name] = value
-    return overrides
-
-
-def merged(params: Params, overrides: Overrides) -> dict[str, Any]:
-    """All settings with some of them changed, unchecked."""
-    values = params.model_dump()
-    return values | {section: values[section] | changes for section, changes in overrides.items()}
 
 
 def trees(layout: Layout) -> Path:

@@ -24,12 +24,12 @@ from meddiff.errors import MeddiffError
 from meddiff.experiments.ablation import ablate as ablation
 from meddiff.experiments.ablation.ablate import ablate
 from meddiff.experiments.ablation.comparison import caveat, compare, difference, sheet, table_markdown
-from meddiff.experiments.ablation.parts import FULL, PARTS, Part, chosen, setting
+from meddiff.experiments.ablation.parts import FULL, PARTS, Part, chosen
 from meddiff.experiments.ablation.variants import VariantOutcome, tile
-from meddiff.experiments.run import Overrides, merged
 from meddiff.layout import Layout
 from meddiff.params import AblateParams, Params
 from meddiff.params.file import edit_params, load_params, parse_params
+from meddiff.params.overrides import Overrides, merged, setting
 
 SETTINGS = Path(__file__).parents[2] / "params.yaml"
 

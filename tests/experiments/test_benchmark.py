@@ -20,13 +20,12 @@ from typer.testing import CliRunner
 
 from meddiff.cli.app import app
 from meddiff.errors import MeddiffError
-from meddiff.experiments.ablation.parts import setting
 from meddiff.experiments.benchmark.cells import PAPER, Cell, _kept, cells_of, key_of, read_cell
 from meddiff.experiments.benchmark.proof import benchmark, report, work
-from meddiff.experiments.run import merged
 from meddiff.layout import Layout, replacing
 from meddiff.params import Params
 from meddiff.params.file import load_params, parse_params
+from meddiff.params.overrides import merged, setting
 from meddiff.services.tracking import execution_run
 
 ROOT = Path(__file__).parents[2]

@@ -13,11 +13,12 @@ import yaml
 from mlflow import MlflowClient
 
 from meddiff.errors import MeddiffError
-from meddiff.experiments.run import Overrides, TrialOutcome, TrialRow, propose, trial_row, validation_dice
+from meddiff.experiments.run import TrialOutcome, TrialRow, propose, trial_row, validation_dice
 from meddiff.experiments.tuning.search import tune
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.params.file import load_params
+from meddiff.params.overrides import Overrides
 
 SETTINGS = Path(__file__).parents[2] / "params.yaml"
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -119,9 +120,9 @@ def test_an_interrupted_search_goes_on(project: Layout, runs: str) -> None:
 KILLED = """
 import os, sys, warnings
 from pathlib import Path
-from meddiff import tune
+from meddiff.experiments.tuning import search as tune
 from meddiff.layout import Layout
-from meddiff.params_file import load_params
+from meddiff.params.file import load_params
 
 warnings.simplefilter("ignore")
 tune.HEARTBEAT_SECONDS = 1

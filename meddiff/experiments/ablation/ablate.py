@@ -26,13 +26,14 @@ from meddiff.experiments.ablation.comparison import (
     table_csv,
     table_markdown,
 )
-from meddiff.experiments.ablation.parts import FULL, Part, chosen, setting
+from meddiff.experiments.ablation.parts import FULL, Part, chosen
 from meddiff.experiments.ablation.variants import VariantOutcome, pipeline_variant
-from meddiff.experiments.run import Overrides, forget_execution, merged, pending_execution
+from meddiff.experiments.run import forget_execution, pending_execution
 from meddiff.layout import Layout, replacing
 from meddiff.params import Params
 from meddiff.params.arms import BASELINE, TREATED
 from meddiff.params.file import parse_params
+from meddiff.params.overrides import Overrides, merged, setting
 from meddiff.progress import bar
 from meddiff.services import tracking
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from meddiff.errors import MeddiffError
-from meddiff.experiments.run import Overrides, nested
 from meddiff.params import Params
+from meddiff.params.overrides import Overrides, nested, setting
 
 # A filter without rules: every sample that no batch check holds back is accepted.
 NO_FILTER = {"filter.similarity_low": 0.0, "filter.similarity_high": 1.0, "filter.agreement": 0.0, "filter.min_contrast": 0.0,
@@ -100,12 +100,6 @@ PARTS = (
          {"filter.corrosion_radius": 1.0}),
     Part("no-corrosion", "masks are used as they guided the painting", {"filter.corrosion_radius": 0.0}),
 )
-
-
-def setting(params: Params, key: str) -> Any:
-    """Value of `section.name`."""
-    section, name = key.split(".")
-    return getattr(getattr(params, section), name)
 
 
 def chosen(names: Sequence[str]) -> tuple[Part, ...]:

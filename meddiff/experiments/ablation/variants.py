@@ -13,9 +13,10 @@ import numpy as np
 
 from meddiff.cases import Pixels, read_image, read_mask, write_image
 from meddiff.errors import MeddiffError
-from meddiff.experiments.run import Overrides, arm_dice, own_tree, run_chain
+from meddiff.experiments.run import arm_dice, own_tree, run_chain
 from meddiff.layout import Layout
 from meddiff.outputs.samples import read_records
+from meddiff.params.overrides import Overrides
 from meddiff.services import versioning
 
 AFTER = ("evaluate",)  # stages whose state an outcome doesn't depend on

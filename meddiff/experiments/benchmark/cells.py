@@ -20,12 +20,13 @@ from meddiff.errors import MeddiffError
 from meddiff.experiments.ablation.parts import NO_FILTER
 from meddiff.experiments.ablation.variants import fidelity_numbers
 from meddiff.experiments.benchmark.energy import metered
-from meddiff.experiments.run import Overrides, merged, nested, own_tree
+from meddiff.experiments.run import own_tree
 from meddiff.layout import Layout, replacing
 from meddiff.outputs.samples import read_records
 from meddiff.params import BenchmarkDataset, Params
 from meddiff.params.arms import PUBLISHED, TREATED
 from meddiff.params.file import load_params, parse_params
+from meddiff.params.overrides import Overrides, merged, nested
 from meddiff.services import versioning
 
 Recipe = Literal["method", "paper"]

@@ -27,12 +27,13 @@ from meddiff.experiments.benchmark.cells import Cell, CellResult, cells_of, key_
 from meddiff.experiments.benchmark.figures import figures
 from meddiff.experiments.benchmark.page import render
 from meddiff.experiments.benchmark.tables import Tables, measured
-from meddiff.experiments.run import forget_execution, merged, nested, pending_execution
+from meddiff.experiments.run import forget_execution, pending_execution
 from meddiff.layout import Layout, replacing
 from meddiff.page import Picture
 from meddiff.params import Params
 from meddiff.params.arms import BASELINE, TREATED
 from meddiff.params.file import parse_params
+from meddiff.params.overrides import merged, nested
 from meddiff.progress import bar
 from meddiff.services import tracking
 

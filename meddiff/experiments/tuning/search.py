@@ -18,11 +18,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from meddiff.errors import MeddiffError
-from meddiff.experiments.run import Overrides, TrialOutcome, TrialRow, merged, nested, pipeline_trial, propose, trial_row
+from meddiff.experiments.run import TrialOutcome, TrialRow, pipeline_trial, propose, trial_row
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.params.arms import TREATED
 from meddiff.params.file import parse_params
+from meddiff.params.overrides import Overrides, merged, nested
 from meddiff.progress import bar
 from meddiff.services import tracking, versioning
 

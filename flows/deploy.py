@@ -13,6 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.exceptions import ObjectNotFound
 
+from flows.form import filled
 from meddiff.errors import MeddiffError
 from meddiff.params.file import load_params
 
@@ -39,11 +40,12 @@ def fill_forms(client: SyncPrefectClient, project: Path) -> None:
     Raises:
         MeddiffError: `params.yaml` breaks a rule.
     """
-    settings = load_params(project / "params.yaml").model_dump(mode="json")
+    params = load_params(project / "params.yaml")
+    values = params.model_dump(mode="json") | filled(params)
     for name in DEPLOYMENTS:
         deployment = client.read_deployment_by_name(name)
-        sections = deployment.parameter_openapi_schema["properties"]
-        client.update_deployment(deployment.id, DeploymentUpdate(parameters={section: settings[section] for section in sections}))
+        fields = deployment.parameter_openapi_schema["properties"]
+        client.update_deployment(deployment.id, DeploymentUpdate(parameters={field: values[field] for field in fields}))
 
 
 def _prefect(*words: str) -> None:

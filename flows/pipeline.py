@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, State
 
 from flows.artifacts import headline, show_quality, show_result, show_run
+from flows.form import Main, given
 from meddiff import params
 from meddiff.environment import quiet
 from meddiff.layout import STAGES, Layout, replacing
@@ -37,20 +38,24 @@ def reproduce(tree: Path, stage: str, env: dict[str, str]) -> bool:
 
 @flow(name="pipeline", persist_result=False)
 def pipeline(
-    prepare: params.PrepareParams = NOTHING.prepare,
-    foundation: params.FoundationParams = NOTHING.foundation,
-    backgrounds: params.BackgroundsParams = NOTHING.backgrounds,
-    mask_model: params.MaskModelParams = NOTHING.mask_model,
-    finetune: params.FinetuneParams = NOTHING.finetune,
-    generate: params.GenerateParams = NOTHING.generate,
-    filter: params.FilterParams = NOTHING.filter,
-    segment: params.SegmentParams = NOTHING.segment,
-    evaluate: params.EvaluateParams = NOTHING.evaluate,
-    compute: params.ComputeParams = NOTHING.compute,
+    prepare: Annotated[params.PrepareParams, Main("prepare")] = NOTHING.prepare,
+    foundation: Annotated[params.FoundationParams, Main("foundation")] = NOTHING.foundation,
+    backgrounds: Annotated[params.BackgroundsParams, Main("backgrounds")] = NOTHING.backgrounds,
+    mask_model: Annotated[params.MaskModelParams, Main("mask_model")] = NOTHING.mask_model,
+    finetune: Annotated[params.FinetuneParams, Main("finetune")] = NOTHING.finetune,
+    generate: Annotated[params.GenerateParams, Main("generate")] = NOTHING.generate,
+    filter: Annotated[params.FilterParams, Main("filter")] = NOTHING.filter,
+    segment: Annotated[params.SegmentParams, Main("segment")] = NOTHING.segment,
+    evaluate: Annotated[params.EvaluateParams, Main("evaluate")] = NOTHING.evaluate,
+    compute: Annotated[params.ComputeParams, Main("compute")] = NOTHING.compute,
+    advanced: dict[str, dict[str, Any]] = {},  # noqa: B006 - of a form, which Prefect copies
 ) -> State[Any]:
     """Paint synthetic pairs from few annotated cases, and measure what they gain.
 
     A setting that isn't given has its value of the project's params.yaml.
+
+    Args:
+        advanced: further settings, as {"section": {"name": value}}; `meddiff params` lists them.
     """
     quiet()
     project, log = Path.cwd(), get_run_logger()
@@ -58,7 +63,7 @@ def pipeline(
                 "finetune": finetune, "generate": generate, "filter": filter, "segment": segment, "evaluate": evaluate,
                 "compute": compute}
     name, execution = run_name(), str(flow_run.id)
-    tree = Layout(versioning.work_tree(project, project / ".work/runs" / name, overrides(sections, project)))
+    tree = Layout(versioning.work_tree(project, project / ".work/runs" / name, given(sections, advanced, project)))
     commit = os.environ.get("MEDDIFF_GIT_COMMIT") or versioning.git_commit(project)  # an image has no git
     env = {"MEDDIFF_EXECUTION": execution, "MEDDIFF_GIT_COMMIT": commit}
     recorded = False
@@ -79,15 +84,6 @@ def pipeline(
     shutil.rmtree(tree.root)
     log.info("The report is at %s", results / "evaluation/report.html")
     return Completed(message=headline(json.loads((results / "evaluation/summary.json").read_text())))
-
-
-def overrides(sections: dict[str, params.Section], project: Path) -> dict[str, dict[str, Any]]:
-    """Section -> name -> value of the settings that were given; a model's relative folder counts from the project."""
-    given = {name: section.model_dump(mode="json", exclude_unset=True) for name, section in sections.items()}
-    source = given["foundation"].get("source")
-    if source and (project / source).is_dir():
-        given["foundation"]["source"] = str((project / source).resolve())
-    return {name: values for name, values in given.items() if values}
 
 
 def run_name() -> str:

@@ -1,4 +1,5 @@
-"""The process: settings that must stand before heavy libraries are imported (silence and threads), and the memory it took."""
+"""The process: settings that must stand before heavy libraries are imported (silence and threads), the memory it took, and what
+its machine can."""
 
 import os
 import resource
@@ -26,6 +27,16 @@ def quiet() -> None:
     """Turn telemetry off and make waiting threads sleep; what the user has set already wins. Called by entry points only."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether torch's device, `cpu` or `cuda`, computes in bfloat16 in hardware; where that is emulated, float32 is faster."""
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last is ARM's
 
 
 def greatest_memory(usage: resource.struct_rusage) -> float:

@@ -65,7 +65,7 @@ def tiny() -> Params:
             },
             "segment": {"steps": 4, "batch_size": 4, "seeds": [0, 1]},
             "evaluate": {"resamples": 50, "pictures": 2},
-            "compute": {"threads": 1, "device": "cpu"},
+            "compute": {"threads": 1, "device": "cpu", "precision": "float32"},
         }
     )
 

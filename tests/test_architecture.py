@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from meddiff.layout import STAGES, Layout
-from meddiff.params import Params
+from meddiff.params import MAIN, Params
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "meddiff"
@@ -216,7 +216,8 @@ def test_dvc_is_told_rooms_rather_than_files() -> None:
 
 def show_code_of_stages() -> str:
     """What dvc.yaml should say: `python -c "import tests.test_architecture as t; print(t.show_code_of_stages())"`."""
-    found = {stage: {"deps": sorted(code_of(stage)), "params": sorted(sections_of(stage))} for stage in STAGES}
+    found = {stage: {"deps": sorted(code_of(stage)), "params": sorted(sections_of(stage) | shared_with(stage))}
+             for stage in STAGES}
     return yaml.safe_dump(found, sort_keys=False)
 
 
@@ -232,11 +233,22 @@ def test_code_dependencies_are_the_import_closure(stage: str) -> None:
     assert listed == code_of(stage), "\n      - ".join([f"dvc.yaml, {stage}: the deps should be", *sorted(code_of(stage))])
 
 
+def shared_with(stage: str) -> set[str]:
+    """Settings of other sections that fill fields of the stage's own."""
+    fields = {field for name in sections_of(stage) for field in getattr(Params(), name).shared()}
+    return {{"seed": "prepare.seed", "precision": "compute.precision"}[field] for field in fields}
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_sections_read_are_sections_listed(stage: str) -> None:
     listed = pipeline()[stage].get("params", [])
     assert isinstance(listed, list)
-    assert {str(name).split(".")[0] for name in listed} == sections_of(stage), stage
+    shared = shared_with(stage)
+    assert {str(name).split(".")[0] for name in listed} == sections_of(stage) | {key.split(".")[0] for key in shared}, stage
+    assert not {key for key in shared if key not in listed and key.split(".")[0] not in listed}, stage
+    single = [str(name).split(".") for name in listed if "." in str(name)]
+    assert all(name in MAIN[section] for section, name in single), "DVC wants them in params.yaml"
+    assert set(MAIN) >= sections_of(stage)
 
 
 def test_stages_run_this_package_in_this_order() -> None:

@@ -1,24 +1,24 @@
 """Commands. Each imports what it needs when it runs, so that `--help` answers at once."""
 
-import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from meddiff.cli.data import catalog_app, export_app, release_app
 from meddiff.cli.project import any_project, project
+from meddiff.cli.settings import init, params, profile
 from meddiff.errors import MeddiffError
-from meddiff.layout import STAGES, Layout
+from meddiff.layout import STAGES
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
                   help="Guided synthesis of annotated medical images, and what it gains. `dvc repro` runs the whole chain.")
+for _command in (init, params, profile):
+    app.command()(_command)
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(release_app, name="release")
 app.add_typer(export_app, name="export")
 
-# For real images. With the demo's few steps a segmenter learns too little for more images to help it: benchmarks/README.md.
-LONGER = {"segment.steps": 1500, "backgrounds.finder_steps": 1000, "backgrounds.finder_rounds": 2, "generate.n": 300}
 STAGE_HELP = {
     "prepare": "Stage: decode, check, resize and split the raw dataset.",
     "foundation": "Stage: load or pretrain the inpainting model.",
@@ -37,72 +37,6 @@ def _add_stage(stage: str) -> None:
         from meddiff.stages import execute
 
         execute(stage, Path.cwd())
-
-
-@app.command()
-def init(
-    dataset: Annotated[str, typer.Option(help="demo, folder, busi, isic2017, isic2018, ph2 or ddti")],
-    path: Annotated[Path | None, typer.Option(help="Folder of the dataset, as its authors publish it; none for demo.")] = None,
-    n_labelled: Annotated[int | None, typer.Option(help="Annotated training cases that the chain may see.")] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the square images [pixels].")] = None,
-    classes: Annotated[str | None, typer.Option(help="Names of several classes of lesions, with commas between.")] = None,
-) -> None:
-    """Point the project at a dataset: checks the folder and changes params.yaml, comments and order kept."""
-    from meddiff.params import PrepareParams, SegmentParams
-    from meddiff.params.arms import ARMS
-    from meddiff.params.file import edit_params
-    from meddiff.params.overrides import nested, setting
-
-    layout, params = project()
-    where = str(path.resolve()) if path else PrepareParams().path
-    if path is None and dataset != "demo":
-        raise MeddiffError("--path", f"the folder of the `{dataset}` dataset must be given", "Add --path DIR")
-    names = [name.strip() for name in classes.split(",")] if classes else list(PrepareParams().classes)
-    values = {"dataset": dataset, "path": where, "n_labelled": n_labelled, "size": size, "classes": names}
-    change = {"prepare": {name: value for name, value in values.items() if value is not None}}
-    longer = {} if dataset == "demo" else {key: steps for key, steps in LONGER.items() if setting(params, key) < steps}
-    later: dict[str, dict[str, list[Any]]] = {}
-    told = [f"{key}: {steps}, since the demo's are too few for real images" for key, steps in longer.items()]
-    text = edit_params(layout.params.read_text(), change | nested(longer), layout.params)
-    if dataset != "demo":
-        from meddiff.datasets import adapters
-
-        cases = adapters.read(dataset, Path(where), names)
-        marked, free = sum(bool(case.masks) for case in cases), sum(case.lesion_free for case in cases)
-        unmarked = sum(not case.annotated for case in cases)
-        parts = {part: sum(case.part == part for case in cases) for part in ("train", "val", "test")}
-        print(f"{dataset} at {where}: {len(cases)} images, {marked} with a lesion mask, {free} declared lesion-free, "
-              f"{unmarked} without annotation, {len({case.group for case in cases})} groups")
-        print("split by the dataset: " + ", ".join(f"{n} {part}" for part, n in parts.items()) if any(parts.values())
-              else "the dataset has no split; `prepare` makes one by groups")
-        share = 1 - params.prepare.val_fraction - params.prepare.test_fraction
-        training = sum(case.part == "train" and bool(case.masks) for case in cases) if any(parts.values()) else marked * share
-        spare = unmarked or round(training) > (n_labelled or params.prepare.n_labelled)
-        if spare and params.segment.arms == SegmentParams().arms:
-            arms = [arm.name for arm in ARMS if arm.role in ("baseline", "method")]  # `combined` needs what is found there
-            later["segment"] = {"arms": arms}
-            told.append(f"segment.arms: {', '.join(arms)}, since lesions may be found in training images whose annotation isn't "
-                        "there or isn't used")
-    before = (params.prepare.dataset, params.prepare.path)
-    if before != (dataset, where) and [(entry.dataset, entry.path) for entry in params.benchmark.datasets] == [before]:
-        stem = re.sub("[^A-Za-z0-9]+", "-", Path(where).name).strip("-")[:40] if dataset == "folder" else ""
-        entry = {"name": stem or dataset, "dataset": dataset, "path": where}
-        later["benchmark"] = {"datasets": [entry]}
-        told.append(f"benchmark.datasets: {entry['name']} alone")
-    layout.params.write_text(edit_params(text, later, layout.params))
-    for line in (", ".join(f"{name}: {value}" for name, value in change["prepare"].items()), *told):
-        print(f"params.yaml now says {line}")
-    print("next: dvc repro")
-
-
-@app.command()
-def profile(name: Annotated[str, typer.Argument(help="Such as paper: params/paper.yaml.")]) -> None:
-    """Write a ready set of settings into params.yaml, comments and order kept."""
-    from meddiff.params.file import apply_profile
-
-    layout, _ = project()
-    checkout = Layout(Path(__file__).resolve().parents[2])
-    print("\n".join(apply_profile(layout.params, [layout.profile(name), checkout.profile(name)])))
 
 
 @app.command()

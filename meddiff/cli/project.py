@@ -10,13 +10,18 @@ if TYPE_CHECKING:
     from meddiff.params import Params
 
 
+def project_root(start: Path | None = None) -> Path:
+    """The folder with a `params.yaml` at or above a folder, the current one if none is given; that itself where there is none."""
+    here = (start or Path.cwd()).resolve()
+    return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
+
+
 def project(start: Path | None = None) -> tuple[Layout, "Params"]:
     """The project at or above a folder, the current one if none is given, and its settings."""
     from meddiff.params.file import load_params
 
-    here = (start or Path.cwd()).resolve()
-    root = next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
-    return Layout(root), load_params(root / "params.yaml")
+    layout = Layout(project_root(start))
+    return layout, load_params(layout.params)
 
 
 def any_project() -> tuple[Layout, "Params"]:

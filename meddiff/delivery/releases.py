@@ -143,7 +143,8 @@ def _counts(records: Records) -> dict[str, Any]:
 
 def _public(params: Params) -> dict[str, Any]:
     """The settings that shape the samples, without folders of this machine and service addresses, which may hold a password."""
-    kept = params.model_dump(mode="json", include={"prepare", "foundation", "mask_model", "finetune", "generate", "filter"})
+    shaping = dict.fromkeys(("prepare", "foundation", "mask_model", "finetune", "generate", "filter"), True)
+    kept = params.model_dump(mode="json", include=shaping | {"compute": {"precision"}})
     del kept["prepare"]["path"]
     if not params.foundation.revision:  # a local folder
         kept["foundation"]["source"] = Path(params.foundation.source).name

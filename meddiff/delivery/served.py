@@ -46,7 +46,7 @@ class Generator:
                 Request(int(row["seed"]), self._mask(row.get("mask")), _image(row.get("background")))
                 for _, row in part.iterrows()
             ]
-            settings = GenerateParams.model_validate(self.params.model_dump() | {"guidance_scale": float(scale)})
+            settings = GenerateParams.model_validate(dict(self.params) | {"guidance_scale": float(scale)})
             made |= dict(zip(part.index, self.synthesizer.sample(asked, settings), strict=True))
         samples, classes = [made[i] for i in rows.index], len(self.synthesizer.painter.prompts) - 1
         return pd.DataFrame(

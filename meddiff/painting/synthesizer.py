@@ -14,12 +14,15 @@ import numpy as np
 import torch
 
 from meddiff.cases import Pixels, read_image, read_mask
+from meddiff.environment import has_bfloat16
 from meddiff.errors import MeddiffError
 from meddiff.lesions.fields import imaged_field
 from meddiff.masks.model import MaskModel
 from meddiff.masks.placement import MaskLevels, Site, rank_sites
 from meddiff.painting.painter import Painter, load_painter
-from meddiff.params import GenerateParams
+from meddiff.params import MASK_RANDOMNESS, GenerateParams
+from meddiff.params.file import parse_params
+from meddiff.params.outdated import upgraded
 from meddiff.seeds import Stream, numbers
 
 
@@ -210,9 +213,7 @@ class Synthesizer:
     def _masks(self, requests: Sequence[Request], chosen: list[str], grounds: list[Pixels], size: int, params: GenerateParams
                ) -> tuple[list[Pixels], list[float]]:
         """The masks given, and invented ones within the field of their backgrounds, at their sites; and `Sample.likeness`."""
-        levels = MaskLevels(
-            params.mask_noise, params.mask_condition, params.mask_shape, params.mask_pose, params.mask_placement
-        )
+        levels = MaskLevels(*(level in params.mask_randomness for level in MASK_RANDOMNESS))
         masks, likeness = [request.mask for request in requests], [float("nan")] * len(requests)
         bare = [i for i, mask in enumerate(masks) if mask is None]
         if bare:
@@ -236,13 +237,21 @@ def bundle(target: Path, generator: Path, mask_model: Path, backgrounds: Path, p
     for name, source in parts.items():
         if source.is_dir():
             shutil.copytree(source, target / name, dirs_exist_ok=True)
-    (target / "generate.json").write_text(json.dumps(params.model_dump(), indent=1))
+    settings = params.model_dump() | {"precision": params.precision}
+    (target / "generate.json").write_text(json.dumps(settings, indent=1))
 
 
 def load_bundle(folder: Path, device: str) -> tuple[Synthesizer, GenerateParams]:
-    """Load a folder made by `bundle`."""
+    """Load a folder made by `bundle`; bfloat16 becomes float32 where the hardware lacks it.
+
+    Raises:
+        MeddiffError: the folder is no bundle, or its settings are none that this version knows.
+    """
     settings = folder / "generate.json"
     if not settings.is_file():
         raise MeddiffError(folder, "a generator bundle must be there", "Run `dvc repro generate`, or name a registered model")
-    synthesizer = Synthesizer.load(folder / "generator", folder / "mask_model", folder / "backgrounds", device)
-    return synthesizer, GenerateParams.model_validate_json(settings.read_text())
+    stored = json.loads(settings.read_text())
+    precision = "bfloat16" if stored.get("precision") == "bfloat16" and has_bfloat16(device) else "float32"
+    values, _ = upgraded({"generate": stored})  # a registered generator may be older than this version
+    params = parse_params({"generate": values["generate"], "compute": {"precision": precision}}, settings).generate
+    return Synthesizer.load(folder / "generator", folder / "mask_model", folder / "backgrounds", device), params

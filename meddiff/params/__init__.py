@@ -1,4 +1,4 @@
-"""Every setting of `params.yaml`, read into frozen sections. A function gets its section, never the whole."""
+"""Every setting, read into frozen sections. A function gets its section, never the whole."""
 
 from pydantic import model_validator
 
@@ -15,6 +15,7 @@ from meddiff.params.actions import (
 from meddiff.params.arms import arm_of
 from meddiff.params.section import ArmName, Section, Seed
 from meddiff.params.stages import (
+    MASK_RANDOMNESS,
     BackgroundsParams,
     EvaluateParams,
     FilterParams,
@@ -22,11 +23,14 @@ from meddiff.params.stages import (
     FoundationParams,
     GenerateParams,
     MaskModelParams,
+    MaskRandomness,
     PrepareParams,
     SegmentParams,
 )
 
 __all__ = [
+    "MAIN",
+    "MASK_RANDOMNESS",
     "AblateParams",
     "ArmName",
     "BackgroundsParams",
@@ -40,6 +44,7 @@ __all__ = [
     "FoundationParams",
     "GenerateParams",
     "MaskModelParams",
+    "MaskRandomness",
     "Params",
     "PrepareParams",
     "PromoteParams",
@@ -51,8 +56,23 @@ __all__ = [
 ]
 
 
+# The settings that people set, in the order of `params.yaml`; any other may be written there under its section, too.
+MAIN = {
+    "prepare": ("dataset", "path", "size", "n_labelled", "classes", "seed"),
+    "foundation": ("source", "revision", "steps"),
+    "backgrounds": ("finder_steps", "finder_rounds"),
+    "mask_model": ("steps",),
+    "finetune": ("mode", "steps", "learning_rate", "batch_size"),
+    "generate": ("n", "steps", "guidance_scale"),
+    "filter": ("agreement", "similarity_high", "corrosion_radius"),
+    "segment": ("network", "arms", "seeds", "steps"),
+    "evaluate": ("tolerance",),
+    "compute": ("threads", "device", "precision"),
+}
+
+
 class Params(Section):
-    """All sections of `params.yaml`."""
+    """All sections of settings."""
 
     prepare: PrepareParams = PrepareParams()
     foundation: FoundationParams = FoundationParams()
@@ -70,6 +90,16 @@ class Params(Section):
     benchmark: BenchmarkParams = BenchmarkParams()
     catalog: CatalogParams = CatalogParams()
     compute: ComputeParams = ComputeParams()
+
+    @model_validator(mode="after")
+    def _shared_settings_reach_their_sections(self) -> "Params":
+        precision = self.compute.precision  # `auto` until a stage asks the machine
+        shared = {"seed": self.prepare.seed, "precision": "float32" if precision == "auto" else precision}
+        for name in type(self).model_fields:
+            section: Section = getattr(self, name)
+            if own := {field: shared[field] for field in section.shared()}:
+                object.__setattr__(self, name, section.model_copy(update=own))  # of a frozen model, before anyone has it
+        return self
 
     @model_validator(mode="after")
     def _found_images_need_a_finder(self) -> "Params":

@@ -4,22 +4,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from meddiff.params.section import ArmName, Fraction, Positive, Section, Seed
+from meddiff.params.section import ArmName, Fraction, Positive, Section, Seed, SharedSeed
 
 
 class TrackingParams(Section):
     """Where runs are recorded. MLFLOW_TRACKING_URI in the environment wins."""
 
     uri: str = Field("", description="empty: a SQLite file in `.work/`")
-    experiment: str = "meddiff"
+    experiment: str = Field("meddiff", description="name of the experiment in MLflow")
 
 
 class PromoteParams(Section):
     """The registered generator and the gate it must pass to become champion."""
 
-    model: str = "meddiff-generator"
+    model: str = Field("meddiff-generator", description="name of the registered generator")
     min_gain_lower: float = Field(0.0, description="least lower bound of the Dice gain's interval")
-    min_acceptance: Fraction = 0.2
+    min_acceptance: Fraction = Field(0.2, description="least share of accepted samples")
     max_copies: Fraction = Field(0.05, description="greatest share of generated samples rejected as copies")
     memorised_alpha: Fraction = Field(
         0.05, description="least p-value of the accepted lesions being no nearer to the training lesions than held-back real ones"
@@ -29,14 +29,14 @@ class PromoteParams(Section):
 class TuneParams(Section):
     """The search over guidance, filter bounds and corrosion, on validation Dice and cost."""
 
-    trials: Positive = 20
+    trials: Positive = Field(20, description="in all, with those of earlier calls")
     storage: str = Field("", description="Optuna storage URL; empty: a SQLite file in `.work/`")
-    study: str = "meddiff"
-    guidance_scale: tuple[float, float] = (1.0, 4.0)
-    similarity_low: tuple[float, float] = (0.0, 0.3)
-    similarity_high: tuple[float, float] = (0.9, 1.0)
-    corrosion_radius: tuple[float, float] = (0.0, 4.0)
-    seed: Seed = 0
+    study: str = Field("meddiff", description="beginning of the study's name in the storage")
+    guidance_scale: tuple[float, float] = Field((1.0, 4.0), description="range searched of generate.guidance_scale")
+    similarity_low: tuple[float, float] = Field((0.0, 0.3), description="range searched of filter.similarity_low")
+    similarity_high: tuple[float, float] = Field((0.9, 1.0), description="range searched of filter.similarity_high")
+    corrosion_radius: tuple[float, float] = Field((0.0, 4.0), description="range searched of filter.corrosion_radius")
+    seed: SharedSeed = 0
 
 
 class AblateParams(Section):
@@ -50,10 +50,10 @@ class AblateParams(Section):
 class BenchmarkDataset(Section):
     """One dataset of the benchmark, with settings of its own, `section.name` -> value."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")]
-    dataset: Literal["demo", "folder", "busi", "isic2017", "isic2018", "ph2", "ddti"]
-    path: Annotated[str, Field(min_length=1)] = "raw"
-    settings: dict[str, Any] = Field({})
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$", description="on the page and in its tables")]
+    dataset: Literal["demo", "folder", "busi", "isic2017", "isic2018", "ph2", "ddti"] = Field(description="as prepare.dataset")
+    path: Annotated[str, Field(min_length=1)] = Field("raw", description="as prepare.path")
+    settings: dict[str, Any] = Field({}, description="`section.name`: value, for this dataset alone")
 
 
 class BenchmarkParams(Section):
@@ -100,8 +100,14 @@ class CatalogParams(Section):
 
 
 class ComputeParams(Section):
-    """The machine. Results are bit-equal for equal thread counts only, so the count is fixed rather than detected."""
+    """The machine."""
 
-    threads: Positive = 2
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Positive = Field(2, description="of torch; results are bit-equal for equal counts only, so it isn't detected")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="what the networks run on; `auto`: a GPU where there is one"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the networks' activations in training and painting; `auto`: bfloat16 where the machine has it in "
+        "hardware"
+    )
     compile: bool = Field(False, description="compile the UNet: minutes at the start, then faster steps on GPUs")

@@ -1,22 +1,84 @@
-"""The file `params.yaml`: read and checked, and changed with its comments, order and formats kept, which no YAML writer does."""
+"""The file `params.yaml`: read and checked, and changed with its comments, order and formats kept."""
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
+from pydantic_core import to_jsonable_python
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from meddiff.errors import MeddiffError
-from meddiff.params import Params
+from meddiff.params import MAIN, Params
+from meddiff.params.outdated import refuse_outdated, upgraded
 
-NONE = object()
-REMEDY = "Lay the file out like the params.yaml of the repository"
+_COLUMN = 35  # of the comments
+_HEAD = """The settings that people set. `meddiff params` prints these and all others, which may be written here, too, under their
+section. `dvc repro` reruns what a change touches."""
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes null as a word, and 1.0e-05, which readers of YAML 1.1 take for a number too, in the place of 1e-05."""
+
+
+_Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+_Representer.add_representer(float, lambda self, value: self.represent_scalar(
+    "tag:yaml.org,2002:float", re.sub(r"^(-?\d+)e", r"\1.0e", repr(value))))
+
+
+def read_settings(text: str, where: object) -> dict[str, Any]:
+    """Section -> name -> value of the text of a settings file, unchecked, read as DVC reads it: as YAML 1.2.
+
+    Raises:
+        MeddiffError: it isn't YAML, or isn't laid out in sections.
+    """
+    try:
+        values = YAML(typ="safe").load(text) or {}
+    except YAMLError as e:
+        raise MeddiffError(where, f"settings must be YAML ({' '.join(str(e).split())})", "Mend the line named") from e
+    if not isinstance(values, dict):
+        raise MeddiffError(where, "settings must be named sections", "Start from the params.yaml of the repository")
+    return values
+
+
+def parse_params(values: Mapping[str, Any], where: object) -> Params:
+    """Check a nested mapping of settings.
+
+    Raises:
+        MeddiffError: an unknown name, or a value out of range; names `where` and the setting.
+    """
+    refuse_outdated(values, where)
+    try:
+        return Params.model_validate(values)
+    except ValidationError as e:
+        first = e.errors()[0]
+        if not first["loc"]:  # a rule over several sections
+            raise MeddiffError(where, first["msg"].removeprefix("Value error, "), "Change one of the settings named") from e
+        name = ".".join(str(part) for part in first["loc"][:2])
+        if first["type"] == "extra_forbidden":
+            section = getattr(Params(), str(first["loc"][0])) if len(first["loc"]) > 1 else Params()
+            raise MeddiffError(where, f"there is no setting `{name}`",
+                               f"Correct the name or remove it; the settings there are {', '.join(section.settable())}") from e
+        rule = first["msg"].replace("Input should be", "it must be").replace("valid tuple", "list in brackets")
+        raise MeddiffError(where, f"`{name}` = {first['input']!r}: {rule}", "Set such a value") from e
+
+
+def load_params(path: Path) -> Params:
+    """Read `params.yaml`.
+
+    Raises:
+        MeddiffError: the file is missing, isn't YAML, or breaks a rule of `parse_params`.
+    """
+    return parse_params(read_settings(_read(path), path), path)
 
 
 def edit_params(text: str, changes: Mapping[str, Mapping[str, Any]], where: object) -> str:
-    """Set values in the text of a settings file, line by line; the result is checked as a whole.
+    """Set values in the text of a settings file; the result is checked as a whole.
 
     A value that is in force already, written or by default, changes no byte: DVC would see a setting that is new.
 
@@ -28,24 +90,31 @@ def edit_params(text: str, changes: Mapping[str, Mapping[str, Any]], where: obje
     Raises:
         MeddiffError: a name or value breaks a rule of `parse_params`, or the file isn't laid out in sections.
     """
-    try:
-        current = parse_params(yaml.safe_load(text) or {}, where).model_dump(mode="json")
-        new = [(section, name, _flow(value)) for section, values in changes.items() for name, value in values.items()
-               if current.get(section, {}).get(name, NONE) != yaml.safe_load(_flow(value))]
-        for section, name, value in new:
-            text = _set(text, section, name, value)
-        read = yaml.safe_load(text) or {}
-        missed = [f"{section}.{name}" for section, name, value in new if read[section][name] != yaml.safe_load(value)]
-    except (yaml.YAMLError, KeyError, TypeError) as e:
-        raise MeddiffError(where, f"settings must be sections of `name: value` lines ({' '.join(str(e).split())})", REMEDY) from e
-    if missed:
-        raise MeddiffError(where, f"`{missed[0]}` must stand on a line of its own", REMEDY)
-    parse_params(read, where)
-    return text
+    values = read_settings(text, where)
+    current = parse_params(values, where).model_dump(mode="json")
+    new = {section: {name: value for name, value in to_jsonable_python(dict(own)).items()
+                     if name not in current.get(section, {}) or current[section][name] != value}
+           for section, own in changes.items()}
+    new = {section: own for section, own in new.items() if own}
+    if not new:
+        return text
+    parse_params(values | {section: values.get(section, {}) | own for section, own in new.items()}, where)
+    yaml = _editor()
+    document = yaml.load(text) or CommentedMap()
+    for section, own in new.items():
+        if section not in document:
+            document[section] = CommentedMap()
+            document.yaml_set_comment_before_after_key(section, before="\n")
+        for name, value in reversed(own.items()):
+            if name in document[section]:
+                document[section][name] = _styled(value)
+            else:  # first, since the comment of the last holds the blank line before the next section
+                document[section].insert(0, name, _styled(value))
+    return _text(yaml, document)
 
 
 def apply_profile(params: Path, places: Sequence[Path]) -> list[str]:
-    """Write the settings of a profile, a file that holds some of the settings of `params.yaml`, into `params.yaml`.
+    """Write the settings of a profile, a file that holds some of the settings, into `params.yaml`.
 
     Args:
         params: the `params.yaml` to change.
@@ -61,76 +130,83 @@ def apply_profile(params: Path, places: Sequence[Path]) -> list[str]:
     if profile is None:
         known = sorted({file.stem for place in places for file in place.parent.glob("*.yaml")})
         raise MeddiffError(places[0], "the profile must be there", f"Choose one of: {', '.join(known)}")
-    values = yaml.safe_load(profile.read_text())
+    values = read_settings(profile.read_text(), profile)
     parse_params(values, profile)
     params.write_text(edit_params(params.read_text(), values, params))
-    return [f"{section}.{name}: {_flow(value)}" for section, settings in values.items() for name, value in settings.items()]
+    return [f"{section}.{name}: {written(value)}" for section, own in values.items() for name, value in own.items()]
 
 
-def _set(text: str, section: str, name: str, value: str) -> str:
-    _, group = _child(yaml.compose(text), section)
-    if group is None:
-        return f"{text.rstrip()}\n\n{section}:\n  {name}: {value}\n"
-    key, old = _child(group, name)
-    if key is None or old is None:
-        start = re.search(rf"^{re.escape(section)}:.*\n", text, re.MULTILINE)
-        return f"{text[:start.end()]}  {name}: {value}\n{text[start.end():]}" if start else text
-    begin = text.index(":", key.end_mark.index) + 1
-    end = max(begin, old.start_mark.index + len(text[old.start_mark.index:old.end_mark.index].rstrip()))
-    comment = re.match(r"[ \t]*(?=#)", text[end:])
-    if comment is None:
-        return f"{text[:begin]} {value}{text[end:]}"
-    column = end + comment.end() - begin  # a comment stays in its column where the new value leaves room
-    return f"{text[:begin]}{f' {value}  '.ljust(column)}{text[end + comment.end():]}"
+def compose_params(params: Params) -> str:
+    """The text of a new `params.yaml`: the settings that people set, and further ones where they aren't the default."""
+    yaml, document, default = _editor(), CommentedMap(), Params()
+    for section, own in params.model_dump(mode="json").items():
+        fields, usual = getattr(params, section).settable(), getattr(default, section).model_dump(mode="json")
+        main = MAIN.get(section, ())
+        block = CommentedMap()
+        for name in (*main, *(name for name in own if name not in main and own[name] != usual[name])):
+            block[name] = _styled(own[name])
+            block.yaml_add_eol_comment(fields[name].description, name, column=_COLUMN)
+        if block:
+            document[section] = block
+            document.yaml_set_comment_before_after_key(section, before="\n")
+    document.yaml_set_start_comment(_HEAD)
+    return _text(yaml, document)
 
 
-def _child(node: yaml.Node | None, name: str) -> tuple[yaml.Node, yaml.Node] | tuple[None, None]:
-    pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    return next(((key, value) for key, value in pairs if key.value == name), (None, None))
+def upgrade_params(path: Path, kept: Path) -> list[str]:
+    """Write a settings file of an older version anew, in today's words and layout; its values count as before.
 
+    Args:
+        path: the file.
+        kept: where the old file is kept.
 
-def _flow(value: Any) -> str:
-    plain = list(value) if isinstance(value, tuple) else value
-    return yaml.safe_dump(plain, default_flow_style=True, width=10**6, allow_unicode=True).removesuffix("...\n").strip()
-
-
-def parse_params(values: dict[str, Any], where: object) -> Params:
-    """Check a nested mapping of settings.
+    Returns:
+        A line for each value that has no place any more.
 
     Raises:
-        MeddiffError: an unknown name, or a value out of range; names `where` and the setting.
+        MeddiffError: the file is missing, or breaks a rule of `parse_params` beside that of outdated settings.
     """
-    try:
-        return Params.model_validate(values)
-    except ValidationError as e:
-        first = e.errors()[0]
-        if not first["loc"]:  # a rule over several sections
-            raise MeddiffError(where, first["msg"].removeprefix("Value error, "), "Change one of the settings named") from e
-        name = ".".join(str(part) for part in first["loc"][:2])
-        if first["type"] == "extra_forbidden":
-            section = getattr(Params(), str(first["loc"][0])) if len(first["loc"]) > 1 else Params()
-            known = ", ".join(type(section).model_fields)
-            raise MeddiffError(
-                where, f"there is no setting `{name}`", f"Correct the name or remove it; the settings there are {known}"
-            ) from e
-        rule = first["msg"].replace("Input should be", "it must be").replace("valid tuple", "list in brackets")
-        raise MeddiffError(where, f"`{name}` = {first['input']!r}: {rule}", "Set such a value") from e
+    text = _read(path)
+    values, lost = upgraded(read_settings(text, path))
+    new = compose_params(parse_params(values, path))
+    if new != text:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(text)
+        path.write_text(new)
+    return lost
 
 
-def load_params(path: Path) -> Params:
-    """Read `params.yaml`.
+def written(value: object) -> str:
+    """A value as it stands in the file, on one line."""
+    return _text(_editor(), _styled({"value": to_jsonable_python(value)})).strip()[len("{value: "):-1]
 
-    Raises:
-        MeddiffError: the file is missing, isn't YAML, or breaks a rule of `parse_params`.
-    """
+
+def _read(path: Path) -> str:
     if not path.is_file():
         raise MeddiffError(
             path, "the settings file must be there", "Work in a meddiff project folder, or copy its params.yaml here"
         )
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as e:
-        raise MeddiffError(path, f"settings must be YAML ({' '.join(str(e).split())})", "Mend the line named") from e
-    if not isinstance(values, dict):
-        raise MeddiffError(path, "settings must be named sections", "Start from the params.yaml of the repository")
-    return parse_params(values, path)
+    return path.read_text()
+
+
+def _editor() -> YAML:
+    yaml = YAML()
+    yaml.Representer = _Representer
+    yaml.preserve_quotes, yaml.width = True, 10**6
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _styled(value: Any) -> Any:
+    """Lists and mappings on one line."""
+    if isinstance(value, list | dict):
+        value = CommentedSeq(map(_styled, value)) if isinstance(value, list) else CommentedMap(
+            {name: _styled(each) for name, each in value.items()})
+        value.fa.set_flow_style()
+    return value
+
+
+def _text(yaml: YAML, document: Any) -> str:
+    stream = io.StringIO()
+    yaml.dump(document, stream)
+    return stream.getvalue()

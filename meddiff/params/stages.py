@@ -1,17 +1,22 @@
 """The settings of the stages."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from meddiff.params.arms import BASELINE, TREATED, arm_names
-from meddiff.params.section import ArmName, ClassName, Fraction, Positive, Precision, Section, Seed
+from meddiff.params.section import ArmName, ClassName, Fraction, Positive, Section, Seed, SharedPrecision, SharedSeed
+
+MaskRandomness = Literal["noise", "condition", "shape", "pose", "placement"]
+MASK_RANDOMNESS: tuple[MaskRandomness, ...] = get_args(MaskRandomness)
 
 
 class PrepareParams(Section):
     """Which dataset, at what size, and which few annotated cases the chain may see."""
 
-    dataset: Literal["demo", "folder", "busi", "isic2017", "isic2018", "ph2", "ddti"] = "demo"
+    dataset: Literal["demo", "folder", "busi", "isic2017", "isic2018", "ph2", "ddti"] = Field(
+        "demo", description="what the raw dataset is: phantoms, a folder of images and masks, or as its authors publish it"
+    )
     path: Annotated[str, Field(min_length=1)] = Field("raw", description="folder of the raw dataset; unused by `demo`")
     size: Annotated[int, Field(ge=32, le=1024, multiple_of=16)] = Field(64, description="side of the square images [pixels]")
     fit: Literal["pad", "squash"] = Field("pad", description="how a frame that isn't square becomes so")
@@ -25,13 +30,13 @@ class PrepareParams(Section):
     )
     demo_cases: Positive = Field(140, description="phantoms with a lesion")
     demo_normal: Positive = Field(60, description="lesion-free phantoms")
-    demo_modality: Literal["ultrasound", "dermoscopy", "mixed"] = "mixed"
-    demo_seed: Seed = Field(0, description="of the phantoms")
+    demo_modality: Literal["ultrasound", "dermoscopy", "mixed"] = Field("mixed", description="what the phantoms look like")
     demo_lesions: Annotated[int, Field(ge=1, le=5)] = Field(1, description="greatest number of lesions in one phantom")
     classes: Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=8)] = Field(
         ("lesion",), description="names of the classes of lesions; several need masks that hold class indices"
     )
-    seed: Seed = Field(0, description="of the choice of annotated cases")
+    seed: Seed = Field(0, description="of every random choice; the segmenters have `segment.seeds`, the demo's phantoms are "
+                       "always the same")
 
     @field_validator("classes")
     @classmethod
@@ -53,9 +58,9 @@ class FoundationParams(Section):
     steps: Annotated[int, Field(ge=0)] = Field(
         100, description="embedded, scratch: training steps on the training images without their masks"
     )
-    batch_size: Positive = 16
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    seed: Seed = 0
+    batch_size: Positive = Field(16, description="images of a training step")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="of that training, at its peak")
+    seed: SharedSeed = 0
 
 
 class BackgroundsParams(Section):
@@ -84,31 +89,31 @@ class BackgroundsParams(Section):
     site_agreement: Fraction = Field(
         0.85, description="least Dice between what two finders see in an image without annotation, else it isn't used"
     )
-    precision: Precision = Field("float32", description="of the segmenters' activations in training; bfloat16 where it is faster")
-    seed: Seed = 0
+    precision: SharedPrecision = "float32"
+    seed: SharedSeed = 0
 
 
 class MaskModelParams(Section):
     """The diffusion model that invents masks."""
 
     grid: Annotated[int, Field(ge=16, le=128, multiple_of=8)] = Field(32, description="side of the signed distance maps [pixels]")
-    steps: Positive = 200
-    batch_size: Positive = 16
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    seed: Seed = 0
+    steps: Positive = Field(200, description="training steps")
+    batch_size: Positive = Field(16, description="lesions of a training step")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="at its peak")
+    seed: SharedSeed = 0
 
 
 class FinetuneParams(Section):
     """Fine-tuning of the foundation on the few annotated cases."""
 
     mode: Literal["full", "lora", "token"] = Field("full", description="what learns: the UNet, a LoRA (merged), or a `token`")
-    steps: Positive = 200
-    batch_size: Positive = 16
-    accumulation: Positive = 1
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    steps: Positive = Field(200, description="optimizer steps")
+    batch_size: Positive = Field(16, description="crops computed together")
+    accumulation: Positive = Field(1, description="batches of one optimizer step")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="of the UNet's weights or of the LoRA's")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-2, description="of AdamW")
+    gradient_clip: Annotated[float, Field(gt=0)] = Field(1.0, description="greatest norm of the gradient")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="of the moving average of the weights; 0: none")
     inside_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="weight of the loss inside the lesion mask")
     outside_weight: Annotated[float, Field(ge=0)] = Field(0.1, description="weight of the loss outside the lesion mask")
     min_snr: Annotated[float, Field(ge=0)] = Field(5.0, description="gamma of the min-SNR weights of times; 0: all times alike")
@@ -116,10 +121,10 @@ class FinetuneParams(Section):
     token: str = Field("", description="word of the prompt that gets a learned embedding; empty: none, in mode `token` the last")
     token_learning_rate: Annotated[float, Field(gt=0)] = Field(0.001, description="of the token's embedding")
     prompt_dropout: Fraction = Field(0.1, description="share of examples that teach the empty prompt to paint no lesion; 0: none")
-    lora_rank: Positive = 8
-    precision: Precision = Field("float32", description="of the UNet's activations; bfloat16 on GPUs")
+    lora_rank: Positive = Field(8, description="of the LoRA's updates, in mode `lora`")
+    precision: SharedPrecision = "float32"
     gradient_checkpointing: bool = Field(False, description="compute activations twice, not keep them: less memory, slower")
-    seed: Seed = 0
+    seed: SharedSeed = 0
 
 
 class GenerateParams(Section):
@@ -128,9 +133,9 @@ class GenerateParams(Section):
     n: Positive = Field(100, description="samples to make")
     samples_per_batch: Positive = Field(25, description="samples of one folder, the unit of resume and of quality control")
     batch_size: Positive = Field(16, description="samples computed together")
-    precision: Precision = Field("float32", description="of the networks' activations; bfloat16 on GPUs")
+    precision: SharedPrecision = "float32"
     steps: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="denoising steps")
-    scheduler: Literal["ddim", "dpmsolver++", "unipc"] = "ddim"
+    scheduler: Literal["ddim", "dpmsolver++", "unipc"] = Field("ddim", description="solver of the denoising steps")
     guidance_scale: Annotated[float, Field(ge=1, le=20)] = Field(
         1.0, description="1: none; above, lesions are farther from real ones (KID), at twice the time"
     )
@@ -152,14 +157,16 @@ class GenerateParams(Section):
     texture: Fraction = Field(
         0.5, description="share of the fine texture lacking in a lesion that the background's own fills in; 0 adds none"
     )
-    mask_noise: bool = Field(True, description="randomness level 1: sampler noise of the mask model")
-    mask_condition: bool = Field(
-        True, description="randomness level 2: number, class and size of the lesions; off: a median mask's"
+    mask_randomness: tuple[MaskRandomness, ...] = Field(
+        MASK_RANDOMNESS, description="what is random in a mask: the sampler's noise; number, class and size of the lesions (else "
+        "a median mask's); elastic change of the contour; size, elongation and angle; centre (else a training lesion's)"
     )
-    mask_shape: bool = Field(True, description="randomness level 3: elastic change of the contour")
-    mask_pose: bool = Field(True, description="randomness level 4: size, elongation and angle around a training lesion's")
-    mask_placement: bool = Field(True, description="randomness level 5: centre around a training lesion's")
-    seed: Seed = 0
+    seed: SharedSeed = 0
+
+    @field_validator("mask_randomness")
+    @classmethod
+    def _in_order(cls, chosen: tuple[MaskRandomness, ...]) -> tuple[MaskRandomness, ...]:
+        return tuple(level for level in MASK_RANDOMNESS if level in chosen)
 
 
 class FilterParams(Section):
@@ -168,7 +175,9 @@ class FilterParams(Section):
     similarity_low: Fraction = Field(
         0.02, description="least similarity to the real lesions, as a quantile of the real lesions' own leave-one-out similarity"
     )
-    similarity_high: Fraction = Field(0.995, description="greatest similarity, as the same quantile: above is a copy")
+    similarity_high: Fraction = Field(
+        0.995, description="greatest similarity to a real lesion, as a quantile of the real lesions' own: above is a copy"
+    )
     extractor: Annotated[str, Field(min_length=1)] = Field(
         "lesion", description="features: `lesion`, or beside them `inspector`, a hub id, a folder of transformers, or NAME:FILE"
     )
@@ -181,13 +190,15 @@ class FilterParams(Section):
         2.0, description="least difference of mean gray level across the mask's border [0 to 255]"
     )
     min_acceptance: Fraction = Field(0.05, description="a batch with a smaller share of accepted samples is quarantined")
-    seed: Seed = 0
+    seed: SharedSeed = 0
 
 
 class SegmentParams(Section):
     """The segmenters whose Dice is compared: equal steps and order in all arms, equal augmentation in all but `augmented`."""
 
-    network: Literal["unet", "segresnet", "attention_unet", "swin_unetr", "flexible_unet"] = "unet"
+    network: Literal["unet", "segresnet", "attention_unet", "swin_unetr", "flexible_unet"] = Field(
+        "unet", description="or segresnet, attention_unet, swin_unetr, flexible_unet: docs/method.md"
+    )
     encoder: Literal["resnet18", "resnet34", "resnet50"] = Field("resnet18", description="of flexible_unet")
     encoder_weights: str = Field(
         "", description="of flexible_unet: file of pretrained weights, full path; empty: random ones"
@@ -195,13 +206,13 @@ class SegmentParams(Section):
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1)] = Field(
         (BASELINE, TREATED), description=f"of {', '.join(arm_names())}: docs/method.md"
     )
-    seeds: tuple[Seed, ...] = (0, 1, 2)
-    steps: Positive = 200
-    batch_size: Positive = 8
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), description="each arm is trained once with each")
+    steps: Positive = Field(200, description="optimizer steps, the same in every arm")
+    batch_size: Positive = Field(8, description="images of a training step")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(3e-3, description="at its peak")
     ratio: Annotated[float, Field(gt=0)] = Field(10.0, description="synthetic pairs used for each real pair, at most")
     share: Fraction = Field(0.5, description="share of each batch drawn from the synthetic pairs in a synthetic arm")
-    precision: Precision = Field("float32", description="of the network's activations in training; bfloat16 where it is faster")
+    precision: SharedPrecision = "float32"
     vertical_flips: bool = Field(False, description="also flip images upside down in training; wrong for ultrasound")
     empty_arms: Literal["refuse", "real"] = Field(
         "refuse", description="an arm without any pair: stop before anything is trained, or train on the real cases alone; an "
@@ -233,8 +244,8 @@ class SegmentParams(Section):
 class EvaluateParams(Section):
     """Statistics of the comparison on the test data."""
 
-    resamples: Positive = 2000
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    resamples: Positive = Field(2000, description="draws of the bootstrap")
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = Field(0.95, description="of the intervals")
     tolerance: Annotated[float, Field(gt=0)] = Field(2.0, description="tolerance of the normalised surface distance [pixels]")
     pictures: Positive = Field(8, description="cases and pairs shown in the report")
-    seed: Seed = 0
+    seed: SharedSeed = 0

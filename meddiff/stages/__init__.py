@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 
 from meddiff.layout import Layout
-from meddiff.params import ComputeParams, Section
+from meddiff.params import Params, Section
+from meddiff.params.overrides import merged
 
 
 def work_key(*parts: Section | Path | str) -> str:
@@ -16,7 +17,7 @@ def work_key(*parts: Section | Path | str) -> str:
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Section):
-            digest.update(part.model_dump_json().encode())
+            digest.update(repr(part).encode())  # with the fields that other sections fill
         elif isinstance(part, Path):
             for path in sorted(p for p in (part.rglob("*") if part.is_dir() else [part]) if p.is_file()):
                 with path.open("rb") as stream:  # a foundation may be larger than memory should be filled with
@@ -31,22 +32,27 @@ def checkpoint_file(layout: Layout, stage: str, *parts: Section | Path | str) ->
     return layout.work / stage / f"{work_key(*parts)}.safetensors"
 
 
-def use_machine(compute: ComputeParams) -> str:
-    """Set torch's thread count and return the device name, `cpu` or `cuda`.
+def use_machine(params: Params) -> Params:
+    """Set torch's thread count; the settings with `auto` resolved, `device` to `cpu` or `cuda` and `precision` for that device.
 
     Raises:
         MeddiffError: `cuda` is asked for and there is none.
     """
     import torch
 
+    from meddiff.environment import has_bfloat16
     from meddiff.errors import MeddiffError
 
+    compute = params.compute
     torch.set_num_threads(compute.threads)
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise MeddiffError(
             "compute.device", "`cuda` needs a GPU that torch can use", "Install with `make install CUDA=1`, or set `auto`"
         )
-    return "cuda" if compute.device != "cpu" and torch.cuda.is_available() else "cpu"
+    device = "cuda" if compute.device != "cpu" and torch.cuda.is_available() else "cpu"
+    fastest = "bfloat16" if has_bfloat16(device) else "float32"
+    precision = fastest if compute.precision == "auto" else compute.precision
+    return Params.model_validate(merged(params, {"compute": {"device": device, "precision": precision}}))
 
 
 def execute(stage: str, root: Path) -> None:

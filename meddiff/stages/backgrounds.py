@@ -41,8 +41,9 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     Raises:
         MeddiffError: no background comes of it, or the training cases or the foundation are missing.
     """
+    params = use_machine(params)
     settings, begun = params.backgrounds, time.monotonic()
-    device, classes = use_machine(params.compute), len(params.prepare.classes)
+    device, classes = params.compute.device, len(params.prepare.classes)
     cases, unlabelled = read_cases(layout.cases("train")), _unlabelled(layout, settings)
     trained = partial(_trained, layout, cases, classes, device)
     brief = SegmentParams(steps=settings.inspector_steps, precision=settings.precision)

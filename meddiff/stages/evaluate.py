@@ -52,7 +52,8 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     Raises:
         MeddiffError: a test case has been used before, or test cases, segmenters or tables of earlier stages are missing.
     """
-    device, settings, classes = use_machine(params.compute), params.evaluate, params.prepare.classes
+    params = use_machine(params)
+    device, settings, classes = params.compute.device, params.evaluate, params.prepare.classes
     cases, training = read_cases(layout.cases("test")), _training(layout)
     if not cases:
         raise MeddiffError(layout.cases("test"), "the test needs at least one case", "Raise prepare.test_fraction")

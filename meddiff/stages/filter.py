@@ -56,7 +56,8 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     Raises:
         MeddiffError: a batch, one of its files, the training cases or the inspector are missing, or the extractor doesn't load.
     """
-    settings, device, begun = params.filter, use_machine(params.compute), time.monotonic()
+    params = use_machine(params)
+    settings, device, begun = params.filter, params.compute.device, time.monotonic()
     cases, samples = read_cases(layout.cases("train")), _samples(layout.synthetic)
     inspector = _inspector(layout.inspector, device)
     extractor = load_extractor(settings.extractor, settings.extractor_revision, device, inspector)

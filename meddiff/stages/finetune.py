@@ -18,7 +18,8 @@ from meddiff.stages import checkpoint_file, use_machine
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     """Fine-tune `models/foundation` into `models/generator`, with prompts, classes, real texture and seams in `meddiff.json`."""
-    device = use_machine(params.compute)
+    params = use_machine(params)
+    device = params.compute.device
     cases = read_cases(layout.cases("train"))
     pipeline = load_foundation(str(layout.foundation.resolve()))
     if params.compute.compile:

@@ -19,7 +19,8 @@ from meddiff.stages import checkpoint_file, use_machine
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     """Load `params.foundation.source`; the embedded one, or a new one of its kind, also learns the images without masks."""
-    begun, device, settings = time.monotonic(), use_machine(params.compute), params.foundation
+    params = use_machine(params)
+    begun, device, settings = time.monotonic(), params.compute.device, params.foundation
     losses: list[float] = []
     images = [case.image for case in read_cases(layout.cases("train"), labelled=False)]
     if settings.source == "scratch":

@@ -21,9 +21,10 @@ from meddiff.stages import use_machine, work_key
 
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
-    """Make `params.generate.n` samples with the seeds that follow `params.generate.seed`."""
+    """Make `params.generate.n` samples with the seeds that follow `prepare.seed`."""
+    params = use_machine(params)
     settings, begun = params.generate, time.monotonic()
-    synthesizer = Synthesizer.load(layout.generator, layout.mask_model, layout.backgrounds, use_machine(params.compute))
+    synthesizer = Synthesizer.load(layout.generator, layout.mask_model, layout.backgrounds, params.compute.device)
     if params.compute.compile:
         synthesizer.painter.pipeline.unet.compile()
     model = work_key(layout.generator, layout.mask_model)

@@ -24,7 +24,8 @@ CHECKED = 200  # invented masks that are compared with the real ones
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     """Train on the masks of the annotated training cases, and record how the invented masks compare with them."""
-    device = use_machine(params.compute)
+    params = use_machine(params)
+    device = params.compute.device
     train = layout.cases("train")
     pairs = [(case.mask, imaged_field(case.image)) for case in read_cases(train) if case.mask is not None and case.mask.any()]
     masks, fields = [mask for mask, _ in pairs], [field for _, field in pairs]

@@ -29,6 +29,7 @@ from meddiff.pretrained import FOUNDATION, photographs
 from meddiff.progress import bar
 from meddiff.services.tracking import StageRun
 
+_PHANTOMS = 0  # their seed: the demo is one dataset, whatever `prepare.seed` chooses from it
 GRAY = ("1", "L", "LA", *DEEP)   # pixel formats of one channel
 
 
@@ -102,7 +103,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
 def _list_cases(root: Path, settings: PrepareParams) -> list[RawCase]:
     if settings.dataset == "demo":
         return [in_memory(case) for lesion, n in ((True, settings.demo_cases), (False, settings.demo_normal))
-                for case in make_phantoms(n, lesion, settings.size, settings.demo_modality, settings.demo_seed,
+                for case in make_phantoms(n, lesion, settings.size, settings.demo_modality, _PHANTOMS,
                                           len(settings.classes), settings.demo_lesions)]
     return read(settings.dataset, root / settings.path, settings.classes)
 

@@ -37,7 +37,8 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     Raises:
         MeddiffError: the prepared cases or the backgrounds are missing, or an arm has no pairs (see `segment.empty_arms`).
     """
-    device, settings, classes = use_machine(params.compute), params.segment, len(params.prepare.classes)
+    params = use_machine(params)
+    device, settings, classes = params.compute.device, params.segment, len(params.prepare.classes)
     real, validation = read_cases(layout.cases("train")), read_cases(layout.cases("val"))
     tracker.dataset(pd.DataFrame({"id": [c.id for c in real], "group": [c.group for c in real]}), "train", "training")
     code = [getsource(module) for module in (augmentation, metrics, networks, segmentation, training)]

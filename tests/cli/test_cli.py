@@ -54,7 +54,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    commands = (*STAGES, "init", "promote", "tune", "ablate", "catalog", "release", "ui")
+    commands = (*STAGES, "init", "params", "profile", "promote", "tune", "ablate", "catalog", "release", "ui")
     assert all(f"\n  {name} " in done.stdout for name in commands)
     seconds = []
     for _ in range(3):
@@ -134,7 +134,7 @@ def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> N
     assert values["segment"]["arms"] == ["real", "synthetic", "combined"]
     assert "params.yaml now says segment.arms: real, synthetic, combined, since lesions may be found" in done.stdout
     assert values["benchmark"]["datasets"] == [{"name": "raw", "dataset": "folder", "path": f"{project}/raw"}]
-    assert len(set(after.splitlines()) - set(before.splitlines())) == 10
+    assert len(set(after.splitlines()) - set(before.splitlines())) == 11  # the section `benchmark` is new
     assert run("init", "--dataset", "demo").exit_code == 0
     assert load_params(project / "params.yaml").benchmark == Params().benchmark
     assert yaml.safe_load((project / "params.yaml").read_text())["prepare"]["path"] == "raw"
@@ -167,6 +167,36 @@ def test_profile_writes_the_papers_settings(project: Path, run: Run) -> None:
     assert yaml.safe_load((project / "params.yaml").read_text())["prepare"]["size"] == 512
     with pytest.raises(MeddiffError, match=r"Choose one of: .*paper"):
         run("profile", "papers")
+
+
+def test_params_lists_all_settings_without_torch(project: Path) -> None:
+    (project / "params.yaml").write_text("generate: {n: 7, rim: 3}\n")
+    code = ("import sys; sys.argv = ['meddiff', 'params', 'generate']\nfrom meddiff.__main__ import main\n"
+            f"try: main()\nfinally: print([name for name in {HEAVY} if name in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True, check=True)
+    *lines, heavy = done.stdout.splitlines()
+    assert heavy == "[]"
+    assert [line.split()[1] for line in lines if line.startswith("* ")] == ["n", "rim"]
+    assert any(line.split()[:2] == ["guidance_scale", "1.0"] for line in lines)
+
+
+def test_params_shows_changes_a_page_and_one_section(project: Path, run: Run) -> None:
+    assert run("params", "--changed").stdout == ""
+    assert run("params").stdout.count("\n  ") == sum(map(len, Params().model_dump().values()))
+    assert run("params", "--markdown").stdout == (ROOT / "docs/reference/settings.md").read_text()
+    with pytest.raises(MeddiffError, match=r"there is no such section of settings\. Choose one of: prepare, "):
+        run("params", "generator")
+
+
+def test_params_upgrades_an_old_file(project: Path, run: Run) -> None:
+    old = "prepare: {demo_seed: 4, n_labelled: 9}\nfinetune: {precision: float32, seed: 0}\n"
+    (project / "params.yaml").write_text(old)
+    with pytest.raises(MeddiffError, match="`meddiff params --upgrade`"):
+        run("params")
+    assert "not kept: prepare.demo_seed was 4" in run("params", "--upgrade").stdout
+    assert load_params(project / "params.yaml") == Params.model_validate({"prepare": {"n_labelled": 9}})
+    assert (project / ".work/params.old.yaml").read_text() == old
 
 
 def test_promotion_that_is_refused_ends_with_1(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

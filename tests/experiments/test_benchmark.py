@@ -119,7 +119,8 @@ def test_cells_cover_datasets_budgets_and_seeds(project: Layout) -> None:
     ("segment.step", 7, r"a stage has no setting `segment.step`"),
     ("promote.model", "m", r"a stage has no setting `promote.model`"),
     ("prepare.n_labelled", 80, r"settings of a: the benchmark itself sets `prepare.n_labelled`. Leave it out here"),
-    ("generate.seed", 1, r"the benchmark itself sets `generate.seed`"),
+    ("prepare.seed", 1, r"the benchmark itself sets `prepare.seed`"),
+    ("generate.seed", 1, r"a stage has no setting `generate.seed`"),
     ("segment.arms", ["real"], r"the benchmark itself sets `segment.arms`"),
 ])
 def test_settings_of_a_dataset_are_checked_before_anything_runs(key: str, value: Any, words: str, project: Layout) -> None:
@@ -290,7 +291,7 @@ STAGE = """
 import json, yaml, pandas as pd
 from pathlib import Path
 p = yaml.safe_load(open("params.yaml")); s = p["segment"]
-assert p["finetune"]["seed"] == s["seeds"][0]
+assert p["prepare"]["seed"] == s["seeds"][0]
 Path("reports/evaluation/pictures").mkdir(parents=True, exist_ok=True); Path("models/segmenters").mkdir(parents=True)
 kept = Path(".work/segment"); kept.mkdir(parents=True, exist_ok=True)
 for a in s["arms"]:

@@ -11,13 +11,16 @@ import pytest
 import yaml
 from prefect.states import State
 from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import validate
 
 from flows import artifacts, deploy
 from flows import benchmark as benchmark_module
 from flows import pipeline as module
 from flows.ablate import ablate as ablate_flow
 from flows.benchmark import benchmark as benchmark_flow
-from flows.pipeline import crashed, keep_results, overrides, pipeline
+from flows.form import filled
+from flows.form import given as settings_given
+from flows.pipeline import crashed, keep_results, pipeline
 from flows.tune import proposal
 from flows.tune import tune as tune_flow
 from meddiff.errors import MeddiffError
@@ -27,7 +30,7 @@ from meddiff.experiments.benchmark.significance import GAINS
 from meddiff.experiments.run import TrialOutcome, TrialRow
 from meddiff.experiments.tuning.search import TuneResult
 from meddiff.layout import STAGES, Layout
-from meddiff.params import Params
+from meddiff.params import MAIN, Params
 from meddiff.services.versioning import StageCrash
 
 ROOT = Path(__file__).parents[2]
@@ -43,14 +46,19 @@ SUMMARY = {
     "gain": interval(0.1, 0.05, 0.15), "generated": 20, "accepted": 12, "n_real": 8}
 
 
-def test_the_form_has_every_setting_of_the_stages_with_its_default_rule_and_help() -> None:
+def test_the_form_has_the_settings_that_people_set_with_default_rule_and_help_and_a_field_for_the_rest() -> None:
     schema = parameter_schema(pipeline)
-    assert set(schema.properties) == {*STAGES, "compute"}
+    assert tuple(schema.properties) == (*STAGES, "compute", "advanced")
+    assert [found["position"] for found in schema.properties.values()] == list(range(len(schema.properties)))
     assert not schema.required
-    sections = {name: schema.definitions[found["$ref"].rpartition("/")[2]] for name, found in
-                ((name, found if "$ref" in found else found["allOf"][0]) for name, found in schema.properties.items())}
+    sections = dict(schema.properties)
+    advanced = sections.pop("advanced")
+    assert (advanced["type"], advanced["default"], "properties" in advanced) == ("object", {}, False)  # drawn as a field of JSON
+    assert "`meddiff params` lists them" in advanced["description"]
     for name, section in sections.items():
-        assert set(section["properties"]) == set(getattr(Params(), name).model_dump())
+        assert tuple(section["properties"]) == MAIN[name]
+        others = {pattern.strip("^$") for pattern in section["patternProperties"]}
+        assert {*section["properties"], *others} == set(getattr(Params(), name).model_dump())
         assert not section["additionalProperties"]
         assert section["description"]
     size, dataset = sections["prepare"]["properties"]["size"], sections["prepare"]["properties"]["dataset"]
@@ -60,22 +68,49 @@ def test_the_form_has_every_setting_of_the_stages_with_its_default_rule_and_help
     assert sections["segment"]["properties"]["seeds"]["type"] == "array"
 
 
+@pytest.mark.parametrize(("values", "fault"), [
+    ({}, ""), ({"generate": {"rim": 3}}, ""), ({"advanced": {"generate": {"rim": 3}}}, ""),
+    ({"generate": {"guidance_scale": 99}}, "99 is greater"), ({"generate": {"guidence_scale": 2}}, "'guidence_scale'"),
+    ({"generate": {"rim": 99}}, "99 is greater"), ({"generate": {"seed": 3}}, "'seed'"),
+    ({"advanced": {"generate": 3}}, "object"),
+])
+def test_the_server_takes_all_settings_of_a_section_and_no_other(values: dict[str, Any], fault: str) -> None:
+    """By the check that Prefect's server makes of a run's parameters before it accepts them."""
+    found = validate(values, parameter_schema(pipeline).model_dump_for_openapi(), raise_on_error=False, ignore_required=True)
+    assert bool(found) == bool(fault)
+    assert fault in "".join(error.message for error in found)
+
+
 def test_deployments_are_those_of_the_file_and_fill_their_sections() -> None:
     file = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     assert tuple(f"{d['entrypoint'].partition(':')[2]}/{d['name']}" for d in file["deployments"]) == deploy.DEPLOYMENTS
     assert {d["work_pool"]["name"] for d in file["deployments"]} == {deploy.POOL}
+    fields = Params().model_dump(mode="json") | filled(Params())
     for flow in (pipeline, tune_flow, ablate_flow, benchmark_flow):
-        assert set(parameter_schema(flow).properties) <= set(Params.model_fields)
+        assert set(parameter_schema(flow).properties) <= set(fields)
+
+
+def test_the_form_starts_from_the_settings_and_shows_what_differs_beside_them() -> None:
+    params = Params.model_validate({"generate": {"n": 7, "rim": 3}, "tune": {"trials": 3}})
+    fields = filled(params)
+    assert fields["generate"] == {"n": 7, "steps": params.generate.steps, "guidance_scale": params.generate.guidance_scale}
+    assert fields["advanced"] == {"generate": {"rim": 3}}
+    assert filled(Params())["advanced"] == {}
 
 
 def test_only_what_is_given_overrides_params_yaml(tmp_path: Path) -> None:
     (tmp_path / "models/sd").mkdir(parents=True)
     given = {"prepare": {"n_labelled": 8}, "foundation": {"source": "models/sd"}, "segment": {"seeds": [1, 2]}}
     params = Params.model_validate(given)
-    sections = {name: getattr(params, name) for name in parameter_schema(pipeline).properties}
-    assert overrides(sections, tmp_path) == given | {"foundation": {"source": str(tmp_path / "models/sd")}}
-    assert overrides({**sections, "foundation": Params.model_validate({"foundation": {"source": "embedded"}}).foundation},
-                     tmp_path)["foundation"] == {"source": "embedded"}
+    sections = {name: getattr(params, name) for name in MAIN}
+    whole = given | {"foundation": {"source": str(tmp_path / "models/sd")}}
+    assert settings_given(sections, {}, tmp_path) == whole
+    assert settings_given({**sections, "foundation": Params.model_validate({"foundation": {"source": "embedded"}}).foundation},
+                          {}, tmp_path)["foundation"] == {"source": "embedded"}
+    more = settings_given(sections, {"segment": {"ratio": 2.0}, "generate": {"rim": 0}}, tmp_path)
+    assert more == whole | {"segment": {"seeds": [1, 2], "ratio": 2.0}, "generate": {"rim": 0}}
+    with pytest.raises(MeddiffError, match=r"advanced: segment\.seeds: the form has this setting"):
+        settings_given(sections, {"segment": {"seeds": [3]}}, tmp_path)
 
 
 def test_a_crash_is_tried_again_and_bad_input_is_not() -> None:

@@ -129,7 +129,7 @@ def platform(project: Path, environment: dict[str, str], tmp_path_factory: pytes
 
 def test_the_form_starts_from_params_yaml_and_names_a_bad_value(platform: Running) -> None:
     settings = yaml.safe_load((platform.project / "params.yaml").read_text())
-    assert platform.deployment["parameters"] == {name: settings[name] for name in (*STAGES, "compute")}
+    assert platform.deployment["parameters"] == settings | {"advanced": {}}
     answer = platform.trigger(generate={"guidance_scale": 99})
     assert answer.status_code == 409
     assert "guidance_scale" in answer.text
@@ -139,6 +139,7 @@ def test_the_form_starts_from_params_yaml_and_names_a_bad_value(platform: Runnin
 def test_a_run_completes_while_another_is_cancelled(platform: Running, tiny: Params) -> None:
     given = {name: getattr(tiny, name).model_dump(mode="json", exclude_unset=True) for name in (*STAGES, "compute")}
     given["segment"]["seeds"] = [0]
+    given["advanced"] = {"generate": {"samples_per_batch": given["generate"].pop("samples_per_batch")}}
     run = platform.trigger(**given).json()["id"]
     endless = {"prepare": given["prepare"] | {"seed": 1}, "foundation": given["foundation"] | {"steps": 10**6}}
     other = platform.trigger(**given | endless).json()["id"]

@@ -25,7 +25,7 @@ def test_only_the_named_lines_change_and_comments_stay() -> None:
     assert read["segment"]["seeds"] == [4, 5]
     assert read["finetune"]["learning_rate"] == 1e-5
     assert read["finetune"]["prompt"] == "a: b"
-    assert len(changed_lines(new)) == 10
+    assert len(changed_lines(new)) == 9  # the prompt is new there
     assert "# folder of the raw dataset" in next(line for line in new.splitlines() if line.startswith("  path:"))
     assert edit_params(new, {"segment": {"seeds": [0, 1, 2]}}, "x").count("seeds: [0, 1, 2]") == 1
 
@@ -36,7 +36,7 @@ def test_no_change_leaves_every_byte() -> None:
     assert edit_params(TEXT, {"prepare": {"size": size}}, "params.yaml") == TEXT
     everything = parse_params(yaml.safe_load(TEXT), "x").model_dump()
     assert edit_params(TEXT, everything, "params.yaml") == TEXT
-    assert edit_params("finetune:\n  steps: 3\n", {"finetune": {"steps": 3, "seed": 0}}, "x") == "finetune:\n  steps: 3\n"
+    assert edit_params("finetune:\n  steps: 3\n", {"finetune": {"steps": 3, "lora_rank": 8}}, "x") == "finetune:\n  steps: 3\n"
 
 
 def test_missing_names_and_sections_and_block_lists() -> None:
@@ -47,13 +47,42 @@ def test_missing_names_and_sections_and_block_lists() -> None:
     assert "# side" in new
 
 
+OTHER = """# mine
+prepare: {size: 32}    # one line
+finetune:
+  learning_rate: 1e-3   # short
+  prompt: "a photo"
+  steps: 0x10
+  # between
+  token: ''
+foundation:
+  revision: null
+  channels:
+    - 32
+    - 32  # two
+
+segment:
+  steps: 7
+"""
+
+
+def test_formats_of_other_lines_stay() -> None:
+    assert edit_params(OTHER, {"prepare": {"seed": 1}}, "x") == OTHER.replace("{size: 32}    #", "{seed: 1, size: 32} #")
+    new = edit_params(OTHER, {"finetune": {"batch_size": 2, "steps": 3}, "segment": {"steps": 8}}, "x")
+    assert new == (OTHER.replace("  learning_rate", "  batch_size: 2\n  learning_rate").replace("0x10", "3")
+                   .replace("steps: 7", "steps: 8"))
+
+
 def test_a_bad_name_or_value_is_refused() -> None:
     with pytest.raises(MeddiffError, match=r"prepare\.sizes"):
         edit_params(TEXT, {"prepare": {"sizes": 3}}, "params.yaml")
     with pytest.raises(MeddiffError, match=r"filter\.agreement"):
         edit_params(TEXT, {"filter": {"agreement": 3.0}}, "params.yaml")
-    with pytest.raises(MeddiffError, match=r"other\.yaml"):
-        edit_params("prepare: {size: 32}\n", {"prepare": {"seed": 1}}, "other.yaml")
+    with pytest.raises(MeddiffError, match=r"other\.yaml.*named sections"):
+        edit_params("- size: 32\n", {"prepare": {"seed": 1}}, "other.yaml")
+    with pytest.raises(MeddiffError, match=r"there is no setting `nothing`"):
+        edit_params(TEXT, {"nothing": {"size": 1}}, "params.yaml")
+    assert edit_params(TEXT, {"nothing": {}}, "params.yaml") == TEXT
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)

@@ -2,27 +2,47 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import BaseModel, ValidationError
+from dvc.utils.serialize import load_yaml
+from pydantic import ValidationError
 
 from meddiff.errors import MeddiffError
-from meddiff.params import Params
+from meddiff.params import MAIN, BenchmarkDataset, Params, Section
 from meddiff.params.arms import arm_of
-from meddiff.params.file import load_params, parse_params
+from meddiff.params.file import compose_params, load_params, parse_params
 
 PROJECT = Path(__file__).parents[2] / "params.yaml"
 
 
-def test_the_projects_file_lists_every_setting_and_nothing_else() -> None:
+def test_the_projects_file_holds_the_settings_that_people_set_with_their_defaults_and_meanings() -> None:
+    assert PROJECT.read_text() == compose_params(Params()), (
+        'python -c "from meddiff.params import Params; from meddiff.params.file import compose_params; '
+        'print(compose_params(Params()), end=str())" > params.yaml')
     written = yaml.safe_load(PROJECT.read_text())
-    for name, field in Params.model_fields.items():
-        assert isinstance(field.annotation, type)
-        assert issubclass(field.annotation, BaseModel)
-        assert set(written[name]) == set(field.annotation.model_fields), name
-    assert set(written) == set(Params.model_fields)
-
-
-def test_the_projects_file_holds_the_defaults() -> None:
+    assert {section: tuple(own) for section, own in written.items()} == MAIN
+    assert sum(map(len, MAIN.values())) <= 30
     assert load_params(PROJECT) == Params()
+
+
+def test_every_setting_has_a_meaning() -> None:
+    sections = [Params.model_fields[name].annotation for name in Params.model_fields]
+    for section in (*sections, BenchmarkDataset):
+        assert isinstance(section, type)
+        assert issubclass(section, Section)
+        assert section.__doc__
+        assert not [name for name, field in section.model_fields.items() if not field.description], section
+
+
+def test_one_seed_and_one_precision_reach_every_section_and_stand_nowhere_else() -> None:
+    params = parse_params({"prepare": {"seed": 7}, "compute": {"precision": "bfloat16"}}, "here")
+    sections = [getattr(params, name) for name in Params.model_fields]
+    seeded = [section for section in sections if "seed" in section.shared()]
+    assert len(seeded) == 8
+    assert {section.seed for section in seeded} == {7}
+    assert [section.precision for section in sections if "precision" in section.shared()] == ["bfloat16"] * 4
+    assert "seed" not in params.model_dump()["finetune"]
+    assert "seed" not in type(params.finetune).model_json_schema()["properties"]
+    assert Params.model_validate(params.model_dump()) == params
+    assert parse_params({}, "here").finetune.precision == "float32"  # `auto`, until a stage asks the machine
 
 
 def test_sections_are_frozen() -> None:
@@ -41,6 +61,8 @@ def test_sections_are_frozen() -> None:
     ("segment: {arms: [real, real]}", r"`segment.arms` = .*arms must differ"),
     ("{segment: {arms: [self_training]}, backgrounds: {finder_steps: 0}}", r"self_training .* needs backgrounds.finder_steps"),
     ("{segment: {arms: [real, combined]}, backgrounds: {finder_steps: 0}}", r"arm combined .* needs backgrounds.finder_steps"),
+    ("prepare: {seed: 1, seed: 2}", r"settings must be YAML .*duplicate key"),
+    ("finetune: {seed: 1}", r"`prepare.seed` does now what `finetune.seed` did. Run `meddiff params --upgrade`"),
     ("prepare: [", r"settings must be YAML"),
     ("- prepare", r"settings must be named sections"),
 ])
@@ -65,3 +87,17 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_an_empty_mapping_gives_the_defaults() -> None:
     assert parse_params({}, "here") == Params()
+
+
+def test_the_file_is_read_as_dvc_reads_it(tmp_path: Path) -> None:
+    """As YAML 1.2: numbers without a dot, words that YAML 1.1 takes for truth values, and leading zeros."""
+    path = tmp_path / "params.yaml"
+    path.write_text("finetune: {learning_rate: 1e-3, prompt: yes}\ngenerate: {n: 010}\n")
+    params = load_params(path)
+    assert (params.finetune.learning_rate, params.finetune.prompt, params.generate.n) == (0.001, "yes", 10)
+    assert load_yaml(str(path)) == {"finetune": {"learning_rate": 0.001, "prompt": "yes"}, "generate": {"n": 10}}
+
+
+def test_the_levels_of_randomness_are_a_set() -> None:
+    chosen = parse_params({"generate": {"mask_randomness": ["pose", "noise", "pose"]}}, "here").generate.mask_randomness
+    assert chosen == ("noise", "pose")

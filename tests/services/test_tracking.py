@@ -33,7 +33,7 @@ import pandas as pd
 
 def run(layout, params, tracker):
     settings = getattr(params, stage)
-    if settings.seed == 13:
+    if getattr(settings, "tolerance", 0) == 13:
         from meddiff.errors import MeddiffError
         raise MeddiffError("data/test", "it must be there", "Make it")
     out = {"prepare": layout.split.parent / "train", "filter": layout.filtered, "evaluate": layout.report}[stage]
@@ -63,7 +63,7 @@ PIPELINE = {"stages": {
     "evaluate": {"cmd": "python command.py evaluate", "deps": ["filtered"], "params": ["evaluate"],
                  "outs": ["reports/evaluation"]},
 }}
-SETTINGS = "prepare:\n  seed: 1\nfilter:\n  seed: 1\nevaluate:\n  seed: 1\n"
+SETTINGS = "prepare:\n  seed: 1\nfilter:\n  min_contrast: 1\nevaluate:\n  tolerance: 1\n"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -172,9 +172,9 @@ def test_a_stage_keeps_its_own_numbers_files_and_cost(project: Path) -> None:
 @pytest.fixture(scope="module")
 def changed(project: Path) -> Path:
     """The same project after only `evaluate` had to run again, and failed, and ran."""
-    for seed, code in ((13, 255), (2, 0)):
-        (project / "params.yaml").write_text(SETTINGS.replace("evaluate:\n  seed: 1", f"evaluate:\n  seed: {seed}"))
-        done = repro(project, MEDDIFF_EXECUTION=f"flow-{seed}", MEDDIFF_GIT_COMMIT="abc-dirty")
+    for tolerance, code in ((13, 255), (2, 0)):
+        (project / "params.yaml").write_text(SETTINGS.replace("tolerance: 1", f"tolerance: {tolerance}"))
+        done = repro(project, MEDDIFF_EXECUTION=f"flow-{tolerance}", MEDDIFF_GIT_COMMIT="abc-dirty")
         assert done.returncode == code, done.stdout + done.stderr
         if code:
             assert "meddiff: data/test: it must be there. Make it." in done.stderr.splitlines()

@@ -14,7 +14,8 @@ from meddiff.errors import MeddiffError
 from meddiff.services import versioning
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # dvc's own, in pygtrie
-SETTINGS = "prepare:\n  dataset: busi\n  path: raw  # where\n  seed: 1\nfilter:\n  seed: 2  # which\nsegment:\n  steps: 3\n"
+SETTINGS = ("prepare:\n  dataset: busi\n  path: raw  # where\n  seed: 1\nfilter:\n  min_contrast: 2  # which\n"
+            "segment:\n  steps: 3\n")
 # Each stage copies what it read, adds its settings, and can be told to fail or to wait.
 STAGE = '''
 import sys, time, pathlib, yaml
@@ -31,7 +32,8 @@ if own.get("steps") == 15:
     time.sleep(60)
 folder = pathlib.Path(out)
 folder.mkdir(parents=True, exist_ok=True)
-text = str(own.get("seed")) + "".join(p.read_text() for read in reads for p in sorted(pathlib.Path(read).rglob("*.txt")))
+text = str(own.get("seed", own.get("min_contrast")))
+text += "".join(p.read_text() for read in reads for p in sorted(pathlib.Path(read).rglob("*.txt")))
 (folder / "a.txt").write_text(text)
 (folder / "sub").mkdir(exist_ok=True)
 (folder / "sub/b.txt").write_text(stage)
@@ -124,8 +126,8 @@ def test_upstream_follows_the_graph(project: Path, tmp_path: Path) -> None:
 
 
 def test_a_work_tree_runs_only_what_its_overrides_touch(project: Path, tmp_path: Path) -> None:
-    tree = versioning.work_tree(project, tmp_path / "tree", {"filter": {"seed": 5}})
-    expected = SETTINGS.replace("seed: 2", "seed: 5").replace("path: raw", f"path: {project}/raw")
+    tree = versioning.work_tree(project, tmp_path / "tree", {"filter": {"min_contrast": 5}})
+    expected = SETTINGS.replace("contrast: 2", "contrast: 5").replace("path: raw", f"path: {project}/raw")
     assert (tree / "params.yaml").read_text() == expected
     assert not (tree / "raw").exists()
     assert not ran(tree)
@@ -139,7 +141,7 @@ def test_a_work_tree_runs_only_what_its_overrides_touch(project: Path, tmp_path:
     assert (project / "filtered/a.txt").read_text() == "21prepare"
     assert (tree / "filtered/a.txt").read_text() == "51prepare"
 
-    again = versioning.work_tree(project, tree, {"filter": {"seed": 2}})  # the same tree with other settings
+    again = versioning.work_tree(project, tree, {"filter": {"min_contrast": 2}})  # the same tree with other settings
     assert repro(again, "filter", single=True).restored == ("filter",)
     assert ran(tree) == ["filter"]
     assert (tree / "filtered/a.txt").read_text() == "21prepare"
@@ -159,7 +161,7 @@ def test_persistent_outs_come_back_through_the_lock_file_alone(tmp_path: Path) -
     repro(root, "segment")
     tree = versioning.work_tree(root, tmp_path / "tree", {})
     assert repro(tree, "segment").unchanged == ("prepare", "filter", "segment")
-    (root / "params.yaml").write_text(SETTINGS.replace("seed: 2", "seed: 9"))
+    (root / "params.yaml").write_text(SETTINGS.replace("contrast: 2", "contrast: 9"))
     repro(root, "filter", single=True)
     (root / "params.yaml").write_text(SETTINGS)
     assert repro(root, "filter", single=True).ran == ("filter",)
@@ -203,6 +205,14 @@ def test_a_failed_stage_says_its_own_line(project: Path, tmp_path: Path) -> None
     assert not isinstance(caught.value, versioning.StageCrash)
     with pytest.raises(versioning.StageCrash, match="no line of ours"):
         versioning.reproduce(tree, "segment", {}, single=True, show=seen.append)
+
+
+def test_a_setting_that_dvc_misses_is_named_and_no_crash(project: Path, tmp_path: Path) -> None:
+    tree = versioning.work_tree(project, tmp_path / "tree", {})
+    (tree / "params.yaml").write_text(SETTINGS.replace("  seed: 1\n", ""))
+    with pytest.raises(MeddiffError, match=r"params\.yaml: Parameters 'prepare\.seed' are missing from 'params\.yaml'\.") as caught:
+        versioning.reproduce(tree, "prepare", {}, single=True, show=lambda line: None)
+    assert not isinstance(caught.value, versioning.StageCrash)
 
 
 def test_a_missing_dependency_is_no_crash(project: Path, tmp_path: Path) -> None:
@@ -259,6 +269,6 @@ def test_git_commit_names_changes_other_than_the_lock_file(project: Path) -> Non
 
 
 def test_a_change_of_settings_is_shown_as_a_diff(project: Path) -> None:
-    assert versioning.diff_params(project / "params.yaml", {"filter": {"seed": 3}}) == (
+    assert versioning.diff_params(project / "params.yaml", {"filter": {"min_contrast": 3}}) == (
         "--- a/params.yaml\n+++ b/params.yaml\n@@ -3,6 +3,6 @@\n   path: raw  # where\n   seed: 1\n filter:\n"
-        "-  seed: 2  # which\n+  seed: 3  # which\n segment:\n   steps: 3\n")
+        "-  min_contrast: 2  # which\n+  min_contrast: 3  # which\n segment:\n   steps: 3\n")

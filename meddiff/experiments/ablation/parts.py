@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meddiff.errors import MeddiffError
-from meddiff.params import Params
+from meddiff.params import MASK_RANDOMNESS, MaskRandomness, Params
 from meddiff.params.overrides import Overrides, nested, setting
 
 # A filter without rules: every sample that no batch check holds back is accepted.
@@ -50,6 +50,11 @@ class Part:
         return not changes or any(setting(params, key) != value for key, value in (self.needs or {}).items())
 
 
+def _without(level: MaskRandomness, shows: str, beside: Part | None = None) -> Part:
+    key, rest = "generate.mask_randomness", tuple(other for other in MASK_RANDOMNESS if other != level)
+    return Part(f"no-mask-{level}", shows, {key: rest}, {key: MASK_RANDOMNESS}, beside)
+
+
 FULL = Part("full", "the method with the settings of params.yaml", {})
 NO_SITES = Part("no-sites", "lesions are painted into lesion-free images alone, none at the place of one without annotation",
                 {"generate.site_share": 0.0})
@@ -77,12 +82,11 @@ PARTS = (
     Part("no-prompt-dropout", "the empty prompt of guidance isn't trained", {"finetune.prompt_dropout": 0.0}),
     Part("no-min-snr", "the loss weighs all noise levels alike", {"finetune.min_snr": 0.0}),
     Part("no-averaging", "the last weights in place of their moving average", {"finetune.ema_decay": 0.0}),
-    Part("no-mask-noise", "masks without randomness level 1: the sampler's noise", {"generate.mask_noise": False}),
-    Part("no-mask-condition", "masks without randomness level 2: a median mask's lesions", {"generate.mask_condition": False},
-         beside=NO_SITES),
-    Part("no-mask-shape", "masks without randomness level 3: elastic change and roughness", {"generate.mask_shape": False}),
-    Part("no-mask-pose", "masks without randomness level 4: sizes and angles as trained", {"generate.mask_pose": False}),
-    Part("no-mask-placement", "masks without randomness level 5: centres as trained", {"generate.mask_placement": False}),
+    _without("noise", "masks without randomness level 1: the sampler's noise"),
+    _without("condition", "masks without randomness level 2: a median mask's lesions", beside=NO_SITES),
+    _without("shape", "masks without randomness level 3: elastic change and roughness"),
+    _without("pose", "masks without randomness level 4: sizes and angles as trained"),
+    _without("placement", "masks without randomness level 5: centres as trained"),
     Part("guidance", "classifier-free guidance leads away from what the empty prompt paints", {"generate.guidance_scale": 1.5},
          {"generate.guidance_scale": 1.0}),
     Part("no-guidance", "without classifier-free guidance", {"generate.guidance_scale": 1.0}),

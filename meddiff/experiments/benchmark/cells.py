@@ -21,7 +21,7 @@ from meddiff.experiments.ablation.parts import NO_FILTER
 from meddiff.experiments.ablation.variants import fidelity_numbers
 from meddiff.experiments.benchmark.energy import metered
 from meddiff.experiments.run import own_tree
-from meddiff.layout import Layout, replacing
+from meddiff.layout import STAGES, Layout, replacing
 from meddiff.outputs.samples import read_records
 from meddiff.params import BenchmarkDataset, Params
 from meddiff.params.arms import PUBLISHED, TREATED
@@ -31,18 +31,17 @@ from meddiff.services import versioning
 
 Recipe = Literal["method", "paper"]
 ALL = 10**9  # annotated cases: more than any dataset has
-SEEDED = ("prepare", "foundation", "backgrounds", "mask_model", "finetune", "generate", "filter")
-CHAIN = (*SEEDED, "segment", "evaluate")
-SETTABLE = (*CHAIN, "compute")  # sections of settings on which a cell depends
+SETTABLE = (*STAGES, "compute")  # sections of settings on which a cell depends
 ROW = "cell.json"
 
 # The paper's published recipe on the same foundation: the training and sampling of `params/paper.yaml`, one image at a time, its
-# released code's exact mask, and nothing of what was never released: no filter, no corrosion. Masks and backgrounds are ours.
+# released code's exact mask, and nothing of what was never released: no filter, no corrosion. Masks and backgrounds are ours, and
+# the precision is that of all cells, so that their segmenters differ in the recipe alone.
 PAPER: dict[str, Any] = {
     "finetune.mode": "full", "finetune.steps": 500, "finetune.batch_size": 1, "finetune.accumulation": 2,
     "finetune.learning_rate": 3e-6, "finetune.weight_decay": 1e-2, "finetune.gradient_clip": 1.0, "finetune.ema_decay": 0.0,
     "finetune.inside_weight": 1.0, "finetune.outside_weight": 1.0, "finetune.min_snr": 0.0, "finetune.prompt_dropout": 0.0,
-    "finetune.token": "", "finetune.precision": "float32",
+    "finetune.token": "",
     "generate.batch_size": 1, "generate.steps": 50, "generate.scheduler": "ddim", "generate.guidance_scale": 7.5,
     "generate.strength": 1.0, "generate.site_share": 0.0, "generate.mask_widening": 0.0, "generate.adaptive": False,
     "generate.rim": 0, "generate.feather": False, "generate.texture": 0.0, "filter.corrosion_radius": 0.0, **NO_FILTER}
@@ -75,11 +74,10 @@ class Cell:
     @property
     def own(self) -> Overrides:
         """What makes it this cell: no dataset's settings may change it."""
-        chosen: Overrides = {section: {"seed": self.seed} for section in SEEDED}
-        chosen["prepare"] |= {"dataset": self.dataset.dataset, "path": self.dataset.path,
-                              "n_labelled": ALL if self.budget == "all" else self.budget}
+        chosen: Overrides = {"prepare": {"dataset": self.dataset.dataset, "path": self.dataset.path, "seed": self.seed,
+                                         "n_labelled": ALL if self.budget == "all" else self.budget}}
         if self.samples:
-            chosen["generate"] |= {"n": self.samples}
+            chosen["generate"] = {"n": self.samples}
         # An arm that finds nothing to add counts as no gain: left out, it would spare the method its failures.
         return chosen | {"segment": {"arms": list(self.arms), "seeds": [self.seed], "empty_arms": "real"}}
 
@@ -122,7 +120,7 @@ def _cells(params: Params) -> Iterator[Cell]:
 def _check(cell: Cell, params: Params) -> None:
     for key in cell.dataset.settings:
         section, _, name = key.partition(".")
-        if section not in SETTABLE or name not in type(getattr(params, section)).model_fields:
+        if section not in SETTABLE or name not in getattr(params, section).settable():
             rule, remedy = f"a stage has no setting `{key}`", "Name one as `section.name`, such as `segment.steps`"
         elif name in cell.own.get(section, {}):
             rule, remedy = f"the benchmark itself sets `{key}`", "Leave it out here; see `benchmark.budgets`, `seeds` and `arms`"

@@ -219,8 +219,8 @@ def _open_study(layout: Layout, params: Params, axes: list[Axis]) -> optuna.Stud
 
 def _study_name(params: Params) -> str:
     """`tune.study` and a hash of all settings that shape a trial and aren't searched."""
-    other = {"evaluate", "tracking", "promote", "tune", "ablate", "catalog", "compute"}
-    kept = params.model_dump(mode="json", exclude=other)
+    other = dict.fromkeys(("evaluate", "tracking", "promote", "tune", "ablate", "catalog"), True)
+    kept = params.model_dump(mode="json", exclude=other | {"compute": {"threads", "device", "compile"}})
     for axis in AXES:
         del kept[axis.section][axis.name]
     return f"{params.tune.study}-{hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]}"

@@ -21,6 +21,7 @@ from meddiff.services.versioning.lock import LOCK, run_git
 
 ERROR_MARK = "meddiff: "  # how `python -m meddiff` begins the line of a MeddiffError
 _ABSENT = re.compile(r"failed to reproduce '.*': \[Errno 2\] No such file or directory: '(.+)'")  # DVC, before a stage runs
+_MISSING = re.compile(r"(Parameters '.+' are missing from '.+')")  # likewise: settings that dvc.yaml names
 _NOT_COPIED = {".git", ".venv", ".work", "data", "models", "backgrounds", "synthetic", "filtered", "reports"}
 STOP_SECONDS = 20.0
 
@@ -198,5 +199,7 @@ def _failure(words: tuple[str, ...], lines: list[str]) -> MeddiffError:
         return MeddiffError(where, rule, remedy)
     if absent := next((match[1] for line in lines if (match := _ABSENT.search(line))), ""):
         return MeddiffError(absent, "a path that a stage reads must be there", "Correct `prepare.path`, or put the data there")
+    if missing := next((match[1] for line in lines if (match := _MISSING.search(line))), ""):
+        return MeddiffError("params.yaml", missing, "Write them there; `meddiff params` shows their defaults")
     tail = " | ".join(line.strip() for line in lines[-8:] if line.strip())
     return StageCrash(f"dvc {' '.join(words)}", f"the command must succeed ({tail})", "Mend what these lines name, and try again")

@@ -64,6 +64,12 @@ def test_every_page_is_found_from_the_readme() -> None:
     assert not {path for path in (ROOT / "docs/images").iterdir()} - pictures
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_modules_that_a_page_names_are_there(page: Path) -> None:
+    named = re.findall(r"\b((?:meddiff|flows|infra|benchmarks|tests)/[a-z0-9_/]+\.(?:py|yaml|md))\b", page.read_text())
+    assert not [name for name in named if not (ROOT / name).is_file()]
+
+
 def test_broken_links_would_be_seen() -> None:
     assert "2-lay-out-your-images" in anchors(ROOT / "docs/getting-started.md")
     assert LINK.findall("[a](b.md) ![c](d.png) [e [f]](g.md#h)") == [("", "b.md"), ("!", "d.png"), ("", "g.md#h")]

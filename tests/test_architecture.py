@@ -1,4 +1,4 @@
-"""The rules of docs/architecture.md, computed from the imports themselves, and dvc.yaml held against code and layout."""
+"""The import rules of docs/explanation/architecture.md, and dvc.yaml held against code and layout."""
 
 import ast
 import importlib

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = sorted({README, *(page for folder in ("docs", "infra", "benchmarks", "meddiff") for page in (ROOT / folder).rglob("*.md"))})
+FOLDERS = ("docs", "infra", "benchmarks", "meddiff")
+PAGES = sorted({README, *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))})
 LINK = re.compile(r"(!?)\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.M | re.S)
 TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
@@ -61,7 +62,7 @@ def test_every_page_is_found_from_the_readme() -> None:
         new = {target for page in new for _, target, _ in links(page) if target.suffix == ".md" and target.is_file()} - seen
     assert not set(PAGES) - seen
     pictures = {target for page in PAGES for picture, target, _ in links(page) if picture or target.suffix == ".jpg"}
-    assert not {path for path in (ROOT / "docs/images").iterdir()} - pictures
+    assert not set((ROOT / "docs/images").iterdir()) - pictures
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -197,14 +197,14 @@ class SegmentParams(Section):
     """The segmenters whose Dice is compared: equal steps and order in all arms, equal augmentation in all but `augmented`."""
 
     network: Literal["unet", "segresnet", "attention_unet", "swin_unetr", "flexible_unet"] = Field(
-        "unet", description="or segresnet, attention_unet, swin_unetr, flexible_unet: docs/method.md"
+        "unet", description="or segresnet, attention_unet, swin_unetr, flexible_unet: docs/reference/segmenters.md"
     )
     encoder: Literal["resnet18", "resnet34", "resnet50"] = Field("resnet18", description="of flexible_unet")
     encoder_weights: str = Field(
         "", description="of flexible_unet: file of pretrained weights, full path; empty: random ones"
     )
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1)] = Field(
-        (BASELINE, TREATED), description=f"of {', '.join(arm_names())}: docs/method.md"
+        (BASELINE, TREATED), description=f"of {', '.join(arm_names())}: docs/reference/segmenters.md"
     )
     seeds: tuple[Seed, ...] = Field((0, 1, 2), description="each arm is trained once with each")
     steps: Positive = Field(200, description="optimizer steps, the same in every arm")

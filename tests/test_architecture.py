@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from meddiff.finished import files_of
 from meddiff.layout import STAGES, Layout
 from meddiff.params import MAIN, Params
 
@@ -28,6 +29,7 @@ ADDRESSES = {"served": {"delivery"}}  # of functions that saved files name
 # Which rooms a room may import beside the ground: downwards only, so that no arrow leads back.
 MAY: dict[str, set[str]] = {
     "layout": set(),
+    "finished": {"layout"},
     "datasets": set(),
     "lesions": set(),
     "masks": {"lesions"},
@@ -43,15 +45,15 @@ MAY: dict[str, set[str]] = {
     "services/tracking": {"layout", "services/versioning"},
     "services/catalog": {"layout", "outputs"},
     "services/storage": {"layout"},
-    "experiments/run": {"layout", "outputs", "services/versioning"},
-    "experiments/tuning": {"layout", "experiments/run", "services/tracking", "services/versioning"},
-    "experiments/ablation": {"layout", "outputs", "experiments/run", "services/tracking", "services/versioning"},
-    "experiments/benchmark": {"layout", "outputs", "evaluation", "experiments/run", "experiments/ablation", "services/tracking",
-                              "services/versioning"},
+    "experiments/run": {"layout", "finished", "outputs", "services/versioning"},
+    "experiments/tuning": {"layout", "finished", "experiments/run", "services/tracking", "services/versioning"},
+    "experiments/ablation": {"layout", "finished", "outputs", "experiments/run", "services/tracking", "services/versioning"},
+    "experiments/benchmark": {"layout", "finished", "outputs", "evaluation", "experiments/run", "experiments/ablation",
+                              "services/tracking", "services/versioning"},
     "delivery": {"layout", "outputs", "painting", "evaluation", "services/tracking", "services/versioning", "services/catalog",
                  "services/storage"},
-    "stages": {"layout", "datasets", "lesions", "masks", "diffusion", "pretrained", "painting", "segmentation", "backgrounds",
-               "filtering", "outputs", "evaluation", "services/tracking", "services/versioning"},
+    "stages": {"layout", "finished", "datasets", "lesions", "masks", "diffusion", "pretrained", "painting", "segmentation",
+               "backgrounds", "filtering", "outputs", "evaluation", "services/tracking", "services/versioning"},
     "cli": {"layout", "datasets", "experiments/run", "experiments/tuning", "experiments/ablation", "experiments/benchmark",
             "delivery", "services/tracking", "services/catalog", "services/storage", "stages"},
     "flows": {"layout", "outputs", "evaluation", "experiments/run", "experiments/tuning", "experiments/ablation",
@@ -62,7 +64,7 @@ MAY: dict[str, set[str]] = {
 SPLIT = ("services", "experiments")  # whose rooms lie one floor deeper
 
 # Rooms that change no result: a stage's outputs don't depend on them, so DVC needn't rerun it when they change.
-NEUTRAL = {"__init__", "errors", "progress", "environment", "services/tracking", "services/versioning", *ADDRESSES}
+NEUTRAL = {"__init__", "errors", "progress", "environment", "finished", "services/tracking", "services/versioning", *ADDRESSES}
 NO_STAGE = {"compute", "tracking", "catalog", "promote", "tune", "ablate", "benchmark"}  # change no result, or belong to no stage
 
 
@@ -208,6 +210,13 @@ def code_of(stage: str) -> set[str]:
         todo |= {file for file in ours(path) if room(file) not in NEUTRAL and file != PACKAGE / "stages/__init__.py"} - found
     alone = (PACKAGE, PACKAGE / "stages")
     return {str(path.relative_to(ROOT)) if path.parent in alone else f"meddiff/{room(path)}" for path in found}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_finished_work_is_named_by_the_same_closure(stage: str) -> None:
+    named = {path for path in files_of(f"stages.{stage}") if path.suffix == ".py" and path != PACKAGE / "stages/__init__.py"}
+    alone = (PACKAGE, PACKAGE / "stages")
+    assert {str(path.relative_to(ROOT)) if path.parent in alone else f"meddiff/{room(path)}" for path in named} == code_of(stage)
 
 
 def test_dvc_is_told_rooms_rather_than_files() -> None:

@@ -13,8 +13,9 @@ from prefect.cache_policies import NO_CACHE
 from meddiff import params as settings
 from meddiff.environment import quiet
 from meddiff.errors import MeddiffError
-from meddiff.experiments.ablation import ablate as ablation
-from meddiff.experiments.ablation.variants import VariantOutcome, pipeline_variant
+from meddiff.experiments.ablation import ablation
+from meddiff.experiments.ablation.variants import run_variant
+from meddiff.experiments.run import Outcome
 from meddiff.layout import Layout
 from meddiff.params import file as params_file
 from meddiff.params.overrides import Overrides
@@ -24,9 +25,9 @@ WIDEST = 1600  # of the sheet inside an artifact [pixels]
 
 
 @task(name="variant", cache_policy=NO_CACHE, persist_result=False)
-def variant(layout: Layout, shown: int, name: str, overrides: Overrides, env: Mapping[str, str], tiles: Path) -> VariantOutcome:
+def variant(layout: Layout, shown: int, name: str, overrides: Overrides, env: Mapping[str, str], tiles: Path) -> Outcome:
     """Run one variant, and say in the log what it gave."""
-    outcome = pipeline_variant(layout, shown, name, overrides, env, tiles)
+    outcome = run_variant(layout, shown, name, overrides, env, tiles)
     get_run_logger().info("%s: %d of %d pairs accepted, %.0f s", name, outcome.accepted, outcome.samples, outcome.seconds)
     return outcome
 
@@ -43,12 +44,12 @@ def ablate(ablate: settings.AblateParams = NOTHING) -> None:
     own = params.ablate.model_dump() | ablate.model_dump(exclude_unset=True)
     params = params_file.parse_params(params.model_dump() | {"ablate": own}, layout.params)
 
-    def run(name: str, overrides: Overrides, env: Mapping[str, str], tiles: Path) -> VariantOutcome:
+    def run(name: str, overrides: Overrides, env: Mapping[str, str], tiles: Path) -> Outcome:
         task_of = variant.with_options(task_run_name=name)
-        outcome: VariantOutcome = task_of(layout, params.ablate.shown, name, overrides, env, tiles)
+        outcome: Outcome = task_of(layout, params.ablate.shown, name, overrides, env, tiles)
         return outcome
 
-    result = ablation.ablate(layout, params, run_variant=run)
+    result = ablation.ablate(layout, params, run=run)
     create_markdown_artifact(result.page.read_text(), key="ablation", description="Each part switched in turn")
     create_markdown_artifact(preview(result.page.parent / "sheet.png"), key="ablation-sheet",
                              description="The same seeds of every variant")

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from meddiff import params as settings
 from meddiff.environment import quiet
 from meddiff.errors import MeddiffError
-from meddiff.experiments.benchmark import proof
+from meddiff.experiments.benchmark import benchmark as benchmarking
 from meddiff.experiments.benchmark.cells import Cell, run_cell
 from meddiff.layout import Layout
 from meddiff.params import file as params_file
@@ -41,7 +41,7 @@ def benchmark(benchmark: settings.BenchmarkParams = NOTHING) -> None:
     def run(cell: Cell, env: Mapping[str, str], out: Path) -> None:
         cell_task.with_options(task_run_name=cell.name)(layout, cell, env, out)
 
-    result = proof.benchmark(layout, params, run)
+    result = benchmarking.benchmark(layout, params, run)
     columns = ["dataset", "budget", "arm", "against", "mean", "lower", "upper", "p_holm", "cases", "seeds"]
     create_table_artifact(result.gains[columns].round(4).to_dict("records"), key="benchmark-gains",
                           description=f"Differences of test Dice; the page: `{result.page}`")

@@ -11,20 +11,23 @@ from prefect.cache_policies import NO_CACHE
 
 from meddiff import params as settings
 from meddiff.environment import quiet
-from meddiff.experiments.run import TrialOutcome, pipeline_trial
+from meddiff.experiments.run import Outcome
 from meddiff.experiments.tuning import search
+from meddiff.experiments.tuning.trials import run_trial
 from meddiff.layout import Layout
 from meddiff.params import file as params_file
+from meddiff.params.arms import TREATED
 from meddiff.params.overrides import Overrides
 
 NOTHING = settings.TuneParams()
 
 
 @task(name="trial", cache_policy=NO_CACHE, persist_result=False)
-def trial(layout: Layout, overrides: Overrides, env: Mapping[str, str]) -> TrialOutcome:
+def trial(layout: Layout, overrides: Overrides, env: Mapping[str, str]) -> Outcome:
     """Run one trial, and say in the log what it gave."""
-    outcome = pipeline_trial(layout, overrides, env)
-    score = f"validation Dice {fmean(outcome.dice):.4f}" if outcome.dice else "no Dice"
+    outcome = run_trial(layout, overrides, env)
+    scores = outcome.dice.get(TREATED, {}).values()
+    score = f"validation Dice {fmean(scores):.4f}" if scores else "no Dice"
     get_run_logger().info("%s, %d of %d pairs accepted, with %s", score, outcome.accepted, outcome.samples, overrides)
     return outcome
 
@@ -40,7 +43,7 @@ def tune(tune: settings.TuneParams = NOTHING) -> None:
     params = params_file.load_params(layout.params)
     own = params.tune.model_dump() | tune.model_dump(exclude_unset=True)
     params = params_file.parse_params(params.model_dump() | {"tune": own}, layout.params)
-    result = search.tune(layout, params, run_trial=lambda overrides, env: trial(layout, overrides, env))
+    result = search.tune(layout, params, run=lambda overrides, env: trial(layout, overrides, env))
     create_markdown_artifact(proposal(result), key="tune", description="Trials, and the best settings as a change of params.yaml")
 
 

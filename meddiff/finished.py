@@ -79,7 +79,7 @@ def forget(folder: Path, but: Collection[Path] = ()) -> None:
 
 def _words(part: object) -> Iterator[str]:
     if isinstance(part, Section):
-        yield part.model_dump_json()
+        yield repr(part)  # with the fields that other sections fill
     elif isinstance(part, Path):
         for path in _files(part):
             yield f"{path.relative_to(part)} {_content(*_state(path))}\n"

@@ -24,10 +24,6 @@ class Layout:
     def params(self) -> Path:
         return self.root / "params.yaml"
 
-    def profile(self, name: str) -> Path:
-        """A ready set of settings for `meddiff profile`."""
-        return self.root / "params" / f"{name}.yaml"
-
     @property
     def split(self) -> Path:
         """`{"train": [id…], "val": […], "test": […]}`, made once by patient group."""

@@ -45,17 +45,18 @@ MAY: dict[str, set[str]] = {
     "services/tracking": {"layout", "services/versioning"},
     "services/catalog": {"layout", "outputs"},
     "services/storage": {"layout"},
+    "experiments/recipes": set(),
     "experiments/run": {"layout", "finished", "outputs", "services/versioning"},
     "experiments/tuning": {"layout", "finished", "experiments/run", "services/tracking", "services/versioning"},
-    "experiments/ablation": {"layout", "finished", "outputs", "experiments/run", "services/tracking", "services/versioning"},
-    "experiments/benchmark": {"layout", "finished", "outputs", "evaluation", "experiments/run", "experiments/ablation",
-                              "services/tracking", "services/versioning"},
+    "experiments/ablation": {"layout", "finished", "outputs", "experiments/recipes", "experiments/run", "services/tracking"},
+    "experiments/benchmark": {"layout", "finished", "evaluation", "experiments/recipes", "experiments/run", "services/tracking",
+                              "services/versioning"},
     "delivery": {"layout", "outputs", "painting", "evaluation", "services/tracking", "services/versioning", "services/catalog",
                  "services/storage"},
     "stages": {"layout", "finished", "datasets", "lesions", "masks", "diffusion", "pretrained", "painting", "segmentation",
                "backgrounds", "filtering", "outputs", "evaluation", "services/tracking", "services/versioning"},
-    "cli": {"layout", "datasets", "experiments/run", "experiments/tuning", "experiments/ablation", "experiments/benchmark",
-            "delivery", "services/tracking", "services/catalog", "services/storage", "stages"},
+    "cli": {"layout", "datasets", "experiments/recipes", "experiments/run", "experiments/tuning", "experiments/ablation",
+            "experiments/benchmark", "delivery", "services/tracking", "services/catalog", "services/storage", "stages"},
     "flows": {"layout", "outputs", "evaluation", "experiments/run", "experiments/tuning", "experiments/ablation",
               "experiments/benchmark", "services/tracking", "services/versioning"},
     "__main__": {"cli"},
@@ -332,7 +333,11 @@ def test_only_prepare_and_evaluate_name_the_test_cases() -> None:
 
 def test_searches_and_ablations_never_evaluate() -> None:
     """They choose by validation Dice; only the benchmark and the pipeline's own flow go on to the test."""
-    run = {name_of(path): set(constants(calls(path, "reproduce"), 1)) for path in sources() if calls(path, "reproduce")}
+    assert [name_of(path) for path in sources() for _ in calls(path, "reproduce")] == ["experiments/run"]
+    within = [node for node in ast.walk(ast.parse((PACKAGE / "experiments/run.py").read_text()))
+              if isinstance(node, ast.FunctionDef) and "versioning.reproduce(self.tree.root, stage," in ast.unparse(node)]
+    assert [(node.name, [each.arg for each in node.args.args]) for node in within] == [("up_to", ["self", "stage"])]
+    run = {name_of(path): set(constants(calls(path, "up_to"), 0)) for path in sources() if calls(path, "up_to")}
     assert run == {"experiments/run": {"filter", "segment"}, "experiments/benchmark/cells": {"prepare", "evaluate"}}
     searches = [path for path in sources() if room(path) in ("experiments/run", "experiments/tuning", "experiments/ablation")]
     for path in searches:

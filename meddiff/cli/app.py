@@ -144,14 +144,14 @@ def ablate(
             beside = f"; beside {part.reference}" if part.beside else ""
             print(f"{part.name:>20}  {part.shows} ({', '.join(f'{key}: {value}' for key, value in part.off.items())}{beside})")
         return
-    from meddiff.experiments.ablation import ablate as ablation
-    from meddiff.experiments.ablation.comparison import cells_of
+    from meddiff.experiments.ablation import ablation
+    from meddiff.experiments.ablation.comparison import row_words
 
     layout, params = project(root)
     result = ablation.ablate(layout, params, [name.strip() for name in parts.split(",")] if parts else [])
     print(f"{'variant':>20} {'dice':>7} {'difference [points]':>24} {'accepted':>12} {'seconds':>8}")
     for row in result.rows:
-        name, _, dice, difference, accepted, seconds = cells_of(row)
+        name, _, dice, difference, accepted, seconds = row_words(row)
         print(f"{name:>20} " + (f"failed: {row.error}" if row.error else
                                 f"{dice:>7} {difference:>24} {accepted:>12} {seconds:>8}"))
     for note in result.notes:
@@ -169,16 +169,16 @@ def benchmark(
     page: Annotated[bool, typer.Option("--page", help="Only write the page anew from the cells that are finished.")] = False,
 ) -> None:
     """Prove the gain: all datasets, label budgets and seeds of params.yaml, on test data; goes on where it stopped."""
-    from meddiff.experiments.benchmark import proof
+    from meddiff.experiments.benchmark import benchmark as benchmarking
 
     layout, params = project(root)
     if only_work:
-        proof.help_out(layout, params)
+        benchmarking.help_out(layout, params)
         return
     if workers:
         params = params.model_copy(update={"benchmark": params.benchmark.model_copy(update={"workers": workers})})
-    result = proof.report(layout, params, {}) if page else proof.benchmark(layout, params)
-    print("\n".join(proof.lines_of(result)))
+    result = benchmarking.report(layout, params, {}) if page else benchmarking.benchmark(layout, params)
+    print("\n".join(benchmarking.lines_of(result)))
     if result.missing:
         raise typer.Exit(1)
 

@@ -69,13 +69,14 @@ def init(
     print("next: dvc repro")
 
 
-def profile(name: Annotated[str, typer.Argument(help="Such as paper: params/paper.yaml.")]) -> None:
+def profile(name: Annotated[str, typer.Argument(help="Such as paper.")]) -> None:
     """Write a ready set of settings into params.yaml, comments and order kept."""
-    from meddiff.params.file import apply_profile
+    from meddiff.experiments.recipes import profile_settings
+    from meddiff.params.file import write_params
+    from meddiff.params.overrides import nested
 
     layout, _ = project()
-    checkout = Layout(Path(__file__).resolve().parents[2])
-    print("\n".join(apply_profile(layout.params, [layout.profile(name), checkout.profile(name)])))
+    print("\n".join(write_params(layout.params, nested(profile_settings(name)))))
 
 
 def params(

@@ -1,133 +1,178 @@
-"""Trials of settings: the pipeline in a work tree of its own, what it gave and cost, and which one a search proposes."""
+"""The pipeline with changed settings, in a work tree of its own over the project's DVC cache: what it gave, and what it cost.
+
+What the changes leave as it was comes from the cache, so that runs which differ in the filter alone share one generation.
+"""
 
 import csv
-import hashlib
 import json
 import math
 import shutil
-import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from uuid import uuid4
+from typing import Any
 
+from pydantic import TypeAdapter
+
+from meddiff import finished
 from meddiff.errors import MeddiffError
-from meddiff.layout import Layout
+from meddiff.layout import STAGES, Layout
 from meddiff.outputs.samples import read_records
-from meddiff.params import GenerateParams
+from meddiff.params import Params
 from meddiff.params.arms import TREATED
-from meddiff.params.overrides import Overrides
+from meddiff.params.overrides import Overrides, merged
 from meddiff.services import versioning
 
 
 @dataclass(frozen=True)
-class TrialOutcome:
-    """What a trial's pipeline gave.
+class Outcome:
+    """What a run gave, by validation data, and what it cost.
 
     Attributes:
-        dice: mean validation Dice of each training seed, 0 to 1; empty if nothing was accepted.
+        dice: arm -> training seed -> mean validation Dice, 0 to 1; empty if nothing was accepted.
         samples, accepted: generated samples and those that passed the filter.
-        generated: samples made anew in this trial; 0 where the cache had them.
-        seconds: wall time of this trial.
-    """
-
-    dice: tuple[float, ...]
-    samples: int
-    accepted: int
-    generated: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """One finished trial.
-
-    Attributes:
-        settings: `section.name` -> value, a word only where the project's own setting is one, such as `auto`.
-        dice: mean over seeds, NaN if nothing was accepted; `error` is its standard error, 0 with one seed.
-        cost: runs of the denoising network for each accepted pair, which depends neither on the machine nor on the cache.
-    """
-
-    number: int
-    settings: dict[str, float | str]
-    dice: float
-    error: float
-    cost: float
-    outcome: TrialOutcome
-
-    def shown(self, name: str) -> str:
-        """A setting's value as text."""
-        value = self.settings[name]
-        return value if isinstance(value, str) else f"{value:g}"
-
-
-@dataclass(frozen=True)
-class Chain:
-    """What a run of the pipeline up to `segment` did.
-
-    Attributes:
+        numbers: what `filtered/fidelity.json` says, `group.name` -> number.
         ran: stages whose command ran; the others came from DVC's cache.
-        samples, accepted: generated samples and those that passed the filter.
+        seconds: wall time, that of interrupted attempts included.
+        peak_memory_mb: greatest resident memory of the process that had most.
     """
 
-    ran: tuple[str, ...]
+    dice: dict[str, dict[int, float]]
     samples: int
     accepted: int
+    numbers: dict[str, float]
+    ran: tuple[str, ...]
+    seconds: float
+    peak_memory_mb: float
+
+    @property
+    def acceptance(self) -> float:
+        return self.accepted / self.samples if self.samples else math.nan
+
+    @property
+    def generated(self) -> int:
+        """Samples made anew; 0 where the cache had them."""
+        return self.samples if "generate" in self.ran else 0
 
 
-def pipeline_trial(layout: Layout, overrides: Overrides, env: Mapping[str, str]) -> TrialOutcome:
-    """Run the pipeline up to `filter`, and to `segment` if pairs were accepted, in a work tree that stays only when interrupted.
+def read_outcome(values: Mapping[str, Any]) -> Outcome:
+    """An outcome from `dataclasses.asdict`, which may have been through JSON."""
+    return TypeAdapter(Outcome).validate_python(values)
 
-    Raises:
-        MeddiffError: a stage failed.
+
+class TreeRun:
+    """One run of the pipeline in its work tree.
+
+    Attributes:
+        tree: the paths below the tree.
     """
-    begun = time.monotonic()
-    name = hashlib.sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()[:12]
-    with own_tree(layout, trees(layout) / name, overrides) as tree:
-        done = run_chain(tree, env)
-        scores = validation_dice(tree.segmenters / "validation.csv") if done.accepted else ()
-    return TrialOutcome(scores, done.samples, done.accepted, done.samples if "generate" in done.ran else 0,
-                        time.monotonic() - begun)
+
+    def __init__(self, tree: Layout, env: Mapping[str, str], meters: Mapping[str, Callable[[], float]]) -> None:
+        self.tree, self._env, self._ran, self._memory = tree, env, list[str](), 0.0
+        self._meters = {"seconds": time.monotonic, **meters}
+        self._begun = {name: count() for name, count in self._meters.items()}
+        self._spent = json.loads(self._costs.read_text()) if self._costs.is_file() else {}
+
+    def up_to(self, stage: str) -> None:
+        """Reproduce a stage and those it builds on.
+
+        Raises:
+            MeddiffError: a stage failed.
+        """
+        done = versioning.reproduce(self.tree.root, stage, self._env, False, lambda line: None)
+        self._ran += done.ran
+        self._memory = max(self._memory, done.peak_memory_mb)
+
+    def validate(self) -> Outcome:
+        """Go up to `filter`, and on to `segment` if pairs were accepted: all that may be chosen by.
+
+        Raises:
+            MeddiffError: a stage failed, or the segmenters lack the arm `synthetic`.
+        """
+        self.up_to("filter")
+        if self._counts[1]:
+            self.up_to("segment")
+        outcome = self.outcome()
+        if outcome.accepted and TREATED not in outcome.dice:
+            raise MeddiffError(self.tree.segmenters, f"the arm `{TREATED}` must be among them", "Add it to segment.arms")
+        return outcome
+
+    def outcome(self) -> Outcome:
+        """What the stages have left, and the cost so far."""
+        samples, accepted = self._counts
+        dice = arm_dice(self.tree.segmenters / "validation.csv") if accepted else {}
+        numbers = fidelity_numbers(self.tree.filtered / "fidelity.json")
+        return Outcome(dice, samples, accepted, numbers, tuple(self._ran), self.spent("seconds"), self._memory)
+
+    def spent(self, meter: str) -> float:
+        """What a meter has counted in this run and, before it, in the tree."""
+        return float(self._spent.get(meter, 0.0) + self._meters[meter]() - self._begun[meter])
+
+    def outlive(self, folder: str, place: Path) -> None:
+        """Let the tree's `.work/FOLDER` be `place`, which stays when the tree goes."""
+        here = self.tree.work / folder
+        for path in (place, here.parent):
+            path.mkdir(parents=True, exist_ok=True)
+        if not here.exists():
+            here.symlink_to(place.resolve(), target_is_directory=True)
+
+    def interrupt(self) -> None:
+        """Note the cost for the run that goes on in the tree."""
+        self._costs.parent.mkdir(parents=True, exist_ok=True)
+        self._costs.write_text(json.dumps({name: self.spent(name) for name in self._meters}))
+
+    @property
+    def _costs(self) -> Path:
+        return self.tree.work / "costs.json"
+
+    @cached_property
+    def _counts(self) -> tuple[int, int]:
+        """Samples and accepted samples."""
+        verdicts = read_records(self.tree.synthetic, self.tree.filtered).decisions["verdict"]
+        return len(verdicts), int((verdicts == "accepted").sum())
 
 
 @contextmanager
-def own_tree(layout: Layout, dest: Path, overrides: Overrides) -> Iterator[Layout]:
-    """A work tree at `dest` with changed settings; it goes when the block ends or fails, and stays when interrupted."""
-    tree = Layout(versioning.work_tree(layout.root, dest, overrides))
+def tree_run(layout: Layout, action: str, name: str, overrides: Overrides, env: Mapping[str, str],
+             meters: Mapping[str, Callable[[], float]] | None = None) -> Iterator[TreeRun]:
+    """A work tree with changed settings; it goes when the block ends or fails, and stays when interrupted.
+
+    Args:
+        layout: the project.
+        action: whose tree it is, such as `tune`.
+        name: of the tree, the same for the same overrides: what was interrupted goes on there.
+        overrides: what differs from `params.yaml`.
+        env: environment variables for the stages.
+        meters: name -> what counts up, beside `seconds`.
+    """
+    run = TreeRun(Layout(versioning.work_tree(layout.root, layout.work / action / "trees" / name, overrides)), env, meters or {})
     try:
-        yield tree
+        yield run
     except MeddiffError:
-        shutil.rmtree(tree.root)
+        shutil.rmtree(run.tree.root)
         raise
-    shutil.rmtree(tree.root)
+    except BaseException:
+        run.interrupt()
+        raise
+    shutil.rmtree(run.tree.root)
 
 
-def run_chain(tree: Layout, env: Mapping[str, str]) -> Chain:
-    """Reproduce `filter`, and `segment` if pairs were accepted.
-
-    Raises:
-        MeddiffError: a stage failed.
-    """
-    ran = versioning.reproduce(tree.root, "filter", env, False, lambda line: None).ran
-    verdicts = read_records(tree.synthetic, tree.filtered).decisions["verdict"]
-    accepted = int((verdicts == "accepted").sum())
-    if accepted:
-        ran += versioning.reproduce(tree.root, "segment", env, False, lambda line: None).ran
-    return Chain(ran, len(verdicts), accepted)
-
-
-def validation_dice(table: Path) -> tuple[float, ...]:
-    """Mean validation Dice of each seed of the synthetic arm, in the order of seeds.
-
-    Raises:
-        MeddiffError: the table is missing, or the arm isn't in it.
-    """
-    scores = arm_dice(table).get(TREATED)
-    if not scores:
-        raise MeddiffError(table, f"the arm `{TREATED}` must be in the table", "Run `dvc repro segment`")
-    return tuple(scores[seed] for seed in sorted(scores))
+def pipeline_key(layout: Layout, params: Params, overrides: Overrides, last: str) -> str:
+    """Name of what the pipeline gives up to the stage `last`: of settings, code, and the files of dataset and networks."""
+    values, stages = merged(params, overrides), STAGES[:STAGES.index(last) + 1]
+    # Settings that may name a file or folder; hub ids and words are text.
+    named = [values["foundation"]["source"], values["segment"]["encoder_weights"],
+             values["filter"]["extractor"].rpartition(":")[2]]
+    if values["prepare"]["dataset"] != "demo":
+        named.append(values["prepare"]["path"])
+    own = layout.root / finished.PACKAGE.name  # what a work tree runs, if the project has its code with it
+    code = finished.code(*(f"stages.{stage}" for stage in stages), package=own if own.is_dir() else finished.PACKAGE)
+    precision = values["compute"]["precision"]  # of the machine's settings the one that changes results
+    return finished.key({stage: values[stage] for stage in stages}, precision, code, layout.root / "dvc.yaml",
+                        *(layout.root / Path(name).expanduser() for name in named if name))
 
 
 def arm_dice(table: Path) -> dict[str, dict[int, float]]:
@@ -146,43 +191,21 @@ def arm_dice(table: Path) -> dict[str, dict[int, float]]:
     return scores
 
 
-def trial_row(number: int, settings: dict[str, float | str], outcome: TrialOutcome, params: GenerateParams) -> TrialRow:
-    """Sum a trial up; the cost counts each sample's denoising steps, twice with guidance, for each accepted pair."""
-    passes = 1 if settings["generate.guidance_scale"] == 1 else 2  # guidance runs the network with and without the prompt
-    runs = params.steps * params.strength * passes * outcome.samples
-    cost = runs / outcome.accepted if outcome.accepted else math.inf
-    dice = statistics.fmean(outcome.dice) if outcome.dice else math.nan
-    error = statistics.stdev(outcome.dice) / math.sqrt(len(outcome.dice)) if len(outcome.dice) > 1 else 0.0
-    return TrialRow(number, settings, dice, error, cost, outcome)
+def fidelity_numbers(path: Path) -> dict[str, float]:
+    """All finite numbers of the filter's `fidelity.json`, `group.name` -> number; nothing where it isn't written.
 
-
-def propose(rows: Sequence[TrialRow]) -> TrialRow:
-    """The cheapest of the trials within one standard error of the best mean Dice.
-
-    Ours: with few seeds a smaller difference is noise, and then the share of samples that is thrown away decides.
+    Raises:
+        MeddiffError: the file doesn't decode.
     """
-    top = max(rows, key=lambda row: row.dice)
-    return min((row for row in rows if row.dice >= top.dice - top.error), key=lambda row: (row.cost, -row.dice, row.number))
+    try:
+        return dict(_flat(json.loads(path.read_text()), "")) if path.is_file() else {}
+    except ValueError as e:
+        raise MeddiffError(path, f"the fidelity of the samples must decode ({e})", "Run `dvc repro filter`") from e
 
 
-def trees(layout: Layout) -> Path:
-    """Folder of the trials' work trees."""
-    return layout.work / "tune/trees"
-
-
-def pending_execution(layout: Layout, action: str) -> str:
-    """Name of the action's execution that isn't finished yet, so that its run in MLflow goes on; else a new one."""
-    path = _execution_file(layout, action)
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{action}-{uuid4().hex}")
-    return path.read_text()
-
-
-def forget_execution(layout: Layout, action: str) -> None:
-    """Let the action's next start be a new execution."""
-    _execution_file(layout, action).unlink(missing_ok=True)
-
-
-def _execution_file(layout: Layout, action: str) -> Path:
-    return layout.work / action / "execution"
+def _flat(value: Any, name: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        yield name, float(value)

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,27 +113,17 @@ def edit_params(text: str, changes: Mapping[str, Mapping[str, Any]], where: obje
     return _text(yaml, document)
 
 
-def apply_profile(params: Path, places: Sequence[Path]) -> list[str]:
-    """Write the settings of a profile, a file that holds some of the settings, into `params.yaml`.
-
-    Args:
-        params: the `params.yaml` to change.
-        places: where the profile may be; the first that is there counts.
+def write_params(path: Path, changes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Set values in `params.yaml`, as `edit_params`.
 
     Returns:
-        Each of its settings as `section.name: value`.
+        Each of them as `section.name: value`.
 
     Raises:
-        MeddiffError: there is no such profile, or it breaks a rule of `edit_params`.
+        MeddiffError: a name or value breaks a rule; then the file stays as it was.
     """
-    profile = next((place for place in places if place.is_file()), None)
-    if profile is None:
-        known = sorted({file.stem for place in places for file in place.parent.glob("*.yaml")})
-        raise MeddiffError(places[0], "the profile must be there", f"Choose one of: {', '.join(known)}")
-    values = read_settings(profile.read_text(), profile)
-    parse_params(values, profile)
-    params.write_text(edit_params(params.read_text(), values, params))
-    return [f"{section}.{name}: {written(value)}" for section, own in values.items() for name, value in own.items()]
+    path.write_text(edit_params(path.read_text(), changes, path))
+    return [f"{section}.{name}: {written(value)}" for section, own in changes.items() for name, value in own.items()]
 
 
 def compose_params(params: Params) -> str:

@@ -274,10 +274,12 @@ def test_catalogue_release_and_tune_reach_their_modules(project: Path, run: Run,
         run("release", "fetch", "v1", "bucket", "--out", "x")
     with pytest.raises(MeddiffError, match="s3://BUCKET"):
         run("release", "list", "bucket")
-    from meddiff.experiments.run import TrialOutcome, TrialRow
+    from meddiff.experiments.run import Outcome
     from meddiff.experiments.tuning import search as tune
+    from meddiff.experiments.tuning.trials import TrialRow
 
-    row = TrialRow(0, {"filter.corrosion_radius": 1.5}, 0.75, 0.01, 12.0, TrialOutcome((0.75,), 10, 5, 10, 3.0))
+    outcome = Outcome({"synthetic": {0: 0.75}}, 10, 5, {}, (), 3.0, 90.0)
+    row = TrialRow(0, {"filter.corrosion_radius": 1.5}, 0.75, 0.01, 12.0, outcome)
     result = tune.TuneResult("s", (row, row), row, 0.75, "--- a\n", Path("best.diff"))
     monkeypatch.setattr(tune, "tune", lambda layout, params, trials: result)
     shown = run("tune", "--trials", "2").stdout

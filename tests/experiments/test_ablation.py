@@ -21,11 +21,12 @@ from typer.testing import CliRunner
 from flows import ablate as flow_module
 from meddiff.cli.app import app
 from meddiff.errors import MeddiffError
-from meddiff.experiments.ablation import ablate as ablation
-from meddiff.experiments.ablation.ablate import ablate
+from meddiff.experiments.ablation import ablation
+from meddiff.experiments.ablation.ablation import ablate
 from meddiff.experiments.ablation.comparison import caveat, compare, difference, sheet, table_markdown
-from meddiff.experiments.ablation.parts import FULL, PARTS, Part, chosen
-from meddiff.experiments.ablation.variants import VariantOutcome, tile
+from meddiff.experiments.ablation.parts import FULL, PARTS, Part, choose_parts
+from meddiff.experiments.ablation.variants import tile
+from meddiff.experiments.run import Outcome
 from meddiff.layout import Layout
 from meddiff.params import AblateParams, Params
 from meddiff.params.file import edit_params, load_params, parse_params
@@ -71,7 +72,7 @@ def test_a_part_changes_known_settings_to_other_values_that_are_allowed(part: Pa
 
 
 def test_guidance_is_switched_on_where_it_is_off_and_off_where_it_is_on() -> None:
-    on, off = chosen(["guidance", "no-guidance"])
+    on, off = choose_parts(["guidance", "no-guidance"])
     for scale, idle in ((1.0, off), (1.5, on), (3.0, on), (7.5, on)):
         params = parse_params(merged(Params(), {"generate": {"guidance_scale": scale}}), "")
         assert [part for part in (on, off) if part.idle(params)] == [idle]
@@ -84,7 +85,7 @@ def test_what_sites_make_no_use_of_stands_beside_no_sites() -> None:
     for part in beside:
         assert part.reference == "no-sites"
         assert part.overrides["generate"]["site_share"] == 0
-        assert [one.name for one in chosen([part.name])] == ["no-sites", part.name]
+        assert [one.name for one in choose_parts([part.name])] == ["no-sites", part.name]
 
 
 def test_every_switch_that_is_on_can_be_switched_off() -> None:
@@ -95,16 +96,16 @@ def test_every_switch_that_is_on_can_be_switched_off() -> None:
 
 
 def test_names_choose_parts() -> None:
-    assert chosen(()) == PARTS
+    assert choose_parts(()) == PARTS
     assert len({part.name for part in (FULL, *PARTS)}) == len(PARTS) + 1
-    assert [part.name for part in chosen(["no-corrosion", "lora"])] == ["lora", "no-corrosion"]
+    assert [part.name for part in choose_parts(["no-corrosion", "lora"])] == ["lora", "no-corrosion"]
     with pytest.raises(MeddiffError, match=r"there is no part `luck`. Choose from .*no-corrosion"):
-        chosen(["luck"])
+        choose_parts(["luck"])
 
 
 def test_no_part_of_the_filter_is_left_on_without_it() -> None:
     names = ("no-similarity-low", "no-similarity-high", "no-agreement", "no-contrast")
-    rules = {key: value for part in chosen(names) for key, value in part.off.items()}
+    rules = {key: value for part in choose_parts(names) for key, value in part.off.items()}
     whole = next(part for part in PARTS if part.name == "no-filter")
     assert len(rules) == 4
     assert rules.items() <= whole.off.items()
@@ -132,8 +133,8 @@ def test_words_for_few_seeds_are_honest() -> None:
     assert "Of 20 such intervals, 1 miss" in caveat(3, 20)
 
 
-def outcome(dice: dict[int, float], accepted: int = 5, numbers: dict[str, float] | None = None) -> VariantOutcome:
-    return VariantOutcome({"synthetic": dice}, 10, accepted, numbers or {}, {}, ("filter",), 3.0, "state")
+def outcome(dice: dict[int, float], accepted: int = 5, numbers: dict[str, float] | None = None) -> Outcome:
+    return Outcome({"synthetic": dice}, 10, accepted, numbers or {}, ("filter",), 3.0, 90.0)
 
 
 def test_the_page_compares_with_full() -> None:
@@ -290,13 +291,13 @@ def test_variants_share_the_cache_and_a_failing_one_is_a_row(pipeline: Layout, r
 class Variants:
     """Each part costs a point of Dice; notes what was asked."""
 
-    def __init__(self, state: str = "s", stop: str = "", error: type[BaseException] = KeyboardInterrupt) -> None:
+    def __init__(self, stop: str = "", error: type[BaseException] = KeyboardInterrupt) -> None:
         self.asked: list[str] = []
         self.overrides: list[Overrides] = []
         self.envs: list[Mapping[str, str]] = []
-        self.state, self.stop, self.error = state, stop, error
+        self.stop, self.error = stop, error
 
-    def __call__(self, name: str, overrides: Overrides, env: Mapping[str, str], tiles: Path) -> VariantOutcome:
+    def __call__(self, name: str, overrides: Overrides, env: Mapping[str, str], tiles: Path) -> Outcome:
         self.asked.append(name)
         self.overrides.append(overrides)
         self.envs.append(env)
@@ -305,7 +306,8 @@ class Variants:
         Image.new("RGB", (54, 16), (len(self.asked), 0, 0)).save(tiles / "7.png")
         dice = {arm: dict.fromkeys(overrides["segment"]["seeds"], 0.7 - 0.01 * (name != "full"))
                 for arm in overrides["segment"]["arms"]}
-        return VariantOutcome(dice, 10, 5, {"kid": 0.1}, {7: "accepted"}, ("filter",) if self.state else (), 9.0, self.state)
+        (tiles / "verdicts.csv").write_text("seed,verdict\n7,accepted\n")
+        return Outcome(dice, 10, 5, {"kid": 0.1}, ("filter",), 9.0, 90.0)
 
 
 def test_an_interrupted_ablation_goes_on(project: Layout, runs: str) -> None:
@@ -316,7 +318,7 @@ def test_an_interrupted_ablation_goes_on(project: Layout, runs: str) -> None:
     assert not project.ablation.exists()
     result = ablate(project, read(project), parts, second)
     assert first.asked == ["full", "guidance", "no-rim"]
-    assert second.asked == ["full", "no-rim", "no-corrosion"]  # DVC tells of `full` whether anything has changed
+    assert second.asked == ["no-rim", "no-corrosion"]
     assert second.envs[0]["MEDDIFF_PARENT_RUN"] == first.envs[0]["MEDDIFF_PARENT_RUN"]
     assert [row.part.name for row in result.rows] == ["full", *parts, "chance-filter", "real-only"]
     assert not result.failed
@@ -324,19 +326,27 @@ def test_an_interrupted_ablation_goes_on(project: Layout, runs: str) -> None:
     assert status == "FINISHED"
     third = Variants()
     ablate(project, read(project), parts, third)
-    assert third.asked == ["full"]
-    assert third.envs[0]["MEDDIFF_PARENT_RUN"] != first.envs[0]["MEDDIFF_PARENT_RUN"]  # a new ablation is a new run
-    changed = Variants(state="other")
+    assert not third.asked
+    done = MlflowClient(runs).search_runs(["1"], "tags.`mlflow.runName` = 'full'", order_by=["attributes.start_time DESC"])
+    assert done[0].data.tags["mlflow.parentRunId"] != first.envs[0]["MEDDIFF_PARENT_RUN"]  # a new ablation is a new run
+    (project.root / "meddiff/stages").mkdir(parents=True)
+    (project.root / "meddiff/stages/segment.py").write_text("changed = True")
+    changed = Variants()
     ablate(project, read(project), parts, changed)
     assert changed.asked == ["full", *parts]
-    assert [path.name for path in (project.work / "ablate/done").iterdir()] == ["other"]
+    assert [len(list(path.iterdir())) for path in (project.work / "ablate/done").iterdir()] == [1, 1, 1, 1]
+    values = read(project).model_dump()
+    values["ablate"]["shown"] += 1
+    more = Variants()
+    ablate(project, Params.model_validate(values), parts[:1], more)
+    assert more.asked == ["full", "guidance"], "of other pictures"
 
 
 def test_the_same_seeds_and_only_the_arms_that_are_needed(project: Layout) -> None:
     asked = Variants()
     values = read(project).model_dump()
     values["ablate"] |= {"seeds": (4, 5), "parts": ("no-corrosion",)}
-    ablate(project, Params.model_validate(values), run_variant=asked)
+    ablate(project, Params.model_validate(values), run=asked)
     assert asked.overrides == [{"segment": {"arms": ["synthetic", "unfiltered", "real"], "seeds": [4, 5]}},
                                {"filter": {"corrosion_radius": 0.0}, "segment": {"arms": ["synthetic"], "seeds": [4, 5]}}]
 
@@ -345,7 +355,7 @@ def test_a_part_that_sites_make_no_use_of_is_compared_with_no_sites(project: Lay
     class Scores(Variants):
         """`no-sites` costs five points, `texture-fill` one more; KID goes up by as much."""
 
-        def __call__(self, name: str, *given: Any) -> VariantOutcome:
+        def __call__(self, name: str, *given: Any) -> Outcome:
             made = super().__call__(name, *given)
             lost = {"no-sites": 0.05, "texture-fill": 0.06}.get(name, 0.0)
             dice = {arm: dict.fromkeys(scores, 0.7 - lost) for arm, scores in made.dice.items()}
@@ -362,10 +372,10 @@ def test_a_part_that_sites_make_no_use_of_is_compared_with_no_sites(project: Lay
     assert "Compared with `no-sites`, whose change they have too, for else they may change nothing: texture-fill." in page
     assert "| texture-fill | 0.06 (+0.01) |" in page
 
-    asked = Scores(state="free")
+    asked = Scores()
     free = parse_params(merged(read(project), {"generate": {"site_share": 0.0}}), "")
     result = ablate(project, free, ["texture-fill"], asked)
-    assert asked.asked == ["full", "texture-fill"]
+    assert asked.asked == ["full"], "`texture-fill` has the very settings that it had beside `no-sites`, and is kept"
     assert result.rows[1].difference.mean == pytest.approx(-0.06), "of the full method, which has no sites either"
     assert "Compared with" not in result.page.read_text()
 
@@ -388,8 +398,9 @@ def test_without_the_full_method_there_is_nothing_to_compare_with(project: Layou
 
 
 def test_nothing_accepted_is_a_row_without_dice(project: Layout) -> None:
-    def nothing(name: str, overrides: Overrides, env: Mapping[str, str], tiles: Path) -> VariantOutcome:
-        return VariantOutcome({}, 10, 0, {}, {}, ("filter",), 1.0, "s")
+    def nothing(name: str, overrides: Overrides, env: Mapping[str, str], tiles: Path) -> Outcome:
+        (tiles / "verdicts.csv").write_text("seed,verdict\n")
+        return Outcome({}, 10, 0, {}, ("filter",), 1.0, 90.0)
 
     result = ablate(project, read(project), ["no-rim"], nothing)
     assert [math.isnan(row.dice) for row in result.rows] == [True, True]
@@ -418,21 +429,21 @@ def test_the_flow_shows_table_and_sheet(project: Layout, monkeypatch: pytest.Mon
     monkeypatch.chdir(project.root)
     monkeypatch.setattr(flow_module, "create_markdown_artifact", lambda text, key, description: made.update({key: text}))
     variants, plain = Variants(), ablation.ablate
-    monkeypatch.setattr(ablation, "ablate", lambda layout, params, run_variant: plain(layout, params, (), variants))
+    monkeypatch.setattr(ablation, "ablate", lambda layout, params, run: plain(layout, params, (), variants))
     flow_module.ablate.fn(AblateParams(parts=("no-rim",), seeds=(1,)))
     assert variants.asked == ["full", "no-rim"]
     assert variants.overrides[0]["segment"]["seeds"] == [1]
     assert "| no-rim |" in made["ablation"]
     assert "data:image/jpeg;base64," in made["ablation-sheet"]
     assert set(parameter_schema(flow_module.ablate).properties) == {"ablate"}
-    variants.stop, variants.error, variants.state = "no-rim", MeddiffError, "changed"
+    variants.stop, variants.error = "no-rim", MeddiffError
     with pytest.raises(MeddiffError, match="1 variants failed: no-rim"):
         flow_module.ablate.fn(AblateParams(parts=("no-rim",)))
 
 
 def test_what_is_kept_reads_back_as_it_was(project: Layout) -> None:
     result = ablate(project, read(project), ["no-rim"], Variants())
-    kept = [json.loads(path.read_text()) for path in (project.work / "ablate/done/s").glob("*/outcome.json")]
+    kept = [json.loads(path.read_text()) for path in (project.work / "ablate/done").glob("*/*/outcome.json")]
     assert len(kept) == 2
     again = ablate(project, read(project), ["no-rim"], Variants())
     assert [row.outcome for row in again.rows] == [row.outcome for row in result.rows]

@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 
 from meddiff.cli.app import app
 from meddiff.errors import MeddiffError
-from meddiff.experiments.benchmark.cells import PAPER, Cell, _kept, cells_of, key_of, read_cell
-from meddiff.experiments.benchmark.proof import benchmark, report, work
-from meddiff.layout import Layout, replacing
+from meddiff.experiments.benchmark.benchmark import benchmark, report, work
+from meddiff.experiments.benchmark.cells import Cell, cells_of, key_of, read_cell
+from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.params.file import load_params, parse_params
-from meddiff.params.overrides import merged, setting
+from meddiff.params.overrides import merged
 from meddiff.services.tracking import execution_run
 
 ROOT = Path(__file__).parents[2]
@@ -73,28 +73,15 @@ class Cells:
                  "dice": dice[arm] + 0.01 * i, "iou": 0.4, "hd95": 3.0, "nsd": 0.5, "lesions": 1, "found": 1,
                  "false_positives": 0, "lesion_area": 0.1, "stratum": "small"}
                 for arm in cell.arms for i in range(6)]
-        with replacing(out) as fresh:
-            pd.DataFrame(rows).to_csv(fresh / "per_case.csv", index=False)
-            used = pd.DataFrame({"arm": cell.arms, "n_real": 10, "n_synthetic": 12, "n_wanted": 30})
-            used.to_csv(fresh / "arms.csv", index=False)
-            (fresh / "cell.json").write_text(json.dumps({
-                "dataset": cell.dataset.name, "budget": cell.budget, "seed": cell.seed, "recipe": cell.recipe,
-                "labelled": 22 + len(cell.dataset.name) if cell.budget == "all" else cell.budget,
-                "samples": 20, "accepted": 12, "seconds": 3.0, "stages_run": 9, "peak_memory_mb": 900.0,
-                "validation": 7, "commit": "abc", "device": "cpu", "dropped": {"copy_paste": "no room"} if cell.seed else {},
-                "sets.accepted.kid.lesion.mean": 0.1}))
-
-
-def test_the_papers_recipe_is_that_of_its_profile() -> None:
-    profile = yaml.safe_load((ROOT / "params/paper.yaml").read_text())
-    published = {f"{section}.{name}": value for section in ("finetune", "generate") for name, value in profile[section].items()}
-    for name, value in published.items():
-        if name not in ("finetune.prompt", "generate.batch_size"):
-            assert PAPER[name] == value, name
-    assert PAPER["generate.batch_size"] == 1  # one image at a time
-    default = Params()
-    for name in PAPER:
-        setting(default, name)
+        pd.DataFrame(rows).to_csv(out / "per_case.csv", index=False)
+        used = pd.DataFrame({"arm": cell.arms, "n_real": 10, "n_synthetic": 12, "n_wanted": 30})
+        used.to_csv(out / "arms.csv", index=False)
+        (out / "cell.json").write_text(json.dumps({
+            "dataset": cell.dataset.name, "budget": cell.budget, "seed": cell.seed, "recipe": cell.recipe,
+            "labelled": 22 + len(cell.dataset.name) if cell.budget == "all" else cell.budget,
+            "samples": 20, "accepted": 12, "seconds": 3.0, "stages_run": 9, "peak_memory_mb": 900.0,
+            "validation": 7, "commit": "abc", "device": "cpu", "dropped": {"copy_paste": "no room"} if cell.seed else {},
+            "sets.accepted.kid.lesion.mean": 0.1}))
 
 
 def test_cells_cover_datasets_budgets_and_seeds(project: Layout) -> None:
@@ -345,7 +332,7 @@ def test_the_command_runs_cells_in_trees_of_their_own(project: Layout, runs: str
     assert not list((project.work / "benchmark/trees").iterdir())
     params = load_params(project.params)
     paper = cells_of(params)[-1]
-    found = read_cell(project.work / "benchmark/done" / key_of(project, params, paper), paper)
+    found = read_cell(project.work / "benchmark/done" / paper.name / key_of(project, params, paper), paper)
     assert (found.row["recipe"], set(found.scores["arm"]), set(found.arms["arm"])) == ("paper", {"paper"}, {"paper"})
     page = CliRunner().invoke(app, ["benchmark", "--root", str(project.root), "--page"])
     assert page.exit_code == 1, page.output
@@ -357,11 +344,3 @@ def test_the_command_runs_cells_in_trees_of_their_own(project: Layout, runs: str
     project.params.write_text(yaml.safe_dump(values, sort_keys=False))
     assert CliRunner().invoke(app, ["benchmark", "--root", str(project.root)]).exit_code == 0
     assert {path.name for path in kept.iterdir()} >= {"real.0", "synthetic.1", "augmented.4"}
-
-
-def test_the_time_of_interrupted_attempts_counts(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), _kept(tmp_path / "work/seconds", time.monotonic):
-        raise KeyboardInterrupt
-    (tmp_path / "work/seconds").write_text("100.5")
-    with _kept(tmp_path / "work/seconds", time.monotonic) as seconds:
-        assert 100.5 <= seconds() < 110

@@ -13,8 +13,9 @@ import yaml
 from mlflow import MlflowClient
 
 from meddiff.errors import MeddiffError
-from meddiff.experiments.run import TrialOutcome, TrialRow, propose, trial_row, validation_dice
+from meddiff.experiments.run import Outcome
 from meddiff.experiments.tuning.search import tune
+from meddiff.experiments.tuning.trials import TrialRow, propose, trial_row
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.params.file import load_params
@@ -49,14 +50,19 @@ class Bowl:
         self.asked: list[Overrides] = []
         self.envs: list[Mapping[str, str]] = []
 
-    def __call__(self, overrides: Overrides, env: Mapping[str, str]) -> TrialOutcome:
+    def __call__(self, overrides: Overrides, env: Mapping[str, str]) -> Outcome:
         self.asked.append(overrides)
         self.envs.append(env)
         f, guidance = overrides["filter"], overrides["generate"]["guidance_scale"]
         loss = ((guidance - 3) / 3) ** 2 + ((f["similarity_low"] - 0.1) / 0.3) ** 2 + (f["similarity_high"] - 0.95) ** 2
         radius = AUTO if f["corrosion_radius"] == "auto" else f["corrosion_radius"]
         dice = 0.8 - 0.1 * loss - 0.1 * ((radius - 2) / 4) ** 2
-        return TrialOutcome((dice, dice), 100, 0, 100, 1.0) if guidance > 3.5 else TrialOutcome((dice, dice), 100, 50, 100, 1.0)
+        return outcome((dice, dice), 100, 0, 100) if guidance > 3.5 else outcome((dice, dice), 100, 50, 100)
+
+
+def outcome(dice: tuple[float, ...], samples: int, accepted: int, generated: int = 0) -> Outcome:
+    scores = {"synthetic": dict(enumerate(dice))} if dice else {}
+    return Outcome(scores, samples, accepted, {}, ("generate", "filter") if generated else ("filter",), 1.0, 90.0)
 
 
 def read(layout: Layout) -> Params:
@@ -65,7 +71,7 @@ def read(layout: Layout) -> Params:
 
 def test_the_first_trial_is_the_current_settings_and_the_best_is_better(project: Layout) -> None:
     bowl = Bowl()
-    result = tune(project, read(project), trials=12, run_trial=bowl)
+    result = tune(project, read(project), trials=12, run=bowl)
     assert bowl.asked[0] == {"generate": {"guidance_scale": 1.0}, "segment": {"arms": ["synthetic"]},
                              "filter": {"similarity_low": 0.02, "similarity_high": 0.995, "corrosion_radius": "auto"}}
     assert len(result.rows) == len(bowl.asked) == 12
@@ -80,7 +86,7 @@ def test_the_first_trial_is_the_current_settings_and_the_best_is_better(project:
 def test_the_change_can_be_applied(project: Layout, tool: list[str]) -> None:
     if not shutil.which(tool[0]):
         pytest.skip(f"{tool[0]} is not installed")
-    result = tune(project, read(project), trials=8, run_trial=Bowl())
+    result = tune(project, read(project), trials=8, run=Bowl())
     before = project.params.read_text()
     subprocess.run([*tool, str(result.diff_file)], cwd=project.root, check=True, capture_output=True)
     after = read(project)
@@ -89,13 +95,13 @@ def test_the_change_can_be_applied(project: Layout, tool: list[str]) -> None:
         assert getattr(getattr(after, section), name) == value
     kept = [line.partition("#")[2] for line in before.splitlines()]
     assert [line.partition("#")[2] for line in project.params.read_text().splitlines()] == kept
-    again = tune(project, after, trials=8, run_trial=Bowl())
+    again = tune(project, after, trials=8, run=Bowl())
     assert (again.study, again.diff) == (result.study, "")
 
 
 def test_an_interrupted_search_goes_on(project: Layout, runs: str) -> None:
     class Interrupted(Bowl):
-        def __call__(self, overrides: Overrides, env: Mapping[str, str]) -> TrialOutcome:
+        def __call__(self, overrides: Overrides, env: Mapping[str, str]) -> Outcome:
             if len(self.asked) == 3:
                 self.cut = overrides
                 raise KeyboardInterrupt
@@ -103,31 +109,31 @@ def test_an_interrupted_search_goes_on(project: Layout, runs: str) -> None:
 
     whole, first, second = Bowl(), Interrupted(), Bowl()
     with pytest.raises(KeyboardInterrupt):
-        tune(project, read(project), trials=6, run_trial=first)
-    result = tune(project, read(project), trials=6, run_trial=second)
+        tune(project, read(project), trials=6, run=first)
+    result = tune(project, read(project), trials=6, run=second)
     assert len(first.asked) == len(second.asked) == 3
     assert second.asked[0] == first.cut
     other = Layout(project.root / "other")
     other.root.mkdir()
     shutil.copy(SETTINGS, other.params)
-    tune(other, read(other), trials=6, run_trial=whole)
+    tune(other, read(other), trials=6, run=whole)
     assert first.asked + second.asked[:1] == whole.asked[:4]
     asked = len(second.asked)
-    assert len(tune(project, read(project), trials=6, run_trial=second).rows) == len(result.rows) == 6
+    assert len(tune(project, read(project), trials=6, run=second).rows) == len(result.rows) == 6
     assert len(second.asked) == asked
 
 
 KILLED = """
 import os, sys, warnings
 from pathlib import Path
-from meddiff.experiments.tuning import search as tune
+from meddiff.experiments.tuning import search
 from meddiff.layout import Layout
 from meddiff.params.file import load_params
 
 warnings.simplefilter("ignore")
-tune.HEARTBEAT_SECONDS = 1
+search.HEARTBEAT_SECONDS = 1
 layout = Layout(Path(sys.argv[1]))
-tune.tune(layout, load_params(layout.params), 2, lambda overrides, env: os.kill(os.getpid(), 9))
+search.tune(layout, load_params(layout.params), 2, lambda overrides, env: os.kill(os.getpid(), 9))
 """
 
 
@@ -138,7 +144,7 @@ def test_a_killed_trial_is_made_up_for(project: Layout, monkeypatch: pytest.Monk
     monkeypatch.setattr("meddiff.experiments.tuning.search.HEARTBEAT_SECONDS", 1)
     time.sleep(4)
     bowl = Bowl()
-    result = tune(project, read(project), trials=2, run_trial=bowl)
+    result = tune(project, read(project), trials=2, run=bowl)
     assert [row.number for row in result.rows] == [1, 2]
     assert bowl.asked[0]["generate"]["guidance_scale"] == 1.0
     assert bowl.asked[0]["filter"] == {"similarity_low": 0.02, "similarity_high": 0.995, "corrosion_radius": "auto"}
@@ -146,7 +152,7 @@ def test_a_killed_trial_is_made_up_for(project: Layout, monkeypatch: pytest.Monk
 
 def test_each_trial_is_a_nested_run(project: Layout, runs: str) -> None:
     bowl = Bowl()
-    tune(project, read(project), trials=3, run_trial=bowl)
+    tune(project, read(project), trials=3, run=bowl)
     client, study = MlflowClient(runs), bowl.envs[0]["MEDDIFF_PARENT_RUN"]
     experiment = client.get_experiment_by_name("meddiff").experiment_id
     trials = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{study}'")
@@ -160,13 +166,13 @@ def test_each_trial_is_a_nested_run(project: Layout, runs: str) -> None:
 
 
 def test_other_settings_begin_another_study(project: Layout) -> None:
-    one = tune(project, read(project), trials=1, run_trial=Bowl())
+    one = tune(project, read(project), trials=1, run=Bowl())
     values = read(project).model_dump()
     values["generate"]["steps"] += 1
-    other = tune(project, Params.model_validate(values), trials=1, run_trial=Bowl())
+    other = tune(project, Params.model_validate(values), trials=1, run=Bowl())
     assert one.study != other.study
     values["evaluate"]["resamples"] += 1
-    assert tune(project, Params.model_validate(values), trials=1, run_trial=Bowl()).study == other.study
+    assert tune(project, Params.model_validate(values), trials=1, run=Bowl()).study == other.study
 
 
 def test_current_settings_beside_the_grid(project: Layout) -> None:
@@ -174,41 +180,41 @@ def test_current_settings_beside_the_grid(project: Layout) -> None:
     values["generate"]["guidance_scale"], values["filter"]["similarity_low"] = 7.3, 0.123
     asked: list[Overrides] = []
 
-    def note(overrides: Overrides, env: Mapping[str, str]) -> TrialOutcome:
+    def note(overrides: Overrides, env: Mapping[str, str]) -> Outcome:
         asked.append(overrides)
-        return TrialOutcome((0.5,), 4, 2, 4, 1.0)
+        return outcome((0.5,), 4, 2, 4)
 
-    tune(project, Params.model_validate(values), trials=2, run_trial=note)
+    tune(project, Params.model_validate(values), trials=2, run=note)
     assert (asked[0]["generate"]["guidance_scale"], asked[0]["filter"]["similarity_low"]) == (7.3, 0.123)
     assert asked[1]["generate"]["guidance_scale"] <= 4
 
 
 def test_failures(project: Layout) -> None:
     class Failing(Bowl):
-        def __call__(self, overrides: Overrides, env: Mapping[str, str]) -> TrialOutcome:
+        def __call__(self, overrides: Overrides, env: Mapping[str, str]) -> Outcome:
             super().__call__(overrides, env)
             if len(self.asked) in self.bad:
                 raise MeddiffError("stage", "it must work", "Mend it")
-            return TrialOutcome((0.5, 0.6), 10, 5, 10, 1.0)
+            return outcome((0.5, 0.6), 10, 5, 10)
 
     failing = Failing()
     failing.bad = {1}
     with pytest.raises(MeddiffError, match="it must work"):  # the current settings: nothing to compare with
-        tune(project, read(project), trials=3, run_trial=failing)
+        tune(project, read(project), trials=3, run=failing)
     assert len(failing.asked) == 1
     failing.bad = {3, 4}
-    assert len(tune(project, read(project), trials=3, run_trial=failing).rows) == 3
+    assert len(tune(project, read(project), trials=3, run=failing).rows) == 3
     assert failing.asked[1] == failing.asked[0]
     assert len(failing.asked) == 6
     failing.bad = {7, 8, 9}
     with pytest.raises(MeddiffError, match="it must work"):
-        tune(project, read(project), trials=5, run_trial=failing)
+        tune(project, read(project), trials=5, run=failing)
     assert len(failing.asked) == 9
 
 
 def test_nothing_is_ever_accepted(project: Layout) -> None:
     with pytest.raises(MeddiffError, match="Loosen"):
-        tune(project, read(project), trials=2, run_trial=lambda o, e: TrialOutcome((), 10, 0, 10, 1.0))
+        tune(project, read(project), trials=2, run=lambda o, e: outcome((), 10, 0, 10))
 
 
 @pytest.mark.parametrize(("change", "rule"), [
@@ -221,11 +227,11 @@ def test_settings_that_cannot_be(project: Layout, change: dict[str, object], rul
     values = read(project).model_dump()
     values["tune"] |= change
     with pytest.raises(MeddiffError, match=rule):
-        tune(project, Params.model_validate(values), trials=1, run_trial=Bowl())
+        tune(project, Params.model_validate(values), trials=1, run=Bowl())
 
 
 def row(number: int, dice: tuple[float, ...], accepted: int, guidance: float = 1.5) -> TrialRow:
-    return trial_row(number, {"generate.guidance_scale": guidance}, TrialOutcome(dice, 100, accepted, 0, 1.0), Params().generate)
+    return trial_row(number, {"generate.guidance_scale": guidance}, outcome(dice, 100, accepted, 0), Params().generate)
 
 
 def test_the_cheapest_within_the_noise_is_proposed() -> None:
@@ -237,17 +243,6 @@ def test_the_cheapest_within_the_noise_is_proposed() -> None:
     assert row(4, (), 0).cost == math.inf
     single = row(5, (0.72,), 20), row(6, (0.719,), 90)
     assert propose(single) is single[0]
-
-
-def test_validation_dice(tmp_path: Path) -> None:
-    table = tmp_path / "validation.csv"
-    with pytest.raises(MeddiffError, match="dvc repro segment"):
-        validation_dice(table)
-    table.write_text("arm,seed,dice,seconds\nreal,0,0.9,1\nsynthetic,2,0.5,1\nsynthetic,0,0.7,1\n")
-    assert validation_dice(table) == (0.7, 0.5)
-    table.write_text("arm,seed,dice,seconds\nreal,0,0.9,1\n")
-    with pytest.raises(MeddiffError, match="synthetic"):
-        validation_dice(table)
 
 
 STAGES = {

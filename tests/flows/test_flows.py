@@ -24,11 +24,12 @@ from flows.pipeline import crashed, keep_results, pipeline
 from flows.tune import proposal
 from flows.tune import tune as tune_flow
 from meddiff.errors import MeddiffError
+from meddiff.experiments.benchmark.benchmark import Benchmark
 from meddiff.experiments.benchmark.cells import Cell, cells_of
-from meddiff.experiments.benchmark.proof import Benchmark
 from meddiff.experiments.benchmark.significance import GAINS
-from meddiff.experiments.run import TrialOutcome, TrialRow
+from meddiff.experiments.run import Outcome
 from meddiff.experiments.tuning.search import TuneResult
+from meddiff.experiments.tuning.trials import TrialRow
 from meddiff.layout import STAGES, Layout
 from meddiff.params import MAIN, Params
 from meddiff.services.versioning import StageCrash
@@ -205,7 +206,7 @@ def test_the_benchmark_runs_its_cells_as_tasks_and_shows_the_gains(tmp_path: Pat
     shown: dict[str, Any] = {}
     (tmp_path / "params.yaml").write_text("benchmark: {budget: 10}\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(benchmark_module.proof, "benchmark", prove)
+    monkeypatch.setattr(benchmark_module.benchmarking, "benchmark", prove)
     monkeypatch.setattr(benchmark_module, "cell_task", Task())
     monkeypatch.setattr(benchmark_module, "create_table_artifact", lambda table, key, description: shown.update({key: table}))
     Task.ran.clear()
@@ -221,7 +222,8 @@ def test_the_benchmark_runs_its_cells_as_tasks_and_shows_the_gains(tmp_path: Pat
 
 
 def test_a_search_proposes_a_change_and_shows_its_trials(tmp_path: Path) -> None:
-    rows = tuple(TrialRow(n, {"filter.agreement": n / 2}, dice, 0.01, 3.0, TrialOutcome((dice,), 10, accepted, 10, 1.0))
+    rows = tuple(TrialRow(n, {"filter.agreement": n / 2}, dice, 0.01, 3.0,
+                          Outcome({"synthetic": {0: dice}}, 10, accepted, {}, (), 1.0, 90.0))
                  for n, (dice, accepted) in enumerate(((math.nan, 0), (0.7, 5), (0.5, 5))))
     text = proposal(TuneResult("study", rows, rows[1], 0.7, "-a\n+b\n", tmp_path / "best.diff"))
     assert "```diff\n-a\n+b\n```" in text

@@ -7,9 +7,8 @@ import pytest
 import yaml
 
 from meddiff.errors import MeddiffError
-from meddiff.params.file import apply_profile, edit_params, parse_params
+from meddiff.params.file import edit_params, parse_params, write_params
 
-PROFILES = sorted((Path(__file__).parents[2] / "params").glob("*.yaml"))
 TEXT = (Path(__file__).parents[2] / "params.yaml").read_text()
 
 
@@ -85,37 +84,12 @@ def test_a_bad_name_or_value_is_refused() -> None:
     assert edit_params(TEXT, {"nothing": {}}, "params.yaml") == TEXT
 
 
-@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
-def test_a_profile_holds_known_settings_and_takes_effect(profile: Path, tmp_path: Path) -> None:
+def test_settings_are_written_all_or_none(tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     params.write_text(TEXT)
-    told = apply_profile(params, [tmp_path / "absent.yaml", profile])
-    wanted, found = yaml.safe_load(profile.read_text()), parse_params(yaml.safe_load(params.read_text()), params)
-    for section, settings in wanted.items():
-        for name, value in settings.items():
-            assert getattr(getattr(found, section), name) == value
-            assert any(line.startswith(f"{section}.{name}: ") for line in told)
-    assert sum(line.startswith("- ") for line in changed_lines(params.read_text())) <= len(told)
-    assert params.read_text().count("#") == TEXT.count("#")
-
-
-def test_the_papers_profile_is_the_papers() -> None:
-    found = parse_params(yaml.safe_load(next(path for path in PROFILES if path.stem == "paper").read_text()), "paper")
-    assert found.prepare.size == 512
-    assert found.foundation.source == "stable-diffusion-v1-5/stable-diffusion-inpainting"
-    tune = found.finetune
-    assert (tune.mode, tune.batch_size, tune.accumulation, tune.learning_rate, tune.steps) == ("full", 1, 2, 3e-6, 500)
-    assert (tune.weight_decay, tune.gradient_clip, tune.ema_decay, tune.prompt_dropout) == (1e-2, 1.0, 0.0, 0.0)
-    assert (found.generate.steps, found.generate.guidance_scale) == (50, 7.5)
-
-
-def test_a_profile_that_is_missing_or_wrong_changes_nothing(tmp_path: Path) -> None:
-    params, wrong = tmp_path / "params.yaml", tmp_path / "profiles/wrong.yaml"
-    params.write_text(TEXT)
-    wrong.parent.mkdir()
-    wrong.write_text("finetune: {stepps: 3}")
-    with pytest.raises(MeddiffError, match=r"wrong\.yaml.*finetune\.stepps"):
-        apply_profile(params, [wrong])
-    with pytest.raises(MeddiffError, match="Choose one of: wrong"):
-        apply_profile(params, [wrong.with_stem("right")])
+    with pytest.raises(MeddiffError, match=r"params\.yaml.*finetune\.stepps"):
+        write_params(params, {"finetune": {"steps": 3, "stepps": 3}})
     assert params.read_text() == TEXT
+    assert write_params(params, {"finetune": {"steps": 3}}) == ["finetune.steps: 3"]
+    assert yaml.safe_load(params.read_text())["finetune"]["steps"] == 3
+    assert params.read_text().count("#") == TEXT.count("#")

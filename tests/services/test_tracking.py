@@ -20,7 +20,7 @@ from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.params.file import load_params
 from meddiff.services import versioning
-from meddiff.services.tracking import execution_run, stage_run, tracking_uri, ui_command
+from meddiff.services.tracking import execution_run, recorded_action, recorded_run, stage_run, tracking_uri, ui_command
 from meddiff.services.tracking.runs import Run
 from meddiff.services.tracking.server import connect
 
@@ -241,6 +241,36 @@ def test_a_trial_stands_below_its_study(empty: Path, monkeypatch: pytest.MonkeyP
     assert kept.data.metrics == {"validation_dice": 0.5}
     assert kept.data.params["prepare.seed"] == "1"
     assert execution_run(layout, params, "trial-1").id == trial.id
+
+
+def test_a_run_lives_from_its_beginning_to_its_end(empty: Path) -> None:
+    layout, params = Layout(empty), load_params(empty / "params.yaml")
+
+    def now(name: str) -> tuple[str, str | None]:
+        (run,) = runs(empty, f"tags.`mlflow.runName` = '{name}'")
+        return run.info.status, run.data.tags.get("meddiff.error")
+
+    def attempt(error: BaseException | None = None, told: str = "") -> str:
+        with recorded_action(layout, params, "search", "whole") as whole:
+            assert now("whole")[0] == "RUNNING"
+            with recorded_run(layout, params, "part", f"{whole.id}-part", whole, {"meddiff.part": "x"}) as part:
+                assert part.env == {"MEDDIFF_EXECUTION": f"{whole.id}-part", "MEDDIFF_PARENT_RUN": whole.id}
+                if error:
+                    raise error
+            whole.error = told
+        return whole.id
+
+    for error, status in ((MeddiffError("a stage", "it must work", "Mend it"), "FAILED"), (KeyboardInterrupt(), "KILLED")):
+        with pytest.raises(type(error)):
+            attempt(error)
+        assert now("whole") == now("part") == (status, " ".join(f"{type(error).__name__}: {error}".split()))
+    first = attempt(told="a part is missing")
+    assert (now("whole"), now("part")) == (("FAILED", "a part is missing"), ("FINISHED", None))
+    assert attempt() == first, "what isn't finished goes on in the same run"
+    assert now("whole") == ("FINISHED", None)
+    (part,) = runs(empty, f"tags.`mlflow.parentRunId` = '{first}'")
+    assert (part.info.run_name, part.data.tags["meddiff.part"]) == ("part", "x")
+    assert attempt() != first
 
 
 def test_many_numbers_arrive_whole(empty: Path) -> None:

@@ -13,12 +13,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from meddiff.cases import read_image
 from meddiff.experiments.ablation.parts import FULL, Part
-from meddiff.experiments.ablation.variants import GAP, VariantOutcome
+from meddiff.experiments.ablation.variants import TILE_GAP, read_verdicts
+from meddiff.experiments.run import Outcome
 
-CONFIDENCE = 0.95
-MAIN = re.compile(r"\b(generated|accepted)\.(kid\.lesion\.mean|support\.lesion\.(density|coverage)|copies\.share|seam)$")
-LABEL, LINE, LEAST = 150, 18, 96  # of the sheet [pixels]; a picture is shown at least LEAST high
-INK, PAGE, ACCEPTED, REJECTED = "#1f2933", "#ffffff", "#0b7285", "#b91c1c"
+_CONFIDENCE = 0.95
+_MAIN = re.compile(r"\b(generated|accepted)\.(kid\.lesion\.mean|support\.lesion\.(density|coverage)|copies\.share|seam)$")
+_LABEL, _LINE, _LEAST = 150, 18, 96  # of the sheet [pixels]; a picture is shown at least _LEAST high
+_INK, _PAGE, _ACCEPTED, _REJECTED = "#1f2933", "#ffffff", "#0b7285", "#b91c1c"
 
 
 @dataclass(frozen=True)
@@ -52,20 +53,20 @@ class VariantRow:
         difference: from `part.reference`; zeros without meaning for `full` itself.
         outcome: None if the variant failed, and for a further arm of `full`.
         error: why it failed, else empty.
-        tiles: folder of the pictures `SEED.png`.
+        tiles: folder of the pictures `SEED.png`, see `variants`.
     """
 
     part: Part
     changes: str
     dice: float
     difference: Difference
-    outcome: VariantOutcome | None = None
+    outcome: Outcome | None = None
     error: str = ""
     tiles: Path | None = None
 
 
 def compare(part: Part, changes: str, scores: Mapping[int, float], full: Mapping[int, float],
-            outcome: VariantOutcome | None = None, tiles: Path | None = None) -> VariantRow:
+            outcome: Outcome | None = None, tiles: Path | None = None) -> VariantRow:
     """A row from the Dice of each seed in the variant and in its reference."""
     finite = [dice for dice in scores.values() if math.isfinite(dice)]
     mean = statistics.fmean(finite) if finite else math.nan
@@ -90,7 +91,7 @@ def difference(scores: Mapping[int, float], full: Mapping[int, float]) -> Differ
         return Difference(mean, math.nan, math.nan, 1)
     from scipy.stats import t
 
-    half = float(t.ppf((1 + CONFIDENCE) / 2, len(deltas) - 1)) * statistics.stdev(deltas) / math.sqrt(len(deltas))
+    half = float(t.ppf((1 + _CONFIDENCE) / 2, len(deltas) - 1)) * statistics.stdev(deltas) / math.sqrt(len(deltas))
     return Difference(mean, mean - half, mean + half, len(deltas))
 
 
@@ -99,9 +100,9 @@ def caveat(seeds: int, variants: int) -> str:
     if seeds < 2:
         return "One training seed: no interval, and a difference may be luck alone. Add seeds before believing any."
     few = " Two seeds give it 12.7 standard errors on each side: it decides next to nothing." if seeds == 2 else ""
-    misses = variants * (1 - CONFIDENCE)
+    misses = variants * (1 - _CONFIDENCE)
     chance = f" Of {variants} such intervals, {misses:.1g} miss the truth by chance alone." if variants > 1 else ""
-    return (f"{CONFIDENCE:.0%} t-interval of the paired difference over {seeds} training seeds: the luck of training segmenters "
+    return (f"{_CONFIDENCE:.0%} t-interval of the paired difference over {seeds} training seeds: the luck of training segmenters "
             f"on one set of samples, measured on validation cases.{few}{chance}")
 
 
@@ -126,7 +127,7 @@ def table_markdown(rows: Sequence[VariantRow], title: str, notes: Sequence[str])
     lines = [f"# {title}", "", "| variant | what it shows | validation Dice | difference [points] | accepted | seconds |",
              "|---|---|---|---|---|---|"]
     for row in rows:
-        name, shows, *cells = cells_of(row)
+        name, shows, *cells = row_words(row)
         cells = [f"failed: {_flat(row.error)}", "", "", ""] if row.error else cells
         lines.append(f"| {name} | {_flat(shows)} | {' | '.join(cells)} |")
     lines += ["", *(f"- {note}" for note in notes)]
@@ -145,7 +146,7 @@ def table_markdown(rows: Sequence[VariantRow], title: str, notes: Sequence[str])
     return "\n".join(lines) + "\n"
 
 
-def cells_of(row: VariantRow) -> tuple[str, str, str, str, str, str]:
+def row_words(row: VariantRow) -> tuple[str, str, str, str, str, str]:
     """Name, meaning, Dice, difference in points with its interval, acceptance and seconds as words."""
     d, o = row.difference, row.outcome
     spread = f" ({d.lower * 100:+.1f} to {d.upper * 100:+.1f})" if math.isfinite(d.lower) else ""
@@ -162,7 +163,7 @@ def _numbers(rows: Sequence[VariantRow]) -> list[str]:
 
 def main_numbers(names: Iterable[str]) -> list[str]:
     """Those of the numbers in `fidelity.json` that sum a variant up: of the lesions, before and after the filter."""
-    return [name for name in names if MAIN.search(name)]
+    return [name for name in names if _MAIN.search(name)]
 
 
 def _flat(text: str) -> str:
@@ -171,25 +172,25 @@ def _flat(text: str) -> str:
 
 def sheet(rows: Sequence[VariantRow]) -> Image.Image:
     """The same seeds of every variant, a row a variant and a column a seed, with the filter's verdict below each."""
-    rows = [row for row in rows if row.outcome and row.tiles]
-    seeds = sorted({seed for row in rows for seed in (row.outcome.shown if row.outcome else ())})
-    tiles = {(i, seed): read_image(row.tiles / f"{seed}.png") for i, row in enumerate(rows) for seed in seeds
-             if row.tiles and row.outcome and seed in row.outcome.shown}
-    height, width = next(iter(tiles.values())).shape[:2] if tiles else (LEAST, LEAST)
-    scale = -(-LEAST // height)
-    across, down = width * scale + 4 * GAP, height * scale + LINE + GAP
-    page = Image.new("RGB", (LABEL + across * len(seeds), LINE + down * len(rows)), PAGE)
+    pictured = [(row.part.name, row.tiles, read_verdicts(row.tiles)) for row in rows if row.tiles]
+    seeds = sorted({seed for _, _, verdicts in pictured for seed in verdicts})
+    tiles = {(i, seed): read_image(folder / f"{seed}.png") for i, (_, folder, verdicts) in enumerate(pictured)
+             for seed in verdicts}
+    height, width = next(iter(tiles.values())).shape[:2] if tiles else (_LEAST, _LEAST)
+    scale = -(-_LEAST // height)
+    across, down = width * scale + 4 * TILE_GAP, height * scale + _LINE + TILE_GAP
+    page = Image.new("RGB", (_LABEL + across * len(seeds), _LINE + down * len(pictured)), _PAGE)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(12)
     for column, seed in enumerate(seeds):
-        draw.text((LABEL + across * column, 2), f"seed {seed}: background, mask, painted", INK, font)
-    for i, row in enumerate(rows):
-        top = LINE + down * i
-        draw.text((4, top + 4), row.part.name, INK, font)
+        draw.text((_LABEL + across * column, 2), f"seed {seed}: background, mask, painted", _INK, font)
+    for i, (name, _, verdicts) in enumerate(pictured):
+        top = _LINE + down * i
+        draw.text((4, top + 4), name, _INK, font)
         for column, seed in enumerate(seeds):
-            if (i, seed) in tiles and row.outcome:
-                picture, verdict = Image.fromarray(tiles[i, seed]), row.outcome.shown[seed]
-                place = (LABEL + across * column, top)
+            if seed in verdicts:
+                picture, verdict = Image.fromarray(tiles[i, seed]), verdicts[seed]
+                place = (_LABEL + across * column, top)
                 page.paste(picture.resize((width * scale, height * scale), Image.Resampling.NEAREST), place)
-                colour = ACCEPTED if verdict == "accepted" else REJECTED
+                colour = _ACCEPTED if verdict == "accepted" else _REJECTED
                 draw.text((place[0], top + height * scale + 1), verdict[:44], colour, font)
     return page

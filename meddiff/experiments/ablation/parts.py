@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from meddiff.errors import MeddiffError
+from meddiff.experiments.recipes import NO_FILTER
 from meddiff.params import MASK_RANDOMNESS, MaskRandomness, Params
 from meddiff.params.overrides import Overrides, nested, setting
-
-# A filter without rules: every sample that no batch check holds back is accepted.
-NO_FILTER = {"filter.similarity_low": 0.0, "filter.similarity_high": 1.0, "filter.agreement": 0.0, "filter.min_contrast": 0.0,
-             "filter.min_acceptance": 0.0}
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ PARTS = (
 )
 
 
-def chosen(names: Sequence[str]) -> tuple[Part, ...]:
+def choose_parts(names: Sequence[str]) -> tuple[Part, ...]:
     """The parts of these names, with those that they stand beside, in the order of `PARTS`; all of them if no name is given.
 
     Raises:

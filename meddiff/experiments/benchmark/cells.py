@@ -1,28 +1,21 @@
 """Cells of the benchmark: a dataset, a label budget, a seed and a recipe, each the whole pipeline in a work tree of its own."""
 
-import hashlib
 import json
 import math
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-import yaml
 
-from meddiff.cases import sha256
+from meddiff import finished
 from meddiff.errors import MeddiffError
-from meddiff.experiments.ablation.parts import NO_FILTER
-from meddiff.experiments.ablation.variants import fidelity_numbers
 from meddiff.experiments.benchmark.energy import metered
-from meddiff.experiments.run import own_tree
-from meddiff.layout import STAGES, Layout, replacing
-from meddiff.outputs.samples import read_records
+from meddiff.experiments.recipes import PAPER
+from meddiff.experiments.run import pipeline_key, tree_run
+from meddiff.layout import STAGES, Layout
 from meddiff.params import BenchmarkDataset, Params
 from meddiff.params.arms import PUBLISHED, TREATED
 from meddiff.params.file import load_params, parse_params
@@ -30,21 +23,9 @@ from meddiff.params.overrides import Overrides, merged, nested
 from meddiff.services import versioning
 
 Recipe = Literal["method", "paper"]
-ALL = 10**9  # annotated cases: more than any dataset has
-SETTABLE = (*STAGES, "compute")  # sections of settings on which a cell depends
-ROW = "cell.json"
-
-# The paper's published recipe on the same foundation: the training and sampling of `params/paper.yaml`, one image at a time, its
-# released code's exact mask, and nothing of what was never released: no filter, no corrosion. Masks and backgrounds are ours, and
-# the precision is that of all cells, so that their segmenters differ in the recipe alone.
-PAPER: dict[str, Any] = {
-    "finetune.mode": "full", "finetune.steps": 500, "finetune.batch_size": 1, "finetune.accumulation": 2,
-    "finetune.learning_rate": 3e-6, "finetune.weight_decay": 1e-2, "finetune.gradient_clip": 1.0, "finetune.ema_decay": 0.0,
-    "finetune.inside_weight": 1.0, "finetune.outside_weight": 1.0, "finetune.min_snr": 0.0, "finetune.prompt_dropout": 0.0,
-    "finetune.token": "",
-    "generate.batch_size": 1, "generate.steps": 50, "generate.scheduler": "ddim", "generate.guidance_scale": 7.5,
-    "generate.strength": 1.0, "generate.site_share": 0.0, "generate.mask_widening": 0.0, "generate.adaptive": False,
-    "generate.rim": 0, "generate.feather": False, "generate.texture": 0.0, "filter.corrosion_radius": 0.0, **NO_FILTER}
+_ALL = 10**9  # annotated cases: more than any dataset has
+_SETTABLE = (*STAGES, "compute")  # sections of settings on which a cell depends
+_ROW = "cell.json"
 
 
 @dataclass(frozen=True)
@@ -75,7 +56,7 @@ class Cell:
     def own(self) -> Overrides:
         """What makes it this cell: no dataset's settings may change it."""
         chosen: Overrides = {"prepare": {"dataset": self.dataset.dataset, "path": self.dataset.path, "seed": self.seed,
-                                         "n_labelled": ALL if self.budget == "all" else self.budget}}
+                                         "n_labelled": _ALL if self.budget == "all" else self.budget}}
         if self.samples:
             chosen["generate"] = {"n": self.samples}
         # An arm that finds nothing to add counts as no gain: left out, it would spare the method its failures.
@@ -120,7 +101,7 @@ def _cells(params: Params) -> Iterator[Cell]:
 def _check(cell: Cell, params: Params) -> None:
     for key in cell.dataset.settings:
         section, _, name = key.partition(".")
-        if section not in SETTABLE or name not in getattr(params, section).settable():
+        if section not in _SETTABLE or name not in getattr(params, section).settable():
             rule, remedy = f"a stage has no setting `{key}`", "Name one as `section.name`, such as `segment.steps`"
         elif name in cell.own.get(section, {}):
             rule, remedy = f"the benchmark itself sets `{key}`", "Leave it out here; see `benchmark.budgets`, `seeds` and `arms`"
@@ -141,39 +122,12 @@ def _samples(params: Params, budget: int | Literal["all"]) -> int | None:
 
 
 def key_of(layout: Layout, params: Params, cell: Cell) -> str:
-    """Name under which a finished cell is kept: of its settings, the stages' code, and the files of dataset and networks."""
-    values = merged(params, cell.overrides)
-    chain = [values[section] for section in SETTABLE]
-    digest = hashlib.sha256(json.dumps(chain, sort_keys=True, default=str).encode())
-    for path in _code(layout.root):
-        digest.update(path.read_bytes())
-    raw = [] if cell.dataset.dataset == "demo" else [cell.dataset.path]
-    # Settings that may name a file or folder; hub ids and words are text.
-    networks = [values["foundation"]["source"], values["segment"]["encoder_weights"],
-                values["filter"]["extractor"].rpartition(":")[2]]
-    for place in (layout.root / Path(name).expanduser() for name in (*raw, *filter(None, networks))):
-        for path in [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file()):
-            content = _content(path, path.stat().st_size, path.stat().st_mtime_ns)
-            digest.update(f"{path.relative_to(place)} {content}".encode())
-    return f"{cell.name}-{digest.hexdigest()[:12]}"
-
-
-@cache
-def _content(path: Path, size: int, changed_ns: int) -> str:
-    """Hash of a file, read again only when size or time have changed: a copy of a dataset, with times of its own, is the same."""
-    return sha256(path)
-
-
-def _code(root: Path) -> list[Path]:
-    """The files of code that `dvc.yaml` names, those in packages included."""
-    stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
-    named = {root / dep for stage in stages.values() for dep in stage.get("deps", []) if isinstance(dep, str)}
-    return sorted({file for path in named for file in (path.rglob("*.py") if path.is_dir() else [path])
-                   if file.suffix == ".py" and file.is_file()})
+    """Name under which a finished cell is kept: of all that its numbers depend on, the machine's settings included."""
+    return finished.key(pipeline_key(layout, params, cell.overrides, "evaluate"), merged(params, cell.overrides)["compute"])
 
 
 def run_cell(layout: Layout, cell: Cell, env: Mapping[str, str], out: Path) -> None:
-    """Run the pipeline in a work tree that stays only when interrupted, and put what it found into `out`.
+    """Run the pipeline up to the test data, and put what it found into `out`.
 
     Finished segmenters stay beside the trees, under names made from what they were trained on: a cell that has failed, or that
     gets a further arm, trains only what it lacks.
@@ -182,59 +136,33 @@ def run_cell(layout: Layout, cell: Cell, env: Mapping[str, str], out: Path) -> N
         layout: the project.
         cell: what to run.
         env: environment variables for the stages.
-        out: folder to make: `per_case.csv`, `arms.csv` (arm, n_real, n_synthetic, n_wanted), `pictures/`, `cell.json`.
+        out: an empty folder, for `per_case.csv`, `arms.csv` (arm, n_real, n_synthetic, n_wanted), `pictures/`, `cell.json`.
 
     Raises:
         MeddiffError: a stage failed, or the dataset has fewer annotated training cases than the budget.
     """
-    work = layout.work / "benchmark"
-    with own_tree(layout, work / "trees" / cell.name, cell.overrides) as tree, replacing(out) as fresh:
-        with (metered() as energy, _kept(tree.work / "seconds", time.monotonic) as seconds,
-              _kept(tree.work / "joules", energy) as joules):
-            _link(tree.work / "segment", work / "segmenters" / cell.name)
-            prepared = versioning.reproduce(tree.root, "prepare", env, False, lambda line: None)
-            labelled = _annotated(tree, "train")
-            if cell.budget != "all" and labelled < cell.budget:
-                raise MeddiffError(f"benchmark cell {cell.name}",
-                                   f"a budget of {cell.budget} needs as many annotated training cases, there are {labelled}",
-                                   "Lower `benchmark.budgets` and `benchmark.budget`, or take `all`")
-            done = versioning.reproduce(tree.root, "evaluate", env, False, lambda line: None)
-        shutil.copy(tree.report / "per_case.csv", fresh / "per_case.csv")
-        shutil.copytree(tree.report / "pictures", fresh / "pictures")
+    with metered() as joules, tree_run(layout, "benchmark", cell.name, cell.overrides, env, {"joules": joules}) as run:
+        tree = run.tree
+        run.outlive("segment", layout.work / "benchmark/segmenters" / cell.name)
+        run.up_to("prepare")
+        labelled = _annotated(tree, "train")
+        if cell.budget != "all" and labelled < cell.budget:
+            raise MeddiffError(f"benchmark cell {cell.name}",
+                               f"a budget of {cell.budget} needs as many annotated training cases, there are {labelled}",
+                               "Lower `benchmark.budgets` and `benchmark.budget`, or take `all`")
+        run.up_to("evaluate")
+        outcome = run.outcome()
+        shutil.copy(tree.report / "per_case.csv", out / "per_case.csv")
+        shutil.copytree(tree.report / "pictures", out / "pictures")
         trained = pd.read_csv(tree.segmenters / "validation.csv")
-        trained[["arm", "n_real", "n_synthetic", "n_wanted"]].to_csv(fresh / "arms.csv", index=False)
-        verdicts = read_records(tree.synthetic, tree.filtered).decisions["verdict"]
+        trained[["arm", "n_real", "n_synthetic", "n_wanted"]].to_csv(out / "arms.csv", index=False)
         row = {"dataset": cell.dataset.name, "budget": cell.budget, "seed": cell.seed, "recipe": cell.recipe,
-               "labelled": labelled, "validation": _annotated(tree, "val"), "samples": len(verdicts),
-               "accepted": int((verdicts == "accepted").sum()), "seconds": seconds(), "joules": joules(),
-               "stages_run": len(prepared.ran) + len(done.ran),
-               "peak_memory_mb": max(prepared.peak_memory_mb, done.peak_memory_mb), "commit": versioning.git_commit(layout.root),
-               "device": _device(load_params(tree.params).compute.device), "dropped": _dropped(tree),
-               **fidelity_numbers(tree.filtered / "fidelity.json")}
-        (fresh / ROW).write_text(json.dumps(row, indent=1))
-
-
-@contextmanager
-def _kept(file: Path, count: Callable[[], float]) -> Iterator[Callable[[], float]]:
-    """What `count` counts in this block, and in those before it that were interrupted, which `file` keeps."""
-    begun, before = count(), float(file.read_text()) if file.is_file() else 0.0
-
-    def so_far() -> float:
-        return before + count() - begun
-
-    try:
-        yield so_far
-    finally:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{so_far():.1f}")
-
-
-def _link(here: Path, kept: Path) -> None:
-    """Let `here` be the folder `kept`, which outlives the tree."""
-    kept.mkdir(parents=True, exist_ok=True)
-    here.parent.mkdir(parents=True, exist_ok=True)
-    if not here.exists():
-        here.symlink_to(kept.resolve(), target_is_directory=True)
+               "labelled": labelled, "validation": _annotated(tree, "val"), "samples": outcome.samples,
+               "accepted": outcome.accepted, "seconds": outcome.seconds, "joules": run.spent("joules"),
+               "stages_run": len(outcome.ran), "peak_memory_mb": outcome.peak_memory_mb,
+               "commit": versioning.git_commit(layout.root), "device": _device(load_params(tree.params).compute.device),
+               "dropped": _dropped(tree), **outcome.numbers}
+        (out / _ROW).write_text(json.dumps(row, indent=1))
 
 
 def _annotated(tree: Layout, part: Literal["train", "val"]) -> int:
@@ -274,7 +202,7 @@ class CellResult:
 
 def read_cell(folder: Path, cell: Cell) -> CellResult:
     """Read what `run_cell` wrote."""
-    row: dict[str, Any] = json.loads((folder / ROW).read_text())
+    row: dict[str, Any] = json.loads((folder / _ROW).read_text())
     dropped = row.pop("dropped")
     scores = pd.read_csv(folder / "per_case.csv", dtype={"case": str, "group": str}, keep_default_na=False, na_values=[""])
     arms = pd.read_csv(folder / "arms.csv")

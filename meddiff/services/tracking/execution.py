@@ -4,10 +4,12 @@ import os
 import resource
 import socket
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 
 from meddiff.environment import greatest_memory
+from meddiff.layout import Layout
 
 
 def execution_id() -> str:
@@ -50,3 +52,21 @@ def _identity(process: psutil.Process) -> str:
 def peak_memory() -> float:
     """Greatest resident memory of this process so far [MB]."""
     return greatest_memory(resource.getrusage(resource.RUSAGE_SELF))
+
+
+def pending_execution(layout: Layout, action: str) -> str:
+    """Name of the action's execution that isn't finished yet, so that its run in MLflow goes on; else a new one."""
+    path = _execution_file(layout, action)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{action}-{uuid4().hex}")
+    return path.read_text()
+
+
+def forget_execution(layout: Layout, action: str) -> None:
+    """Let the action's next start be a new execution."""
+    _execution_file(layout, action).unlink(missing_ok=True)
+
+
+def _execution_file(layout: Layout, action: str) -> Path:
+    return layout.work / action / "execution"

@@ -1,4 +1,4 @@
-"""The record of a stage: its own run, below the run of the pipeline execution it belongs to."""
+"""The lives of runs: of a stage, of one execution of the pipeline, and of actions that run many."""
 
 import sys
 import time
@@ -13,13 +13,13 @@ from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.services import versioning
 from meddiff.services.tracking import models
-from meddiff.services.tracking.execution import peak_memory
+from meddiff.services.tracking.execution import forget_execution, peak_memory, pending_execution
 from meddiff.services.tracking.links import HEADLINES, STAGE, link_skipped, out_tags, write_note
 from meddiff.services.tracking.runs import PARENT, Run, execution_run, new_run
 from meddiff.services.tracking.server import answering
 
-LAST_STAGE = "evaluate"
-ERROR = "meddiff.error"
+_LAST_STAGE = "evaluate"
+_ERROR = "meddiff.error"
 
 
 class Recorder:
@@ -74,24 +74,70 @@ def stage_run(layout: Layout, params: Params, stage: str) -> Iterator[Recorder]:
     """
     begun = time.monotonic()
     whole = execution_run(layout, params)
-    whole.status("RUNNING")
-    link_skipped(whole, layout.root, stage)
-    own = new_run(whole.server, stage, {PARENT: whole.id, STAGE: stage})
-    recorder = Recorder(layout, params, own, whole)
+    with _life(whole, f"{stage}: "):
+        link_skipped(whole, layout.root, stage)
+        own = new_run(whole.server, stage, {PARENT: whole.id, STAGE: stage})
+        recorder = Recorder(layout, params, own, whole)
+        with _life(own):
+            yield recorder
+            entry = versioning.lock_entry(layout.root, stage)
+            recorder.metrics({"peak_memory_mb": peak_memory()})
+            recorder.headline({f"seconds.{stage}": time.monotonic() - begun})
+            own.tags(out_tags(entry) | {HEADLINES: ",".join(sorted(recorder.headlines))})
+            _close(whole, layout, stage, entry)
+        write_note(whole)
+
+
+@contextmanager
+def recorded_run(layout: Layout, params: Params, name: str, execution: str, above: Run | None = None,
+                 tags: Mapping[str, str] | None = None) -> Iterator[Run]:
+    """Record an execution of many pipelines, or one of these, from its beginning to its end; one that failed goes on in its run.
+
+    Args:
+        layout: the project.
+        params: all settings.
+        name: of the run.
+        execution: see `execution_run`.
+        above: the run that it stands below.
+        tags: further ones.
+
+    Raises:
+        MeddiffError: the tracking server doesn't answer.
+    """
+    run = execution_run(layout, params, execution, above.id if above else "")
+    run.tags({"mlflow.runName": name, **(tags or {})})
+    run.env = {"MEDDIFF_EXECUTION": execution} | ({"MEDDIFF_PARENT_RUN": above.id} if above else {})
+    with _life(run):
+        yield run
+
+
+@contextmanager
+def recorded_action(layout: Layout, params: Params, action: str, name: str) -> Iterator[Run]:
+    """Record an action as `recorded_run`; until it succeeds, each new start goes on in the same run."""
+    with recorded_run(layout, params, name, pending_execution(layout, action)) as run:
+        yield run
+    if not run.error:
+        forget_execution(layout, action)
+
+
+@contextmanager
+def _life(run: Run, where: str = "") -> Iterator[None]:
+    """RUNNING while the block works, then FINISHED, FAILED with its error as a tag, or, interrupted, KILLED."""
+    run.status("RUNNING")
     try:
-        yield recorder
-        entry = versioning.lock_entry(layout.root, stage)
-        recorder.metrics({"peak_memory_mb": peak_memory()})
-        recorder.headline({f"seconds.{stage}": time.monotonic() - begun})
-        own.tags(out_tags(entry) | {HEADLINES: ",".join(sorted(recorder.headlines))})
-        _close(whole, layout, stage, entry)
-        own.status("FINISHED")
+        yield
     except BaseException as e:
-        _fail(own, whole, stage, e)
+        try:
+            run.tags({_ERROR: where + " ".join(f"{type(e).__name__}: {e}".split())})
+            run.status("FAILED" if isinstance(e, Exception) else "KILLED")
+        except Exception as second:  # the first error matters more than that of its record
+            print(f"meddiff: a failure could not be recorded: {second}", file=sys.stderr)
         raise
-    write_note(whole)
-    whole.untag(ERROR)
-    whole.status("FINISHED")
+    if run.error:
+        run.tags({_ERROR: run.error})
+    else:
+        run.untag(_ERROR)
+    run.status("FAILED" if run.error else "FINISHED")
 
 
 def _close(whole: Run, layout: Layout, stage: str, entry: dict[str, Any]) -> None:
@@ -99,17 +145,5 @@ def _close(whole: Run, layout: Layout, stage: str, entry: dict[str, Any]) -> Non
     whole.tags(out_tags(*(versioning.lock(layout.root) | {stage: entry}).values()))
     whole.file(layout.params)
     whole.text("dvc.lock", versioning.lock_text(layout.root, stage, entry))
-    if stage == LAST_STAGE:
+    if stage == _LAST_STAGE:
         whole.tags({models.COMPLETE: "true"})
-
-
-def _fail(own: Run, whole: Run, stage: str, error: BaseException) -> None:
-    status = "FAILED" if isinstance(error, Exception) else "KILLED"
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    try:
-        own.tags({ERROR: text})
-        whole.tags({ERROR: f"{stage}: {text}"})
-        for run in (own, whole):
-            run.status(status)
-    except Exception as second:  # the stage's own error matters more than that of its record
-        print(f"meddiff: the failure of {stage} could not be recorded: {second}", file=sys.stderr)

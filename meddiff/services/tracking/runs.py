@@ -23,10 +23,12 @@ class Run:
 
     Attributes:
         id: MLflow's id of the run.
+        env: environment variables by which stages are recorded as belonging to it.
+        error: why it failed though nothing was raised; set by whoever works in it, else empty.
     """
 
     def __init__(self, server: Server, id: str) -> None:
-        self.server, self.id = server, id
+        self.server, self.id, self.env, self.error = server, id, dict[str, str](), ""
         self._pending: list[Any] = []
         self._flushed = time.monotonic()
 

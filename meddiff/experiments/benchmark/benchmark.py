@@ -7,19 +7,20 @@ a cell that nobody holds.
 
 import json
 import math
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
 
+from meddiff import finished
 from meddiff.errors import MeddiffError
 from meddiff.experiments.benchmark import significance
 from meddiff.experiments.benchmark.cards import dataset_card, model_card
@@ -27,7 +28,6 @@ from meddiff.experiments.benchmark.cells import Cell, CellResult, cells_of, key_
 from meddiff.experiments.benchmark.figures import figures
 from meddiff.experiments.benchmark.page import render
 from meddiff.experiments.benchmark.tables import Tables, measured
-from meddiff.experiments.run import forget_execution, pending_execution
 from meddiff.layout import Layout, replacing
 from meddiff.page import Picture
 from meddiff.params import Params
@@ -37,8 +37,8 @@ from meddiff.params.overrides import merged, nested
 from meddiff.progress import bar
 from meddiff.services import tracking
 
-ACTION = "benchmark"
-# Runs one cell: the cell, environment variables, the folder to make.
+_ACTION = "benchmark"
+# Runs one cell: the cell, environment variables, an empty folder.
 RunCell = Callable[[Cell, Mapping[str, str], Path], None]
 
 
@@ -69,37 +69,25 @@ def benchmark(layout: Layout, params: Params, run: RunCell | None = None) -> Ben
         MeddiffError: a setting of a dataset breaks a rule, no cell is finished, or MLflow doesn't answer.
     """
     cells = cells_of(params)
-    whole = tracking.execution_run(layout, params, pending_execution(layout, ACTION))
-    whole.tags({"mlflow.runName": f"benchmark {', '.join(d.name for d in params.benchmark.datasets)}"})
-    whole.status("RUNNING")
-    helpers = [_helper(layout) for _ in range(params.benchmark.workers - 1)] if run is None else []
-    try:
-        errors = work(layout, params, cells, whole, run)
+    name = f"benchmark {', '.join(dataset.name for dataset in params.benchmark.datasets)}"
+    with tracking.recorded_action(layout, params, _ACTION, name) as record, \
+            _helpers(layout, params.benchmark.workers - 1 if run is None else 0) as helpers:
+        errors = work(layout, params, cells, record, run)
         for helper in helpers:
             helper.wait()
         # What others hold is waited for; what failed there fails here with its reason, or is mended.
-        errors |= work(layout, params, [cell for cell in cells if cell.name not in errors], whole, run, wait=True)
+        errors |= work(layout, params, [cell for cell in cells if cell.name not in errors], record, run, wait=True)
         result = report(layout, params, errors)
-        whole.file(layout.benchmark)
-        whole.metrics(_headlines(result))
-    except BaseException as e:
-        whole.status("FAILED" if isinstance(e, Exception) else "KILLED")
-        raise
-    finally:
-        for helper in helpers:
-            if helper.poll() is None:
-                helper.terminate()
-                helper.wait()
-    whole.status("FAILED" if result.missing else "FINISHED")
-    if not result.missing:
-        forget_execution(layout, ACTION)
+        record.file(layout.benchmark)
+        record.metrics(_headlines(result))
+        record.error = f"{len(result.missing)} cells are missing: {result.missing[0]}" if result.missing else ""
     return result
 
 
 def help_out(layout: Layout, params: Params) -> None:
     """Work on the cells of a benchmark that another process has started and will report."""
-    whole = tracking.execution_run(layout, params, pending_execution(layout, ACTION))
-    errors = work(layout, params, cells_of(params), whole)
+    record = tracking.execution_run(layout, params, tracking.pending_execution(layout, _ACTION))
+    errors = work(layout, params, cells_of(params), record)
     if errors:
         raise MeddiffError("benchmark", f"{len(errors)} cells failed: {next(iter(errors.values()))}", "Mend what it names")
 
@@ -112,7 +100,7 @@ def lines_of(result: Benchmark) -> list[str]:
     return [head, *points, *(f"missing: {line}" for line in result.missing), f"page: {result.page}"]
 
 
-def work(layout: Layout, params: Params, cells: Sequence[Cell], whole: tracking.Run,
+def work(layout: Layout, params: Params, cells: Sequence[Cell], record: tracking.Run,
          run: RunCell | None = None, wait: bool = False) -> dict[str, str]:
     """Run every cell that is neither finished nor held by another process.
 
@@ -123,7 +111,7 @@ def work(layout: Layout, params: Params, cells: Sequence[Cell], whole: tracking.
         Name -> error of the cells that failed here.
     """
     errors = {}
-    with bar(ACTION) as show:
+    with bar(_ACTION) as show:
         for number, cell in enumerate(cells):
             show(number, len(cells), {})
             lock = FileLock(layout.work / "benchmark/locks" / f"{cell.name}.lock", mode=0o666)
@@ -132,7 +120,7 @@ def work(layout: Layout, params: Params, cells: Sequence[Cell], whole: tracking.
                 folder = _folder(layout, params, cell)
                 with _held(lock, cell, wait):
                     if not folder.is_dir():
-                        _one(layout, params, cell, whole, folder, run)
+                        _run(layout, params, cell, record, folder, run)
             except Timeout:
                 continue
             except Exception as e:  # a full disk or a fault of ours must not keep the other cells from running
@@ -187,25 +175,12 @@ def _tables(found: Sequence[CellResult], params: Params) -> Tables:
                   significance.detection(per_case, params.evaluate), significance.by_size(per_case, params.evaluate), per_case)
 
 
-def _one(layout: Layout, params: Params, cell: Cell, whole: tracking.Run, folder: Path, run: RunCell | None) -> None:
-    execution = f"{whole.id}-{cell.name}"
-    own = tracking.execution_run(layout, parse_params(merged(params, cell.overrides), cell.name), execution, whole.id)
-    own.tags({"mlflow.runName": cell.name, "meddiff.recipe": cell.recipe})
-    env = {"MEDDIFF_EXECUTION": execution, "MEDDIFF_PARENT_RUN": whole.id}
-    try:
-        if run:
-            run(cell, env, folder)
-        else:
-            run_cell(layout, cell, env, folder)
-    except BaseException as e:
-        own.tags({"meddiff.error": " ".join(str(e).split())})
-        own.status("FAILED" if isinstance(e, Exception) else "KILLED")
-        raise
-    own.untag("meddiff.error")
-    own.status("FINISHED")
-    for other in folder.parent.glob(f"{cell.name}-*"):
-        if other != folder:  # of older settings, code or data
-            shutil.rmtree(other)
+def _run(layout: Layout, params: Params, cell: Cell, record: tracking.Run, folder: Path, run: RunCell | None) -> None:
+    whole, tags = parse_params(merged(params, cell.overrides), cell.name), {"meddiff.recipe": cell.recipe}
+    with tracking.recorded_run(layout, whole, cell.name, f"{record.id}-{cell.name}", record, tags) as own:
+        run = run or partial(run_cell, layout)
+        finished.finish(folder, partial(run, cell, own.env))
+    finished.forget(folder.parent, [folder])
 
 
 def _held(lock: FileLock, cell: Cell, wait: bool) -> AbstractContextManager[object]:
@@ -215,17 +190,26 @@ def _held(lock: FileLock, cell: Cell, wait: bool) -> AbstractContextManager[obje
     except Timeout:
         if not wait:
             raise
-        print(f"{ACTION}: another process holds {cell.name}; waiting until it is done", file=sys.stderr)
+        print(f"{_ACTION}: another process holds {cell.name}; waiting until it is done", file=sys.stderr)
         return lock.acquire()
 
 
 def _folder(layout: Layout, params: Params, cell: Cell) -> Path:
-    return layout.work / "benchmark/done" / key_of(layout, params, cell)
+    return layout.work / "benchmark/done" / cell.name / key_of(layout, params, cell)
 
 
-def _helper(layout: Layout) -> "subprocess.Popen[bytes]":
-    """One more process that works on the cells."""
-    return subprocess.Popen([sys.executable, "-m", "meddiff", ACTION, "--root", str(layout.root), "--only-work"])
+@contextmanager
+def _helpers(layout: Layout, n: int) -> "Iterator[list[subprocess.Popen[bytes]]]":
+    """Further processes that work on the cells; they end with the block."""
+    command = [sys.executable, "-m", "meddiff", _ACTION, "--root", str(layout.root), "--only-work"]
+    helpers = [subprocess.Popen(command) for _ in range(n)]
+    try:
+        yield helpers
+    finally:
+        for helper in helpers:
+            if helper.poll() is None:
+                helper.terminate()
+                helper.wait()
 
 
 def _pictures(folder: Path, cell: Cell, there: Iterable[str]) -> list[Picture]:

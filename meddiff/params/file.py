@@ -43,6 +43,9 @@ def read_settings(text: str, where: object) -> dict[str, Any]:
         raise MeddiffError(where, f"settings must be YAML ({' '.join(str(e).split())})", "Mend the line named") from e
     if not isinstance(values, dict):
         raise MeddiffError(where, "settings must be named sections", "Start from the params.yaml of the repository")
+    for name, own in values.items():
+        if not isinstance(own, dict):
+            raise MeddiffError(where, f"`{name}` must be a section with lines of `name: value`", "Correct or remove it")
     return values
 
 

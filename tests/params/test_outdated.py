@@ -1,5 +1,6 @@
 """A params.yaml of before: ten seeds, four precisions and five switches, told in one line, and rewritten."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,8 @@ def old(**changes: object) -> dict[str, dict[str, object]]:
     return values
 
 
-def write(path: Path, values: dict[str, dict[str, object]]) -> Path:
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
+def write(path: Path, values: Mapping[str, object]) -> Path:
+    path.write_text(yaml.safe_dump(dict(values), sort_keys=False))
     return path
 
 
@@ -79,9 +80,10 @@ def test_a_part_of_the_old_settings_is_upgraded_too() -> None:
 
 
 def test_another_fault_is_told_and_changes_nothing(tmp_path: Path) -> None:
-    path = write(tmp_path / "params.yaml", old(generate__n=-1))
-    text = path.read_text()
-    with pytest.raises(MeddiffError, match=r"`generate.n` = -1"):
-        upgrade_params(path, tmp_path / "old.yaml")
-    assert path.read_text() == text
+    for values, fault in ((old(generate__n=-1), r"`generate.n` = -1"), ({"prepare": 3}, r"`prepare` must be a section")):
+        path = write(tmp_path / "params.yaml", values)
+        text = path.read_text()
+        with pytest.raises(MeddiffError, match=fault):
+            upgrade_params(path, tmp_path / "old.yaml")
+        assert path.read_text() == text
     assert not (tmp_path / "old.yaml").exists()

@@ -65,6 +65,7 @@ def test_sections_are_frozen() -> None:
     ("finetune: {seed: 1}", r"`prepare.seed` does now what `finetune.seed` did. Run `meddiff params --upgrade`"),
     ("prepare: [", r"settings must be YAML"),
     ("- prepare", r"settings must be named sections"),
+    ("prepare:\nfinetune: {steps: 3}", r"`prepare` must be a section"),
 ])
 def test_a_fault_names_file_and_setting(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "params.yaml"

@@ -1,6 +1,5 @@
 """Flow `ablate`: the ablation of `meddiff ablate`, each variant as a task, its table and contact sheet as artifacts."""
 
-import base64
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from meddiff.experiments.ablation import ablation
 from meddiff.experiments.ablation.variants import run_variant
 from meddiff.experiments.run import Outcome
 from meddiff.layout import Layout
+from meddiff.pages import data_uri
 from meddiff.params import file as params_file
 from meddiff.params.overrides import Overrides
 
@@ -65,4 +65,4 @@ def preview(sheet: Path) -> str:
     shown.thumbnail((WIDEST, 100 * WIDEST))
     stream = io.BytesIO()
     shown.save(stream, "JPEG", quality=85)
-    return f"![Contact sheet](data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()})\n\nIn full: `{sheet}`"
+    return f"![Contact sheet]({data_uri(stream.getvalue(), 'jpeg')})\n\nIn full: `{sheet}`"

@@ -1,6 +1,5 @@
 """What a flow run shows in Prefect's UI: the Dice table, accepted pairs, the quality result, the run in MLflow."""
 
-import base64
 import json
 import os
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact
 
 from meddiff.layout import Layout
+from meddiff.pages import data_uri, markdown_table
 from meddiff.params.file import load_params
 from meddiff.services import tracking
 
@@ -41,11 +41,11 @@ def show_run(layout: Layout, execution: str) -> None:
 
 def dice_table(summary: dict[str, Any]) -> str:
     """A Markdown table from the content of `summary.json` (see `meddiff.evaluation.summary.Summary`)."""
-    lines = ["| trained on | " + " | ".join(label for label, _ in METRICS.values()) + " |", "|---" * (len(METRICS) + 1) + "|"]
-    for arm, scores in summary["arms"].items():
-        lines.append(f"| {arm} | " + " | ".join(_interval(scores[name], digits) for name, (_, digits) in METRICS.items()) + " |")
+    rows = [[arm, *(_interval(scores[name], digits) for name, (_, digits) in METRICS.items())]
+            for arm, scores in summary["arms"].items()]
     gain = summary["gain"]
-    lines += ["", f"**Gain: {_interval(gain, 3, '+')} Dice** over {gain['cases']} test cases and {gain['seeds']} training seeds."
+    lines = [markdown_table(["trained on", *(label for label, _ in METRICS.values())], rows), "",
+             f"**Gain: {_interval(gain, 3, '+')} Dice** over {gain['cases']} test cases and {gain['seeds']} training seeds."
               if gain else "No gain: that needs both arms."]
     return "\n".join([*lines, "", f"{summary['accepted']} of {summary['generated']} synthetic pairs accepted, "
                       f"{summary['n_real']} annotated images."])
@@ -60,16 +60,14 @@ def headline(summary: dict[str, Any]) -> str:
 def quality_table(batches: dict[str, Any]) -> str:
     """A Markdown table from the content of `filtered/batches.json`."""
     passed = sum(batch["passed"] for batch in batches.values())
-    lines = [f"{passed} of {len(batches)} batches passed.", "", "| batch | verdict | reasons |", "|---|---|---|"]
-    for name, batch in batches.items():
-        reasons = "; ".join(batch["reasons"]).replace("|", "/")
-        lines.append(f"| {name} | {'passed' if batch['passed'] else '**quarantined**'} | {reasons} |")
-    return "\n".join(lines)
+    rows = [[name, "passed" if batch["passed"] else "**quarantined**", "; ".join(batch["reasons"])]
+            for name, batch in batches.items()]
+    return f"{passed} of {len(batches)} batches passed.\n\n{markdown_table(['batch', 'verdict', 'reasons'], rows)}"
 
 
 def picture(path: Path, title: str) -> str:
     """A PNG inside of Markdown: the page shows it without a file server."""
-    return f"![{title}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})"
+    return f"![{title}]({data_uri(path.read_bytes())})"
 
 
 def _interval(value: dict[str, Any], digits: int, sign: str = "") -> str:

@@ -15,6 +15,7 @@ from meddiff.experiments.run import Outcome
 from meddiff.experiments.tuning import search
 from meddiff.experiments.tuning.trials import run_trial
 from meddiff.layout import Layout
+from meddiff.pages import markdown_table
 from meddiff.params import file as params_file
 from meddiff.params.arms import TREATED
 from meddiff.params.overrides import Overrides
@@ -55,9 +56,7 @@ def proposal(result: search.TuneResult) -> str:
         lines += ["```diff", result.diff.rstrip(), "```", "", f"Apply it with `patch -p1 < {result.diff_file}`."]
     else:
         lines += ["`params.yaml` has the best settings already."]
-    lines += ["", f"| trial | validation Dice | cost | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"]
-    for row in sorted(result.rows, key=lambda row: -row.dice if row.outcome.accepted else math.inf):
-        shown = " | ".join(row.shown(name) for name in names)
-        scores = f"{row.dice:.4f} ± {row.error:.4f} | {row.cost:.1f}" if row.outcome.accepted else "nothing accepted | –"
-        lines.append(f"| {row.number} | {scores} | {shown} |")
-    return "\n".join(lines)
+    rows = sorted(result.rows, key=lambda row: -row.dice if row.outcome.accepted else math.inf)
+    table = [[row.number, *((f"{row.dice:.4f} ± {row.error:.4f}", f"{row.cost:.1f}") if row.outcome.accepted else
+                            ("nothing accepted", "–")), *map(row.shown, names)] for row in rows]
+    return "\n".join([*lines, "", markdown_table(["trial", "validation Dice", "cost", *names], table)])

@@ -20,11 +20,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "meddiff"
 
 VENDORS = {"mlflow": "services/tracking", "great_expectations": "filtering", "sqlalchemy": "services/catalog",
-           "alembic": "services/catalog", "boto3": "services/storage", "botocore": "services/storage",
+           "alembic": "services/catalog", "boto3": "services/storage", "botocore": "services/storage", "jinja2": "pages",
            "dvc": "services/versioning", "dvc_data": "services/versioning", "optuna": "experiments/tuning"}
 
 # The ground, on which every room stands; of it the stages and what is around them alone know where files lie (`layout`).
-GROUND = {"__init__", "errors", "params", "cases", "progress", "environment", "seeds", "training", "page"}
+GROUND = {"__init__", "errors", "params", "cases", "progress", "environment", "seeds", "training", "pages"}
 ADDRESSES = {"served": {"delivery"}}  # of functions that saved files name
 # Which rooms a room may import beside the ground: downwards only, so that no arrow leads back.
 MAY: dict[str, set[str]] = {

@@ -1,4 +1,4 @@
-"""The dataset card: the `README.md` of a release, filled from its manifest and the evaluation."""
+"""The card of a release, its `README.md`, filled from its manifest and the evaluation; its words are in `release_card.md.j2`."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,10 @@ from typing import Any
 from meddiff.errors import MeddiffError
 from meddiff.evaluation.bootstrap import Interval
 from meddiff.evaluation.page import verdict
+from meddiff.pages import render
 
 
-def dataset_card(manifest: dict[str, Any], summary: Path) -> str:
+def release_card(manifest: dict[str, Any], summary: Path) -> str:
     """Markdown for those who will use the pairs.
 
     Args:
@@ -19,47 +20,9 @@ def dataset_card(manifest: dict[str, Any], summary: Path) -> str:
     Raises:
         MeddiffError: `summary` is there and isn't what `evaluate` writes.
     """
-    counts, made = manifest["counts"], manifest["params"]
-    sampling, share = made["generate"], counts["accepted"] / counts["samples"]
-    reasons = "\n".join(f"| {reason} | {n} |" for reason, n in counts["reasons"].items())
-    return f"""# {manifest["name"]}: synthetic pairs of image and mask
-
-{counts["accepted"]} images, each with the mask of its lesion, made by meddiff {manifest["meddiff"]}: a diffusion model painted
-lesions of invented shape into lesion-free images, or at the place of the lesions in images without annotation.
-
-## How they were made
-- Source dataset: `{made["prepare"]["dataset"]}`; at most {made["prepare"]["n_labelled"]} annotated cases were seen.
-- Size: {made["prepare"]["size"]} × {made["prepare"]["size"]} pixels.
-- Foundation: `{made["foundation"]["source"]}`, fine-tuned ({made["finetune"]["mode"]}) for {made["finetune"]["steps"]} steps.
-- Sampling: {sampling["steps"]} steps of {sampling["scheduler"]}, guidance scale {sampling["guidance_scale"]}.
-- Hash of the model: {", ".join(manifest["generators"])}.
-
-`samples.csv` gives seed, background and scores of each pair, `manifest.json` all settings.
-
-## What was kept
-{counts["accepted"]} of {counts["samples"]} samples ({share:.0%}) were accepted; their masks were then tightened.
-
-| left out | samples |
-|---|---|
-{reasons or "| none | 0 |"}
-
-## What they gain
-{_gain(summary, counts)}
-
-## Use
-Meant for training a segmentation network beside real annotated images of the same kind. Not for tests or benchmarks, which need
-real cases, and not for diagnosis.
-
-## Limits
-- Not privacy-preserving: the backgrounds are real images, and the model learned from real ones and may repeat parts of them.
-- Variety is bounded by the few annotated cases behind it; rare kinds of lesion are missing.
-- A mask is what the model was asked to fill, checked by a segmentation network and not drawn by an expert.
-- The terms of the source dataset apply to what is made from it.
-
-## Files
-`images/ID.png` (RGB), `masks/ID.png` (0 and 255), `samples.csv`, and `manifest.json` with SHA-256 and size of each file, against
-which `meddiff release fetch` checks all of it.
-"""
+    counts = manifest["counts"]
+    return render("delivery/release_card.md.j2", **manifest, share=f"{counts['accepted'] / counts['samples']:.0%}",
+                  gain=_gain(summary, counts))
 
 
 def _gain(path: Path, counts: dict[str, Any]) -> str:

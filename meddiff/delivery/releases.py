@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from meddiff import __version__
-from meddiff.delivery.release_card import dataset_card
+from meddiff.delivery.release_card import release_card
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
 from meddiff.outputs.samples import Records, read_records
@@ -75,7 +75,7 @@ def publish(layout: Layout, params: Params, store: ObjectStore, name: str, repor
                 "counts": _counts(records), "params": _public(params)}
     content: dict[str, Path | bytes] = {
         "samples.csv": table.to_csv(index=False, lineterminator="\n").encode(),
-        "README.md": dataset_card(manifest, layout.report / "summary.json").encode()}
+        "README.md": release_card(manifest, layout.report / "summary.json").encode()}
     for id, batch in zip(table["id"], table["batch"], strict=True):
         content[f"images/{id}.png"] = layout.synthetic / batch / "images" / f"{id}.png"
         content[f"masks/{id}.png"] = layout.filtered / "masks" / f"{id}.png"

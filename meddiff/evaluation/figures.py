@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from meddiff.cases import CLASS_COLOURS, Case, Pixels
 from meddiff.evaluation.arms import look_of
 from meddiff.evaluation.bootstrap import Interval
-from meddiff.page import signed
+from meddiff.pages import signed
 from meddiff.params.arms import BASELINE, TREATED
 
 TRUTH, PREDICTION = "#35d07f", "#ff4d4d"          # outlines on images: green as in the brief of radiology viewers, red
 BETTER, WORSE, INK, PALE = "#0b7285", "#e8590c", "#1f2933", "#9aa5b1"  # blue-green and orange differ for the colour-blind
+OUTLINES = (("reference", TRUTH), ("prediction", PREDICTION))      # the key to a sheet of cases
 Outline = tuple[NDArray[np.bool_], str, str]    # what is inside, colour, line style
 STYLE = {BASELINE: look_of(BASELINE).colour, TREATED: BETTER}  # the two arms that the gain is of
 

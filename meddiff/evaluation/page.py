@@ -1,28 +1,25 @@
-"""The report: one HTML page that holds its pictures and needs no network, written for readers of images."""
+"""The report in words and tables, for readers of images; its markup is in `report.html.j2`."""
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 
 from meddiff.cases import CLASS_COLOURS
 from meddiff.evaluation.arms import arm_name, main_arms
 from meddiff.evaluation.bootstrap import Interval
+from meddiff.evaluation.figures import OUTLINES
 from meddiff.evaluation.summary import Summary
-from meddiff.page import Picture, counted, document, figure, listed, points, section, table
+from meddiff.pages import Entry, Picture, Table, counted, points, render
 from meddiff.params.arms import TREATED, arm_of
 
 NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 [px]", "nsd": "NSD"}
 # The filter's rules, in words.
-REASONS = {
+_REASONS = {
     "implausible": "unlike the real lesions",
     "copy": "copy of a real lesion",
     "agreement": "a segmenter finds the lesion elsewhere",
     "contrast": "no edge to be seen at the mask's border",
     "duplicate": "repeats another sample",
 }
-PRIVACY = """<p>Synthetic images aren't anonymous. Their backgrounds are real images, and a generator can repeat parts of the
-lesions it was trained on; the filter rejects near copies, which is no proof of privacy. Protect them, and this page, like
-patient data.</p>"""
 
 
 def verdict(gain: Interval | None) -> str:
@@ -51,7 +48,7 @@ def _in_words(gain: Interval) -> str:
     return f"{points(gain.mean)} Dice points ({gain.confidence:.0%} interval {points(gain.lower)} to {points(gain.upper)})"
 
 
-def render(summary: Summary, pictures: Sequence[Picture], title: str, made: str, tolerance: float) -> str:
+def report_page(summary: Summary, pictures: Sequence[Picture], title: str, made: str, tolerance: float) -> str:
     """Compose the page.
 
     Args:
@@ -64,21 +61,14 @@ def render(summary: Summary, pictures: Sequence[Picture], title: str, made: str,
     Returns:
         A complete HTML document without references to other files or hosts.
     """
-    shown = {picture.name: _figure(picture, tuple(summary.by_class)) for picture in pictures}
-    return document(f"{title}: what synthetic images gained", f"""<h1>Do the synthetic images help the segmentation?</h1>
-<p class="kicker">{html.escape(title)} · {html.escape(made)}</p>
-{_verdict(summary)}
-{section("Scores on the test cases", _arms(summary, tolerance) + shown.get("dice", "") + shown.get("gain", ""))}
-{section("By class", _classes(summary))}
-{section("By lesion size", _sizes(summary))}
-{section("Detection", _detection(summary))}
-{section("Test cases, from best to worst", shown.get("cases", ""))}
-{section("Synthetic pairs that were accepted", shown.get("pairs", ""))}
-<div class="two"><section><h2>What was done</h2>{_done(summary)}</section>
-<section><h2>Quality of the synthetic data</h2>{_quality(summary)}</section></div>
-<section><h2>How far to trust this</h2>{listed(caveats(summary))}</section>
-{section("Fine-tuning of the generator", shown.get("loss", ""))}
-{section("Privacy", PRIVACY)}""")
+    gain = summary.gain
+    tone = "" if gain is None or not gain.decided else "better" if gain.lower > 0 else "worse"
+    colours = [(name, f"rgb{colour}") for name, colour in zip(summary.by_class, CLASS_COLOURS, strict=False)]
+    return render("evaluation/report.html.j2", title=title, made=made, verdict=verdict(gain), tone=tone, cards=_cards(summary),
+                  arms=_arms(summary, tolerance), further=further(summary), classes=_classes(summary), sizes=_sizes(summary),
+                  detection=_detection(summary), done=_done(summary), quality=_quality(summary), caveats=caveats(summary),
+                  pictures={picture.name: picture for picture in pictures},
+                  outlines={"cases": colours or OUTLINES, "pairs": colours})
 
 
 def caveats(summary: Summary) -> list[str]:
@@ -105,103 +95,87 @@ def caveats(summary: Summary) -> list[str]:
             "With synthetic images each batch holds fewer real ones; all arms had the same number of steps."]
 
 
-def _verdict(summary: Summary) -> str:
+def _cards(summary: Summary) -> list[tuple[str, str]]:
+    """The main numbers, each with its meaning."""
     gain, quality = summary.gain, summary.quality
-    tone = "" if gain is None or not gain.decided else " better" if gain.lower > 0 else " worse"
     means = {arm: summary.arms[arm]["dice"].mean for arm in main_arms(list(summary.arms))}
     cards = [("–" if math.isnan(mean) else f"{mean:.3f}", f"Dice, {arm_name(arm)}") for arm, mean in means.items()]
     if gain and not math.isnan(gain.mean):
         bounds = f"{points(gain.lower)} to {points(gain.upper)}"
         cards.append((points(gain.mean), f"points of gain, {gain.confidence:.0%} interval {bounds}"))
-    cards.append((f"{quality.accepted} of {quality.generated}", "synthetic pairs accepted"))
-    tiles = "".join(f'<div class="card"><b>{value}</b><span>{html.escape(label)}</span></div>' for value, label in cards)
-    return f'<section class="verdict{tone}"><h2>{html.escape(verdict(gain))}</h2><div class="cards">{tiles}</div></section>'
+    return [*cards, (f"{quality.accepted} of {quality.generated}", "synthetic pairs accepted")]
 
 
-def _arms(summary: Summary, tolerance: float) -> str:
-    rows = [[arm_name(arm), *(_cell(scores[name], name) for name in NAMES)] for arm, scores in summary.arms.items()]
+def _arms(summary: Summary, tolerance: float) -> Table:
+    rows = [[arm_name(arm), *(_entry(scores[name], name) for name in NAMES)] for arm, scores in summary.arms.items()]
     first = next(iter(summary.arms.values()))["dice"]
     note = (f"Means over {first.cases} test cases with a lesion and {first.seeds} training seeds, with their "
             f"{first.confidence:.0%} intervals. "
             "Dice, IoU: overlap, 1 is perfect. HD95: distance within which 95% of both outlines lie of each other, 0 is perfect. "
             f"NSD: share of the outlines within {tolerance:g} pixels of each other, 1 is perfect.")
-    scores = table(["trained on", *NAMES.values()], rows) + f'<p class="note">{note}</p>'
-    return scores + (listed(lines) if (lines := further(summary)) else "")
+    return Table(["trained on", *NAMES.values()], rows, note=note)
 
 
-def _sizes(summary: Summary) -> str:
-    table = _dice_table(summary, "lesion", summary.by_size)
-    return table + '<p class="note">A third of the test lesions each, by area.</p>' if table else ""
+def _sizes(summary: Summary) -> Table:
+    return _dice_table(summary, "lesion", summary.by_size, "A third of the test lesions each, by area.")
 
 
-def _detection(summary: Summary) -> str:
-    rows = []
-    for arm, found in summary.detection.items():
-        silent, false, hit, extra = found.specificity, "–", "–", "–"
-        if silent.cases:
-            false = (f"{1 - silent.mean:.0%}<small>{1 - silent.upper:.0%} to {1 - silent.lower:.0%}, "
-                     f"{silent.cases} images</small>")
-        if found.lesions:
-            hit, extra = f"{found.sensitivity:.0%}<small>of {found.lesions}</small>", f"{found.false_positives:.2f}"
-        rows.append([arm_name(arm), false, hit, extra])
-    note = ("A lesion is a connected region. It is found where a predicted region overlaps it with an IoU of at least 0.1; a "
-            "predicted region that meets none so is a false find, however small. Lesion-free images count here alone.")
-    heads = ["trained on", "falsely found in lesion-free images", "lesions found", "false finds in an image with lesions"]
-    return table(heads, rows) + f'<p class="note">{note}</p>' if rows else ""
-
-
-def _classes(summary: Summary) -> str:
-    table = _dice_table(summary, "class", summary.by_class)
+def _classes(summary: Summary) -> Table:
     note = ("Cases that hold the class, or in which an arm falsely found it, which counts as 0. All other numbers of this page "
             "take the mean over the classes of each case.")
-    return f'{table}<p class="note">{note}</p>' if table else ""
+    return _dice_table(summary, "class", summary.by_class, note)
 
 
-def _dice_table(summary: Summary, what: str, parts: Mapping[str, Mapping[str, Interval]]) -> str:
+def _detection(summary: Summary) -> Table:
+    rows = list[list[Entry]]()
+    for arm, found in summary.detection.items():
+        silent, false, hit, extra = found.specificity, list[str](), list[str](), "–"
+        if silent.cases:
+            false = [f"{1 - silent.mean:.0%}", f"{1 - silent.upper:.0%} to {1 - silent.lower:.0%}, {silent.cases} images"]
+        if found.lesions:
+            hit, extra = [f"{found.sensitivity:.0%}", f"of {found.lesions}"], f"{found.false_positives:.2f}"
+        rows.append([arm_name(arm), false or "–", hit or "–", extra])
+    note = ("A lesion is a connected region. It is found where a predicted region overlaps it with an IoU of at least 0.1; a "
+            "predicted region that meets none so is a false find, however small. Lesion-free images count here alone.")
+    return Table(["trained on", "falsely found in lesion-free images", "lesions found", "false finds in an image with lesions"],
+                 rows, note=note)
+
+
+def _dice_table(summary: Summary, what: str, parts: Mapping[str, Mapping[str, Interval]], note: str) -> Table:
     shown = main_arms(list(summary.arms))
     arms = [*shown, *(["gain"] if summary.gain else [])]
-    rows = [[f"{html.escape(part)} <small>{next(iter(scores.values())).cases} cases</small>",
-             *(_cell(scores[arm], "points" if arm == "gain" else "dice") for arm in arms)] for part, scores in parts.items()]
+    rows = [[(part, f"{next(iter(scores.values())).cases} cases"),
+             *(_entry(scores[arm], "points" if arm == "gain" else "dice") for arm in arms)] for part, scores in parts.items()]
     heads = [*(f"Dice, {arm_name(arm)}" for arm in shown), *(["gain [points]"] if summary.gain else [])]
-    return table([what, *heads], rows) if rows else ""
+    return Table([what, *heads], rows, note=note)
 
 
-def _cell(interval: Interval, name: str) -> str:
+def _entry(interval: Interval, name: str) -> Entry:
     if math.isnan(interval.mean):
         return "–"
     show = points if name == "points" else (lambda value: f"{value:.1f}") if name == "hd95" else (lambda value: f"{value:.3f}")
-    return f"{show(interval.mean)}<small>{show(interval.lower)} to {show(interval.upper)}</small>"
+    return show(interval.mean), f"{show(interval.lower)} to {show(interval.upper)}"
 
 
 def _seeds(summary: Summary) -> int:
     return next(iter(summary.arms.values()))["dice"].seeds
 
 
-def _done(summary: Summary) -> str:
+def _done(summary: Summary) -> list[str]:
     drew = f"; the synthetic arm also drew from {summary.n_synthetic} accepted pairs" if TREATED in summary.arms else ""
     stronger = any(arm_of(arm).augmentation == "strong" for arm in summary.arms)
-    return listed([
+    return [
         f"{summary.n_real} annotated training images{drew}.",
         f"Each arm: {counted(_seeds(summary), 'training seed')}, {summary.steps} optimizer steps, the same batch size, initial "
         f"weights and classic augmentation{' (stronger in one arm, which says so)' if stronger else ''}.",
         "The best weights on the validation cases were kept. The test cases were opened for this page alone.",
         "Intervals: bootstrap over patients and seeds of the paired difference of each case.",
-        f"Training of all segmenters took {summary.seconds / 60:.1f} minutes."])
+        f"Training of all segmenters took {summary.seconds / 60:.1f} minutes."]
 
 
-def _quality(summary: Summary) -> str:
+def _quality(summary: Summary) -> Table:
     quality = summary.quality
     share = f" ({quality.acceptance:.0%})" if quality.generated else ""
-    left = [[html.escape(f"left out: {REASONS.get(why, why)}"), str(n)] for why, n in quality.reasons.items()]
-    rows = [["accepted", f"{quality.accepted}{share}"], *left]
+    left = [[f"left out: {_REASONS.get(why, why)}", str(n)] for why, n in quality.reasons.items()]
     note = f"{quality.generated} samples in {quality.batches} batches; batches that failed their check: {quality.quarantined}."
-    return table(["samples", "number"], rows) + f'<p class="note">{note}</p>'
-
-
-def _figure(picture: Picture, classes: Sequence[str]) -> str:
-    key = '<i class="truth"></i>reference<i class="prediction"></i>prediction' if picture.name == "cases" else ""
-    if classes and picture.name in ("cases", "pairs"):
-        key = " reference solid, prediction dashed;" if picture.name == "cases" else ""
-        key += "".join(f'<i class="truth" style="border-color:rgb{colour}"></i>{html.escape(name)}'
-                       for name, colour in zip(classes, CLASS_COLOURS, strict=False))
-    return figure(picture, key)
+    return Table(["samples", "number"], [["accepted", f"{quality.accepted}{share}"], *left], note=note)

@@ -18,7 +18,7 @@ from meddiff.errors import MeddiffError
 from meddiff.evaluation.arms import main_arms
 from meddiff.evaluation.bootstrap import nearer_p
 from meddiff.evaluation.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
-from meddiff.evaluation.page import further, render, verdict
+from meddiff.evaluation.page import further, report_page, verdict
 from meddiff.evaluation.summary import (
     Quality,
     Summary,
@@ -32,7 +32,7 @@ from meddiff.evaluation.summary import (
 from meddiff.layout import Layout, replacing
 from meddiff.outputs.pairs import KINDS, list_accepted
 from meddiff.outputs.samples import Records, read_records
-from meddiff.page import Picture
+from meddiff.pages import Picture
 from meddiff.params import EvaluateParams, Params
 from meddiff.params.arms import BASELINE, TREATED, arm_of
 from meddiff.pretrained import FOUNDATION, photographs
@@ -72,7 +72,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
         for picture in pictures:
             (folder / "pictures" / f"{picture.name}.png").write_bytes(picture.png)
         title = f"{params.prepare.dataset}, {_images(layout, cases)}"
-        (folder / "report.html").write_text(render(summary, pictures, title, date.today().isoformat(), settings.tolerance))
+        (folder / "report.html").write_text(report_page(summary, pictures, title, date.today().isoformat(), settings.tolerance))
     tracker.headline(summary.headlines() | _memorisation(layout.filtered / "fidelity.json"))
     for name in ("report.html", "summary.json", "per_case.csv", "pictures"):
         tracker.headline_file(layout.report / name)

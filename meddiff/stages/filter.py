@@ -22,7 +22,7 @@ from meddiff.filtering.corrosion import Corrosion, border_profiles, choose_corro
 from meddiff.filtering.decisions import REASONS, Scores, decide, score
 from meddiff.filtering.features import Extractor, load_extractor
 from meddiff.filtering.fidelity import Fidelity, assess, describe
-from meddiff.filtering.page import Tile, choose, render
+from meddiff.filtering.page import Tile, choose, quality_page
 from meddiff.filtering.similarity import RealLesions, measure_real
 from meddiff.layout import Layout, replacing
 from meddiff.lesions.appearance import Scalars
@@ -78,7 +78,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
         found = fidelity.as_json() | {"corrosion": corrosion.numbers()}
         (filtered / "fidelity.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
         tiles = _tiles(decisions, filtered, layout.synthetic, cases)
-        page = render(verdicts, decisions, settings, tiles, "data_docs/index.html", params.prepare.classes)
+        page = quality_page(verdicts, decisions, settings, tiles, "data_docs/index.html", params.prepare.classes)
         (quality / "index.html").write_text(page, encoding="utf-8")
     _record(tracker, table, decisions, settings, real)
     tracker.metrics(fidelity.numbers() | {f"corrosion_{name}": value for name, value in corrosion.numbers().items()})

@@ -3,7 +3,6 @@
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -12,11 +11,10 @@ from PIL import Image
 from meddiff.cases import CLASS_COLOURS
 from meddiff.evaluation.bootstrap import Interval
 from meddiff.evaluation.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
-from meddiff.evaluation.page import caveats, render, verdict
+from meddiff.evaluation.page import caveats, report_page, verdict
 from meddiff.evaluation.summary import Found, Quality, Summary
-from meddiff.page import Picture
-
-VOID = {"meta", "img", "br"}
+from meddiff.pages import Picture
+from tests.markup import Checker
 
 
 def interval(mean: float, lower: float, upper: float, cases: int = 40, seeds: int = 3) -> Interval:
@@ -54,29 +52,10 @@ def test_a_gain_is_claimed_only_with_the_whole_interval_above_zero(found, words)
     assert ("raised" in verdict(found)) == (found is not None and found.lower > 0)
 
 
-class Checker(HTMLParser):
-    """Follows open elements and collects what the page refers to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open, self.references, self.text = [], [], ""
-
-    def handle_starttag(self, tag, attrs):
-        self.references += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-
-
 @pytest.mark.parametrize("gain", [interval(0.02, 0.01, 0.03), None, interval(float("nan"), float("nan"), float("nan"))])
 def test_the_page_is_whole_and_needs_no_network(gain):
     pictures = [Picture(name, b"png", f"about {name} & more") for name in ("dice", "gain", "cases", "pairs", "loss")]
-    page = render(summary(gain, copies=3), pictures, "busi <b>", "2030-01-01", 2.0)
+    page = report_page(summary(gain, copies=3), pictures, "busi <b>", "2030-01-01", 2.0)
     checker = Checker()
     checker.feed(page)
     assert checker.open == []
@@ -92,7 +71,7 @@ def test_the_page_is_whole_and_needs_no_network(gain):
 
 
 def test_sections_without_pictures_are_left_out():
-    page = render(summary(), [], "demo", "now", 2.0)
+    page = report_page(summary(), [], "demo", "now", 2.0)
     assert "<img" not in page
     assert "Synthetic pairs that were accepted" not in page
 
@@ -109,9 +88,9 @@ def test_caveats_come_from_the_numbers():
 
 def test_a_report_without_a_synthetic_arm_does_not_speak_of_its_pairs():
     whole = summary()
-    page = render(replace(whole, arms={"real": whole.arms["real"]}), [], "demo", "now", 2.0)
+    page = report_page(replace(whole, arms={"real": whole.arms["real"]}), [], "demo", "now", 2.0)
     assert "40 annotated training images." in page
-    assert "also drew from" in render(whole, [], "demo", "now", 2.0)
+    assert "also drew from" in report_page(whole, [], "demo", "now", 2.0)
 
 
 def test_outlines_show_the_truth_in_green_and_the_prediction_in_red(cases):
@@ -149,14 +128,14 @@ def test_classes_have_rows_and_a_key_to_their_colours():
     rows = {name: {"real": interval(0.4, 0.3, 0.5, 13), "synthetic": interval(0.42, 0.3, 0.5, 13), "gain": gain}
             for name in ("benign", "mal-ignant")}
     several = replace(summary(gain), by_class=rows, excluded={"real": {"dice": 5, "iou": 5, "hd95": 5, "nsd": 5}})
-    page = render(several, [Picture("cases", b"png", "c")], "demo", "now", 2.0)
+    page = report_page(several, [Picture("cases", b"png", "c")], "demo", "now", 2.0)
     checker = Checker()
     checker.feed(page)
     assert checker.open == []
     for words in ("By class", "mal-ignant", "13 cases", "dashed", "5 times an arm rightly found none of a class"):
         assert words in checker.text
     assert f"rgb{CLASS_COLOURS[1]}" in page
-    assert "By class" not in render(summary(gain), [], "demo", "now", 2.0)
+    assert "By class" not in report_page(summary(gain), [], "demo", "now", 2.0)
 
 
 def test_outlines_of_several_classes_have_their_colours(cases):
@@ -182,11 +161,25 @@ def test_detection_has_a_table_and_its_absence_is_a_caveat():
     blind = Found(interval(float("nan"), float("nan"), float("nan"), 0), float("nan"), float("nan"), 0)
     both = replace(summary(), detection={"real": real, "synthetic": blind})
     checker = Checker()
-    checker.feed(render(both, [], "demo", "now", 2.0))
+    checker.feed(report_page(both, [], "demo", "now", 2.0))
     assert checker.open == []
     for words in ("Detection", "10%5% to 20%, 15 images", "75%of 60", "0.40", "IoU of at least 0.1"):
         assert words in checker.text
     assert "nan" not in checker.text
     assert "healthy images" not in " ".join(caveats(both))
     assert "healthy images" in " ".join(caveats(replace(summary(), detection={"real": blind})))
-    assert "Detection" not in render(summary(), [], "demo", "now", 2.0)
+    assert "Detection" not in report_page(summary(), [], "demo", "now", 2.0)
+
+
+def test_names_are_escaped():
+    evil = "<script>x</script>"
+    gain = interval(0.02, 0.01, 0.03)
+    by_class = {name: dict.fromkeys(("real", "synthetic", "gain"), gain) for name in (evil, "b")}
+    named = replace(summary(gain), by_class=by_class, by_size={evil: by_class["b"]}, quality=Quality(9, 8, 0, 1, 0, {evil: 1}))
+    page = report_page(named, [Picture("cases", b"png", evil), Picture("pairs", b"png", evil)], evil, evil, 2.0)
+    checker = Checker()
+    checker.feed(page)
+    assert "<script" not in page
+    assert checker.open == []
+    for words in (f"{evil}: what synthetic", f"· {evil}", f"{evil}40 cases", f"left out: {evil}", f"dashed;{evil}b"):
+        assert words in checker.text

@@ -1,6 +1,7 @@
 """The benchmark's page and cards: honest words, the numbers of the tables, nothing from outside, gaps told."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 
 from meddiff.experiments.benchmark.cards import dataset_card, model_card
 from meddiff.experiments.benchmark.figures import figures
-from meddiff.experiments.benchmark.page import limits, render, verdict
+from meddiff.experiments.benchmark.page import benchmark_page, limits, verdicts
 from meddiff.experiments.benchmark.significance import GAINS
 from meddiff.experiments.benchmark.tables import Tables
-from meddiff.page import Picture
+from meddiff.pages import Picture
+from tests.markup import Checker
 
 FACTS: dict[str, Any] = {
     "size": "64",
@@ -134,7 +136,8 @@ def page(gains: list[dict[str, Any]], missing: list[str] | None = None, scores: 
         Picture("busi-cases", b"png", "Cases."),
         Picture("busi-pairs", b"png", "Pairs."),
     ]
-    return render(tables(table, pd.DataFrame(gains)), shown, FACTS, missing or [], ["busi-40-method-1, copy_paste: no <room>"])
+    return benchmark_page(tables(table, pd.DataFrame(gains)), shown, FACTS, missing or [],
+                          ["busi-40-method-1, copy_paste: no <room>"])
 
 
 @pytest.mark.parametrize(
@@ -161,7 +164,7 @@ def page(gains: list[dict[str, Any]], missing: list[str] | None = None, scores: 
     ],
 )
 def test_the_verdict_claims_only_what_interval_and_test_say(row: dict[str, Any], words: str) -> None:
-    assert verdict(pd.DataFrame([row]), 40) == [words]
+    assert verdicts(pd.DataFrame([row]), 40) == [words]
     shown = words if row["against"] == "real" else "+3.0+2.0 to +4.0no difference shown, p = 0.500"
     assert shown in re.sub("<[^>]+>", "", page([row]))
 
@@ -169,26 +172,26 @@ def test_the_verdict_claims_only_what_interval_and_test_say(row: dict[str, Any],
 def test_the_combined_arm_has_its_own_differences() -> None:
     rows = [gain(), gain(arm="combined", mean=0.04), gain(arm="combined", against="synthetic", mean=0.012)]
     over = "synthetic pairs with unlabelled images raised the Dice against"
-    assert verdict(pd.DataFrame(rows), 40)[1:] == [
+    assert verdicts(pd.DataFrame(rows), 40)[1:] == [
         f"busi: {over} real images only: +4.0 (+3.0 to +5.0) Dice points, p = 0.001.",
         f"busi: {over} real + synthetic images: +1.2 (+0.2 to +2.2) Dice points, p = 0.001."]
-    assert len(verdict(pd.DataFrame(rows), 40, rivals=False)) == 2
+    assert len(verdicts(pd.DataFrame(rows), 40, rivals=False)) == 2
     shown = re.sub("<[^>]+>", " ", page(rows))
     assert re.search(r"points of real \+ synthetic \+ unlabelled images over\s+busi\s+real \+ synthetic images\s+\+1\.2", shown)
 
 
 def test_fewer_than_five_seeds_claim_nothing() -> None:
-    assert verdict(pd.DataFrame([gain() | {"seeds": 4}]), 40) == [
+    assert verdicts(pd.DataFrame([gain() | {"seeds": 4}]), 40) == [
         "busi: too few seeds (4) to tell synthetic pairs from real images only: +3.0 (+2.0 to +4.0) Dice points, p = 0.001."]
     assert "verdict better" in page([gain()])
     assert "verdict better" not in page([gain() | {"seeds": 4}])
 
 
 def test_other_budgets_are_not_the_verdict() -> None:
-    assert verdict(pd.DataFrame([gain(budget=10)]), 40) == [
+    assert verdicts(pd.DataFrame([gain(budget=10)]), 40) == [
         "No gain measured at 40 annotated images: that needs the arms `real` and `synthetic`."
     ]
-    assert verdict(pd.DataFrame(columns=list(GAINS)), 40)[0].startswith("No gain measured")
+    assert verdicts(pd.DataFrame(columns=list(GAINS)), 40)[0].startswith("No gain measured")
 
 
 def test_numbers_of_the_tables_are_on_the_page() -> None:
@@ -201,14 +204,14 @@ def test_numbers_of_the_tables_are_on_the_page() -> None:
         "0.591 to 0.691",
         "+3.0 (+2.0 to +4.0)",
         "<td>+1.5<small>+0.5 to +2.5</small></td>",
-        "real + the paper&#x27;s recipe",
+        "real + the paper&#39;s recipe",
         "0.25",
         "0.013",
         "0.0102",
         "1.5 GB",
         "64 pixels",
         "162 test cases",
-        "The machine doesn&#x27;t tell what energy it takes",
+        "The machine doesn&#39;t tell what energy it takes",
         "<td>9.0</td><td>84</td>",
         "meddiff benchmark at 0123abc",
         "97 or 321 validation cases",
@@ -241,7 +244,7 @@ def test_other_metrics_and_all_as_a_budget_stand_beside_the_verdict() -> None:
 
 def test_a_foundation_of_unknown_training_is_told() -> None:
     found = tables(pd.DataFrame(score("busi", "real", 0.6)), pd.DataFrame(columns=list(GAINS)))
-    whole = render(found, [], FACTS | {"seen": False, "foundation": "hub/model"}, [])
+    whole = benchmark_page(found, [], FACTS | {"seen": False, "foundation": "hub/model"}, [])
     assert "What the foundation (hub/model) was trained on is unknown here" in whole
 
 
@@ -266,7 +269,7 @@ def test_arms_of_fewer_seeds_are_named() -> None:
     few = [row | {"seeds": 1} for row in score("busi", "paper", 0.6)]
     scores = [*score("busi", "real", 0.6), *score("busi", "synthetic", 0.6), *few]
     whole = page([gain()], scores=scores)
-    assert "162 test cases with a lesion, 5 seeds (but real + the paper&#x27;s recipe: 1;" in whole
+    assert "162 test cases with a lesion, 5 seeds (but real + the paper&#39;s recipe: 1;" in whole
 
 
 def test_the_page_stands_alone_and_escapes() -> None:
@@ -278,6 +281,22 @@ def test_the_page_stands_alone_and_escapes() -> None:
     assert "aren't anonymous" in whole
 
 
+def test_names_of_datasets_are_escaped() -> None:
+    evil = "<script>x</script>"
+    named = [gain(evil), gain(evil, against="copy_paste"), gain(evil, metric="iou")]
+    found = tables(pd.DataFrame([*score(evil, "real", 0.6), *score(evil, "synthetic", 0.7)]), pd.DataFrame(named))
+    found = replace(found, cells=found.cells.assign(dataset=evil, recipe=evil), arms=found.arms.assign(dataset=evil),
+                    detection=found.detection.assign(dataset=evil))
+    names = ("size", "steps", "network", "device", "extractor", "tolerance", "commit", "made", "command", "foundation")
+    facts = FACTS | dict.fromkeys(names, evil) | {"datasets": [evil], "seen": False}
+    whole = benchmark_page(found, [Picture(f"{evil}-cases", b"png", evil)], facts, [evil], [evil])
+    checker = Checker()
+    checker.feed(whole)
+    assert "<script" not in whole
+    assert checker.open == []
+    assert checker.text.count(evil) == whole.count("&lt;script&gt;x&lt;/script&gt;") - 1 > 30  # one is a picture's `alt`
+
+
 def test_missing_cells_are_told() -> None:
     whole = page([gain()], ["busi-40-method-3: filter: it must <work>."])
     assert "1 cell is missing" in whole
@@ -286,7 +305,7 @@ def test_missing_cells_are_told() -> None:
 
 
 def test_a_benchmark_without_any_comparison_has_a_page() -> None:
-    whole = render(tables(pd.DataFrame(score("busi", "real", 0.6)), pd.DataFrame(columns=list(GAINS))), [], FACTS, [])
+    whole = benchmark_page(tables(pd.DataFrame(score("busi", "real", 0.6)), pd.DataFrame(columns=list(GAINS))), [], FACTS, [])
     assert "No gain measured" in whole
 
 

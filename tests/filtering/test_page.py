@@ -1,5 +1,7 @@
-"""The quality page outlines several classes in their colours."""
+"""The quality page tells what became of batches and samples, and outlines several classes in their colours."""
 
+import warnings
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -8,8 +10,13 @@ import pytest
 from PIL import Image
 
 from meddiff.cases import CLASS_COLOURS
-from meddiff.filtering.page import CORRODED, MASK, Tile, _picture, render
+from meddiff.filtering.page import CORRODED, MASK, Tile, quality_page, tile_picture
 from meddiff.params import FilterParams
+from tests.markup import Checker
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # Great Expectations imports modules that Python 3.11 deprecates
+    from meddiff.filtering.checks import BatchVerdict, Finding
 
 
 def tile() -> Tile:
@@ -21,7 +28,7 @@ def tile() -> Tile:
 
 
 def drawn(classes: int) -> set[tuple[int, ...]]:
-    picture = np.array(Image.open(BytesIO(_picture(tile(), classes))))
+    picture = np.array(Image.open(BytesIO(tile_picture(tile(), classes))))
     return {tuple(colour) for colour in np.unique(picture.reshape(-1, 3), axis=0).tolist()} - {(90, 90, 90)}
 
 
@@ -36,8 +43,47 @@ def test_each_class_has_its_colour_and_a_lighter_one_after_corrosion() -> None:
 
 @pytest.mark.parametrize("classes", [("lesion",), ("benign", "mal <b>")])
 def test_the_key_names_the_classes(classes: tuple[str, ...]) -> None:
-    row = {"id": "s1", "batch": "b0", "similarity": 0.5, "nearest": "c", "agreement": 0.5, "contrast": 9.0, "verdict": "accepted",
-           "reason": ""}
-    page = render([], pd.DataFrame([row]), FilterParams(), [tile()], "docs", classes)
+    page = quality_page([], pd.DataFrame([decided("s1")]), FilterParams(), [tile()], "docs", classes)
     assert (f"rgb{CLASS_COLOURS[1]}" in page) == ("mal &lt;b&gt;" in page) == (len(classes) > 1)
     assert (f"rgb{CORRODED}" in page) == (len(classes) == 1)
+
+
+def decided(id: str, verdict: str = "accepted", reason: str = "", batch: str = "b0") -> dict[str, object]:
+    return {"id": id, "batch": batch, "similarity": 0.5, "nearest": "c", "agreement": 0.5, "contrast": 9.0, "verdict": verdict,
+            "reason": reason}
+
+
+def test_names_are_escaped_and_every_element_is_closed() -> None:
+    evil = '<script a="b">'
+    findings = [Finding("area", f"rule {evil}", False, f"seen {evil}"), Finding("size", "rule", True, "all")]
+    verdicts = [BatchVerdict(evil, False, (evil, "area"), {}, tuple(findings))]
+    row = decided(evil, "quarantined", f"batch {evil}", evil) | {"nearest": f"near {evil}"}
+    page = quality_page(verdicts, pd.DataFrame([row]), FilterParams(), [replace(tile(), id=evil)], evil, (evil, "b"))
+    checker = Checker()
+    checker.feed(page)
+    assert "<script" not in page
+    assert checker.open == []
+    for words in (f"{evil}, area", f"rule {evil}", f"seen {evil}", f"near {evil}", f"batch {evil}", f"painting: {evil}"):
+        assert words in checker.text
+    assert [value for value in checker.references if not value.startswith("data:image/png;base64,")] == [evil]
+
+
+def test_batches_tell_their_samples_and_failures_first() -> None:
+    findings = (Finding("size", "Sizes agree", True, "all"), Finding("area", "Masks are small", False, "0.95"))
+    verdicts = [BatchVerdict("b0", False, ("area",), {}, findings), BatchVerdict("b1", True, (), {}, findings[:1])]
+    rows = [decided("s1"), decided("s2", "rejected", "copy"), decided("s3", batch="b1"), decided("s4", batch="b1")]
+    checker = Checker()
+    checker.feed(quality_page(verdicts, pd.DataFrame(rows), FilterParams(), [], "docs"))
+    text = " ".join(checker.text.split())
+    for words in ("3 of 4 synthetic samples accepted", "in 2 batches", "accepted 3 (75.0%)", "copy 1 (25.0%)",
+                  "quarantined 0 (0.0%)", "Batches: 1 of 2 passed", "b0 · 1 of 2 accepted · quarantined: area",
+                  "b1 · 2 of 2 accepted · passed", "✗Masks are small0.95 ✓Sizes agreeall", "Accepted samples None."):
+        assert words in text
+    assert sum(value.startswith("data:") for value in checker.references) == 3  # the charts
+
+
+def test_scores_that_are_missing_or_beyond_their_bounds_draw() -> None:
+    rows = [decided("s1") | {"contrast": float("nan"), "agreement": float("nan")}, decided("s2") | {"contrast": 300.0}]
+    for table in (rows, rows[:1], []):
+        page = quality_page([], pd.DataFrame(table, columns=list(rows[0])), FilterParams(min_contrast=250.0), [], "docs")
+        assert page.count("data:image/png;base64,") == 3

@@ -15,6 +15,7 @@ from meddiff.cases import read_image
 from meddiff.experiments.ablation.parts import FULL, Part
 from meddiff.experiments.ablation.variants import TILE_GAP, read_verdicts
 from meddiff.experiments.run import Outcome
+from meddiff.pages import markdown_table
 
 _CONFIDENCE = 0.95
 _MAIN = re.compile(r"\b(generated|accepted)\.(kid\.lesion\.mean|support\.lesion\.(density|coverage)|copies\.share|seam)$")
@@ -124,25 +125,21 @@ def table_csv(rows: Sequence[VariantRow]) -> str:
 
 def table_markdown(rows: Sequence[VariantRow], title: str, notes: Sequence[str]) -> str:
     """A page: the table of Dice, acceptance and cost, what to think of it, and the table of fidelity."""
-    lines = [f"# {title}", "", "| variant | what it shows | validation Dice | difference [points] | accepted | seconds |",
-             "|---|---|---|---|---|---|"]
-    for row in rows:
-        name, shows, *cells = row_words(row)
-        cells = [f"failed: {_flat(row.error)}", "", "", ""] if row.error else cells
-        lines.append(f"| {name} | {_flat(shows)} | {' | '.join(cells)} |")
-    lines += ["", *(f"- {note}" for note in notes)]
+    heads = ["variant", "what it shows", "validation Dice", "difference [points]", "accepted", "seconds"]
+    cells = [row_words(row) if not row.error else (*row_words(row)[:2], f"failed: {row.error}", "", "", "") for row in rows]
+    lines = [f"# {title}", "", markdown_table(heads, cells), "", *(f"- {note}" for note in notes)]
     if names := main_numbers(_numbers(rows)):
         outcomes = {row.part.name: row.outcome for row in rows}
-        head = " | ".join(name.removeprefix("sets.") for name in names)
-        lines += ["", "## Fidelity of the samples, and the difference as above", "", f"| variant | {head} |",
-                  "|---" * (len(names) + 1) + "|"]
+        fidelity = []
         for row in rows:
             if row.outcome:
                 reference = outcomes.get(row.part.reference, rows[0].outcome)
                 found, base = row.outcome.numbers, reference.numbers if reference and row.part != FULL else {}
                 shown = (f"{found[name]:.4g}" + (f" ({found[name] - base[name]:+.2g})" if name in base else "")
                          if name in found else "–" for name in names)
-                lines.append(f"| {row.part.name} | " + " | ".join(shown) + " |")
+                fidelity.append([row.part.name, *shown])
+        lines += ["", "## Fidelity of the samples, and the difference as above", "",
+                  markdown_table(["variant", *(name.removeprefix("sets.") for name in names)], fidelity)]
     return "\n".join(lines) + "\n"
 
 
@@ -164,10 +161,6 @@ def _numbers(rows: Sequence[VariantRow]) -> list[str]:
 def main_numbers(names: Iterable[str]) -> list[str]:
     """Those of the numbers in `fidelity.json` that sum a variant up: of the lesions, before and after the filter."""
     return [name for name in names if _MAIN.search(name)]
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split()).replace("|", "/")
 
 
 def sheet(rows: Sequence[VariantRow]) -> Image.Image:

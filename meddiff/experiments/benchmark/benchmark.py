@@ -26,10 +26,10 @@ from meddiff.experiments.benchmark import significance
 from meddiff.experiments.benchmark.cards import dataset_card, model_card
 from meddiff.experiments.benchmark.cells import Cell, CellResult, cells_of, key_of, read_cell, run_cell
 from meddiff.experiments.benchmark.figures import figures
-from meddiff.experiments.benchmark.page import render
+from meddiff.experiments.benchmark.page import benchmark_page
 from meddiff.experiments.benchmark.tables import Tables, measured
 from meddiff.layout import Layout, replacing
-from meddiff.page import Picture
+from meddiff.pages import Picture
 from meddiff.params import Params
 from meddiff.params.arms import BASELINE, TREATED
 from meddiff.params.file import parse_params
@@ -162,7 +162,7 @@ def report(layout: Layout, params: Params, errors: Mapping[str, str]) -> Benchma
         for picture in shown:
             (fresh / "pictures" / f"{picture.name}.png").write_bytes(picture.png)
         (fresh / "facts.json").write_text(json.dumps(facts | {"missing": missing, "dropped": dropped}, indent=1) + "\n")
-        (fresh / "benchmark.html").write_text(render(tables, shown, facts, missing, dropped))
+        (fresh / "benchmark.html").write_text(benchmark_page(tables, shown, facts, missing, dropped))
         (fresh / "model_card.md").write_text(model_card(facts, dice, tables.cells))
         (fresh / "dataset_card.md").write_text(dataset_card(facts, dice, tables.cells))
     return Benchmark(dice, tuple(missing), layout.benchmark / "benchmark.html")

@@ -1,79 +1,36 @@
-"""Model card and dataset card of a benchmark, filled from its numbers."""
+"""Model card and dataset card of a benchmark, filled from its numbers; their words are in `*_card.md.j2`."""
 
 from typing import Any
 
 import pandas as pd
 
-from meddiff.experiments.benchmark.page import limits, verdict
+from meddiff.experiments.benchmark.page import limits, verdicts
+from meddiff.pages import markdown_table, render
 
 PRIVATE = ("Not privacy-preserving: backgrounds are real images, and the model learned from real lesions and may repeat parts of "
            "them. The copy check is no proof. Protect model and samples like patient data.")
+_HEADS = ("dataset", "annotated images", "seeds", "generated", "accepted", "share of copies", "expected of real lesions",
+          "KID, lesion")
 
 
 def model_card(facts: dict[str, Any], gains: pd.DataFrame, cells: pd.DataFrame) -> str:
     """Markdown about the generators that the benchmark fine-tuned."""
     own = cells[cells["recipe"] == "method"]
-    return f"""# Model card: lesion inpainting generators of {", ".join(facts["datasets"])}
-
-{len(own)} generators, one for each dataset, label budget and seed: {facts["foundation"]}, fine-tuned to paint lesions under
-a mask into lesion-free images and at the place of the lesions in images without annotation, at {facts["size"]} ×
-{facts["size"]} pixels.
-
-## Intended use
-Making synthetic training pairs for segmentation networks, beside real annotated images of the same kind. Research only: not for
-diagnosis, not for tests or benchmarks of other methods, not a medical device.
-
-## Training data
-{", ".join(facts["datasets"])}: {_range(own["labelled"])} annotated images each. The foundation has seen the other training
-images too, without masks; where it was plain where a lesion lies in them, it was filled in and painted ones took its place.
-Validation cases chose the segmenters' weights; test cases were seen by the final scoring alone, which a check of
-ids, patients and near-duplicates holds.
-
-## What their samples gained on test data
-{_bullets(verdict(gains, facts["budget"]))}
-
-## Limits
-{_bullets([*limits(facts), PRIVATE])}
-
-Made {facts["made"]} by `{facts["command"]}`.
-"""
+    return _card("model_card", facts, gains, generators=len(own), labelled=_range(own["labelled"]))
 
 
 def dataset_card(facts: dict[str, Any], gains: pd.DataFrame, cells: pd.DataFrame) -> str:
     """Markdown about the synthetic pairs that the benchmark made."""
     own = cells[cells["recipe"] == "method"]
-    rows = "\n".join(f"| {dataset} | {budget} | {len(part)} | {part['samples'].sum()} | {part['accepted'].sum()} "
-                     f"| {_mean(part, 'copies.share')} | {_mean(part, 'copies.expected_share')} "
-                     f"| {_mean(part, 'kid.lesion.mean')} |"
-                     for (dataset, budget), part in own.groupby(["dataset", "budget"], sort=False))
-    return f"""# Dataset card: synthetic pairs of {", ".join(facts["datasets"])}
-
-Images of {facts["size"]} × {facts["size"]} pixels with lesion masks, painted into images of the same datasets: lesion-free
-ones, and training images without annotation, where the lesion that was there was filled in before.
-
-| dataset | annotated images | seeds | generated | accepted | share of copies | expected of real lesions | KID, lesion |
-|---|---|---|---|---|---|---|---|
-{rows}
-
-Share of copies and KID are of the accepted samples, means over seeds, in the feature space `{facts["extractor"]}`, against
-held-back real images.
-
-## What they gained
-{_bullets(verdict(gains, facts["budget"]))}
-
-## Use
-For training segmentation networks beside real images. A mask is what the model was asked to fill, checked by a segmentation
-network and not drawn by an expert. The terms of the source datasets apply.
-
-## Limits
-{_bullets([*limits(facts), PRIVATE])}
-
-Made {facts["made"]} by `{facts["command"]}`.
-"""
+    means = ("copies.share", "copies.expected_share", "kid.lesion.mean")
+    rows = [[dataset, budget, len(part), part["samples"].sum(), part["accepted"].sum(), *(_mean(part, name) for name in means)]
+            for (dataset, budget), part in own.groupby(["dataset", "budget"], sort=False)]
+    return _card("dataset_card", facts, gains, numbers=markdown_table(_HEADS, rows))
 
 
-def _bullets(lines: list[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+def _card(name: str, facts: dict[str, Any], gains: pd.DataFrame, **values: object) -> str:
+    return render(f"experiments/benchmark/{name}.md.j2", facts=facts, verdicts=verdicts(gains, facts["budget"]),
+                  limits=[*limits(facts), PRIVATE], **values)
 
 
 def _range(values: "pd.Series[int]") -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from meddiff.evaluation.arms import arm_name, look_of
-from meddiff.page import Picture
+from meddiff.pages import Picture
 from meddiff.params.arms import BASELINE, TREATED, rivals_of
 
 INK, LINE = "#1f2933", "#9aa5b1"
@@ -20,7 +20,7 @@ def figures(scores: pd.DataFrame, gains: pd.DataFrame, facts: dict[str, Any]) ->
 
     Args:
         scores, gains: see `significance`; gains of Dice alone.
-        facts: see `benchmark_page.render`.
+        facts: see `page.benchmark_page`.
     """
     intervals = f"{facts['confidence']:.0%} intervals"
     found = [Picture("arms", _png(_arms(scores, facts["budget"])),

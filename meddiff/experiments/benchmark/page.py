@@ -1,6 +1,5 @@
-"""The benchmark's page, for people: gains with their tests, arms, cases, fidelity, cost and limits, in one HTML file."""
+"""The benchmark's page: gains with their tests, arms, cases, fidelity, cost and limits; its markup is in `benchmark.html.j2`."""
 
-import html
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -8,21 +7,21 @@ from typing import Any
 import pandas as pd
 
 from meddiff.evaluation.arms import arm_name, look_of
-from meddiff.evaluation.page import PRIVACY
+from meddiff.evaluation.figures import OUTLINES
 from meddiff.experiments.benchmark.significance import AVERAGE
 from meddiff.experiments.benchmark.tables import (
     Tables,
-    arms_table,
+    arm_tables,
     cost_table,
     detection_table,
     fidelity_table,
-    gains_table,
+    gain_tables,
     in_points,
     pairs_table,
     rows_of,
-    sizes_table,
+    size_tables,
 )
-from meddiff.page import Picture, counted, document, figure, listed, points, section, table
+from meddiff.pages import Picture, Table, counted, points, render
 from meddiff.params.arms import BASELINE, TREATED, rivals_of
 
 ALPHA = 0.05
@@ -43,7 +42,7 @@ def interval(row: Any) -> str:
     return "–" if math.isnan(row.mean) else f"{points(row.mean)} ({points(row.lower)} to {points(row.upper)})"
 
 
-def verdict(gains: pd.DataFrame, budget: int, rivals: bool = True) -> list[str]:
+def verdicts(gains: pd.DataFrame, budget: int, rivals: bool = True) -> list[str]:
     """What synthetic pairs gained, alone and with unlabelled images, in sentences: over real images and, if `rivals`, over each
     rival in turn, the average over the datasets last.
     """
@@ -62,8 +61,8 @@ def verdict(gains: pd.DataFrame, budget: int, rivals: bool = True) -> list[str]:
     return told or [f"No gain measured at {budget} annotated images: that needs the arms `real` and `synthetic`."]
 
 
-def render(tables: Tables, pictures: Sequence[Picture], facts: dict[str, Any], missing: Sequence[str],
-           dropped: Sequence[str] = ()) -> str:
+def benchmark_page(tables: Tables, pictures: Sequence[Picture], facts: dict[str, Any], missing: Sequence[str],
+                   dropped: Sequence[str] = ()) -> str:
     """Compose the page.
 
     Args:
@@ -80,30 +79,16 @@ def render(tables: Tables, pictures: Sequence[Picture], facts: dict[str, Any], m
         A complete HTML document without references to other files or hosts.
     """
     budget, gains, cells = facts["budget"], tables.gains, tables.cells
-    shown = {picture.name: figure(picture) for picture in pictures}
-    whole = [decision(row) for row in rows_of(gains, budget, TREATED, BASELINE)]
-    tone = " better" if whole and set(whole) == {"gain"} else " worse" if "loss" in whole else ""
-    lines = "".join(f"<p>{html.escape(line)}</p>" for line in verdict(gains, budget, rivals=False))
-    lines += "".join(_rivals(gains, budget, arm, rivals) for arm, rivals in rivals_of().items())
-    lines += _told("Not everything is in", "cell", "missing", missing)
-    lines += _told("Not every arm could be trained", "arm", "left out", dropped)
-    found = "".join(body for name, body in shown.items() if name.endswith("-cases"))
-    key = '<p class="note"><i class="truth"></i>reference<i class="prediction"></i>prediction</p>' if found else ""
-    body = f"""<h1>What synthetic images gain: {html.escape(", ".join(facts["datasets"]))}</h1>
-<p class="kicker">{html.escape(_subtitle(facts))}</p>
-<section class="verdict{tone}"><h2>{budget} annotated images</h2>{lines}</section>
-{section("Gain and number of annotated images", shown.get("budgets", ""))}
-{section("All arms", shown.get("arms", "") + arms_table(tables, budget, facts) + pairs_table(tables.arms, budget))}
-{section("By lesion size", sizes_table(tables.sizes, budget))}
-{section("Detection", detection_table(tables.detection, budget))}
-{section("All differences", gains_table(gains))}
-{section("Test cases, from best to worst", found + key)}
-{section("Synthetic pairs that were accepted", "".join(body for name, body in shown.items() if name.endswith("-pairs")))}
-{section("How near the synthetic lesions are to real ones", fidelity_table(cells, budget, facts))}
-{section("What it cost", cost_table(cells))}
-{section("How far to trust this", listed(limits(facts)))}
-{section("Privacy", PRIVACY)}"""
-    return document("What synthetic images gain", body)
+    main = [decision(row) for row in rows_of(gains, budget, TREATED, BASELINE)]
+    return render("experiments/benchmark/benchmark.html.j2", facts=facts, subtitle=_subtitle(facts),
+                  tone="better" if main and set(main) == {"gain"} else "worse" if "loss" in main else "",
+                  verdicts=verdicts(gains, budget, rivals=False), missing=missing, dropped=dropped,
+                  rivals=[_rivals(gains, budget, arm, rivals) for arm, rivals in rivals_of().items()],
+                  pictures={picture.name: picture for picture in pictures}, outlines=OUTLINES,
+                  arms=arm_tables(tables, budget), pairs=pairs_table(tables.arms, budget),
+                  sizes=size_tables(tables.sizes, budget), detection=detection_table(tables.detection, budget),
+                  gains=gain_tables(gains), fidelity=fidelity_table(cells, budget, facts["extractor"]),
+                  cost=cost_table(cells), limits=limits(facts))
 
 
 def limits(facts: dict[str, Any]) -> list[str]:
@@ -135,29 +120,21 @@ def limits(facts: dict[str, Any]) -> list[str]:
     return told if facts["seen"] else [*told, unknown]
 
 
-def _rivals(gains: pd.DataFrame, budget: int, arm: str, rivals: Sequence[str]) -> str:
+def _rivals(gains: pd.DataFrame, budget: int, arm: str, rivals: Sequence[str]) -> Table:
     """What an arm gains over each rival, datasets side by side."""
-    datasets = list(dict.fromkeys(row.dataset for against in rivals for row in rows_of(gains, budget, arm, against)))
-    rows = []
-    for against in rivals:
-        found = {row.dataset: row for row in rows_of(gains, budget, arm, against)}
-        if found:
-            rows.append([html.escape(arm_name(against)), *(_against(found[name]) if name in found else "–" for name in datasets)])
-    return table([f"Dice points of {html.escape(arm_name(arm))} over", *datasets], rows) if rows else ""
+    found = {against: {row.dataset: row for row in rows_of(gains, budget, arm, against)} for against in rivals}
+    datasets = list(dict.fromkeys(name for own in found.values() for name in own))
+    return Table([f"Dice points of {arm_name(arm)} over", *datasets],
+                 [[arm_name(against), *(_against(own[name]) if name in own else "–" for name in datasets)]
+                  for against, own in found.items() if own])
 
 
-def _against(row: Any) -> str:
+def _against(row: Any) -> list[str]:
     word = {"gain": "better", "loss": "worse", "few": "too few seeds to tell"}.get(decision(row), "no difference shown")
-    return f"{in_points(row)}<small>{word}, p = {row.p_holm:.3f}</small>"
+    return [*in_points(row), f"{word}, p = {row.p_holm:.3f}"]
 
 
 def _subtitle(facts: dict[str, Any]) -> str:
     return (f"{facts['size']} pixels · {facts['network']}, {facts['steps']} steps in every arm · "
             f"seeds {', '.join(map(str, facts['seeds']))} · {facts['device']}, {counted(facts['threads'], 'thread')} · "
             f"{facts['made']} · {facts['command']}" + (f" at {facts['commit']}" if facts["commit"] else ""))
-
-
-def _told(head: str, thing: str, fate: str, lines: Sequence[str]) -> str:
-    what = f"{counted(len(lines), thing)} {'is' if len(lines) == 1 else 'are'} {fate}"
-    summary = f"<summary><b>{head}: {what}.</b></summary>"
-    return f"<details{' open' if len(lines) < 4 else ''}>{summary}{listed(lines)}</details>" if lines else ""

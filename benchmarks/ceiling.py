@@ -24,8 +24,9 @@ from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
 
-from meddiff.cases import Case, read_cases  # noqa: E402
+from meddiff.cases import Case  # noqa: E402
 from meddiff.layout import Layout  # noqa: E402
+from meddiff.outputs.cases import read_cases  # noqa: E402
 from meddiff.painting.synthesizer import Request, Synthesizer  # noqa: E402
 from meddiff.params import GenerateParams, SegmentParams  # noqa: E402
 from meddiff.params.file import load_params  # noqa: E402

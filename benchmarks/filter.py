@@ -17,6 +17,7 @@ import json  # noqa: E402
 import time  # noqa: E402
 from collections import defaultdict  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -25,10 +26,11 @@ from floors import count, machine  # noqa: E402
 from PIL import Image  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
-from meddiff.cases import Case, Pixels, read_cases  # noqa: E402
+from meddiff.cases import Case, Pixels  # noqa: E402
 from meddiff.filtering.duplicates import repeats  # noqa: E402
 from meddiff.filtering.features import load_extractor  # noqa: E402
 from meddiff.filtering.similarity import measure_real  # noqa: E402
+from meddiff.outputs.cases import read_cases  # noqa: E402
 from meddiff.params import FilterParams, SegmentParams  # noqa: E402
 from meddiff.segmentation.inspector import train_inspector  # noqa: E402
 
@@ -125,23 +127,26 @@ def separation(folder: Path, size: int, source: str, draws: int) -> None:
 
 def speed(project: Path) -> None:
     from meddiff.filtering.decisions import score
+    from meddiff.filtering.measuring import measure_samples
     from meddiff.layout import Layout
+    from meddiff.outputs.samples import read_mode, read_pair, read_samples
     from meddiff.segmentation.segmenter import Segmenter
-    from meddiff.stages.filter import _measure, _read, _samples
 
     torch.set_num_threads(2)
     layout = Layout(project)
-    cases, inspector, samples = read_cases(layout.cases("train")), Segmenter.load(layout.inspector), _samples(layout.synthetic)
+    cases, samples = read_cases(layout.cases("train")), read_samples(layout.synthetic)
+    inspector = Segmenter.load(layout.inspector)
     real = measure_real(cases)
     clocks = []
     for _ in range(6):
         begun = time.perf_counter(), time.process_time()
-        _measure(layout.synthetic, samples, real, inspector, cases[0].image.shape[0])
+        measure_samples(samples, partial(read_pair, layout.synthetic), partial(read_mode, layout.synthetic), real, inspector,
+                        cases[0].image.shape[0])
         clocks.append((time.perf_counter() - begun[0], time.process_time() - begun[1]))
     wall, cpu = np.array(clocks[1:]).T
     name, rows = next(iter(samples.groupby("batch")))
-    read = _read(layout.synthetic / str(name), rows["id"].tolist(), cases[0].image.shape[0])
-    able, work = machine("cpu"), count(lambda: score(read.images, read.masks, real, inspector))
+    images, masks = map(np.stack, zip(*(read_pair(layout.synthetic, str(name), id) for id in rows["id"]), strict=True))
+    able, work = machine("cpu"), count(lambda: score(images, masks, real, inspector))
     floors = [1000 * seconds / len(rows) for seconds in able.floors(work)]
     print(f"{len(samples)} samples: best {len(samples) / wall.min():.0f}/s, median {len(samples) / np.median(wall):.0f}/s, "
           f"{1000 * np.median(cpu) / len(samples):.1f} ms of CPU a sample; floors of its network: operations {floors[0]:.2f}, "

@@ -11,8 +11,9 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
-from meddiff.cases import read_cases, read_image, read_mask
+from meddiff.cases import read_image, read_mask
 from meddiff.layout import Layout
+from meddiff.outputs.cases import read_cases
 
 
 def main() -> None:

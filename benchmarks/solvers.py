@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from meddiff.cases import Pixels, read_cases, read_image, read_mask
+from meddiff.cases import Pixels, read_image, read_mask
 from meddiff.filtering.features import load_extractor
 from meddiff.filtering.fidelity import assess, describe
 from meddiff.layout import Layout
+from meddiff.outputs.cases import read_cases
 from meddiff.painting.painter import load_painter
 from meddiff.params import GenerateParams
 

@@ -167,36 +167,6 @@ def write_mask(path: Path, mask: Pixels, classes: int = 1) -> None:
     picture.save(path, compress_level=3)
 
 
-def read_cases(folder: Path, labelled: bool = True) -> list[Case]:
-    """Read a split folder as `prepare` leaves it, in the order of `cases.csv`.
-
-    Args:
-        folder: holds `cases.csv` (id, group, labelled, image_sha256, mask_sha256, and the frame: top, left, height, width),
-            `images/` and `masks/`.
-        labelled: only the annotated cases; else every image, with mask None throughout.
-
-    Raises:
-        MeddiffError: the folder or a file of it is missing.
-    """
-    import csv
-
-    table = folder / "cases.csv"
-    if not table.is_file():
-        raise MeddiffError(table, "the prepared split must be there", "Run `dvc repro prepare`")
-    with table.open(newline="") as lines:
-        rows = [row for row in csv.DictReader(lines) if not labelled or row["labelled"] == "1"]
-    return [
-        Case(
-            row["id"],
-            read_image(folder / "images" / f"{row['id']}.png"),
-            read_mask(folder / "masks" / f"{row['id']}.png") if labelled else None,
-            row["group"],
-            Frame(*(int(row[side]) for side in ("top", "left", "height", "width"))) if row.get("top") else None,
-        )
-        for row in rows
-    ]
-
-
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:

@@ -1,9 +1,14 @@
-"""The process: settings that must stand before heavy libraries are imported (silence and threads), the memory it took, and what
-its machine can."""
+"""The process: settings that must stand before heavy libraries are imported (silence and threads), its machine and its memory."""
 
 import os
 import resource
 import sys
+from typing import TYPE_CHECKING
+
+from meddiff.errors import MeddiffError
+
+if TYPE_CHECKING:
+    from meddiff.params import Params
 
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -42,3 +47,25 @@ def has_bfloat16(device: str) -> bool:
 def greatest_memory(usage: resource.struct_rusage) -> float:
     """Greatest resident memory of the process, or of the one of several that had most [MB]."""
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6  # macOS counts bytes, Linux KiB
+
+
+def use_machine(params: "Params") -> "Params":
+    """Set torch's thread count; the settings with `auto` resolved, `device` to `cpu` or `cuda` and `precision` for that device.
+
+    Raises:
+        MeddiffError: `cuda` is asked for and there is none.
+    """
+    import torch
+
+    from meddiff.params.overrides import merged
+
+    compute = params.compute
+    torch.set_num_threads(compute.threads)
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        raise MeddiffError(
+            "compute.device", "`cuda` needs a GPU that torch can use", "Install with `make install CUDA=1`, or set `auto`"
+        )
+    device = "cuda" if compute.device != "cpu" and torch.cuda.is_available() else "cpu"
+    fastest = "bfloat16" if has_bfloat16(device) else "float32"
+    precision = fastest if compute.precision == "auto" else compute.precision
+    return type(params).model_validate(merged(params, {"compute": {"device": device, "precision": precision}}))

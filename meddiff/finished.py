@@ -17,7 +17,8 @@ from meddiff.layout import replacing
 from meddiff.params.section import Section
 
 PACKAGE = Path(__file__).parent
-NEUTRAL = ("__init__", "errors", "progress", "environment", "finished", "services", "served")  # rooms that change no result
+# Rooms and files that change no result.
+NEUTRAL = ("__init__", "errors", "progress", "environment", "finished", "services", "served", "stages/resume")
 
 
 def key(*parts: Section | Path | Mapping[str, Any] | Sequence[Any] | str | float) -> str:
@@ -47,7 +48,7 @@ def files_of(*names: str, package: Path = PACKAGE) -> tuple[Path, ...]:
     closure, todo = set[Path](), [file for name in names for file in _files(package.joinpath(*name.split(".")))]
     while todo:
         path = todo.pop()
-        if path in closure or path.relative_to(package).parts[0].removesuffix(".py") in NEUTRAL:
+        if path in closure or any(path.relative_to(package).with_suffix("").is_relative_to(name) for name in NEUTRAL):
             continue
         closure.add(path)
         if path.suffix == ".py":

@@ -1,4 +1,4 @@
-"""Progress of long loops: a bar with the remaining time on a terminal, one closing line elsewhere."""
+"""What a user sees of a stage: notes, and of long loops a bar with the remaining time, one closing line without a terminal."""
 
 import sys
 import time
@@ -43,9 +43,15 @@ def bar(label: str) -> Iterator[Report]:
         print(f"{label}: {last[0]}/{last[1]} {last[2]} in {time.monotonic() - begun:.0f} s", file=sys.stderr)
 
 
-def told(label: str, total: int, items: Iterable[T]) -> Iterator[T]:
+def with_progress(label: str, total: int, items: Iterable[T]) -> Iterator[T]:
     """The items, with a `bar` that counts those that are done with."""
     with bar(label) as report:
         for done, item in enumerate(items, start=1):
             yield item
             report(done, total, {})
+
+
+def tell(stage: str, lines: Iterable[str]) -> None:
+    """What a user must know of a stage, a line each, on standard error."""
+    for line in lines:
+        print(f"{stage}: {line}", file=sys.stderr)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from meddiff.cases import CLASS_COLOURS, Case, Frame, eight_bits, read_cases, read_image, read_mask, write_image, write_mask
+from meddiff.cases import CLASS_COLOURS, Case, Frame, eight_bits, read_image, read_mask, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.layout import replacing
+from meddiff.outputs.cases import read_cases
 
 
 def test_image_and_mask_survive_the_round_trip(tmp_path: Path, cases: Callable[..., list[Case]]) -> None:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from meddiff.progress import bar, told
+from meddiff.progress import bar, with_progress
 
 
 class _Terminal(io.StringIO):
@@ -43,9 +43,9 @@ def test_elsewhere_one_line_closes_it(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_items_are_told_when_they_are_done_with(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(told("seams", 3, "abc")) == ["a", "b", "c"]
+    assert list(with_progress("seams", 3, "abc")) == ["a", "b", "c"]
     assert capsys.readouterr().err == "seams: 3/3  in 0 s\n"
-    assert list(told("none", 0, "")) == []
-    rest = told("stopped", 3, "abc")
+    assert list(with_progress("none", 0, "")) == []
+    rest = with_progress("stopped", 3, "abc")
     assert [next(rest), next(rest)] == ["a", "b"]
     rest.close()

@@ -3,7 +3,7 @@
 Ours throughout; the paper has a lesion-free image generator and says nothing that could be read about it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from meddiff.segmentation.segmenter import Segmenter
 
 BATCH = 16  # images that are filled and judged together
 JOIN = 2    # the foundation fills this much more than the hole [pixels]
+ENOUGH_NORMAL = 8  # with fewer lesion-free images of the dataset `auto` removes lesions
 REASONS = ("too large", "no source", "lesion found")
 
 
@@ -41,6 +42,28 @@ class Removal:
     after: float
     reason: str
     image: Pixels | None
+
+
+@dataclass(frozen=True, eq=False)
+class Cleared:
+    """An image to paint into whose lesions were filled in.
+
+    Attributes:
+        case: that it was made from, its mask what was filled in.
+        kind: `removed` of an annotated case, `site` of an image in which lesions were found.
+        method: that filled them in, or `found` for a site.
+        image: `[S, S, 3]` uint8.
+    """
+
+    case: Case
+    kind: str
+    method: str
+    image: Pixels
+
+    @property
+    def id(self) -> str:
+        """Its own name."""
+        return f"{self.case.id}_{self.kind}"
 
 
 def remove_lesions(
@@ -82,6 +105,20 @@ def remove_lesions(
             report(len(cases) - len(left) + start + len(part) - waiting, len(cases), {})
         left = failed
     return attempts
+
+
+def lesions_to_remove(cases: Sequence[Case], settings: BackgroundsParams, normal: int) -> list[Case]:
+    """The cases with a lesion, none if `normal` lesion-free images of the dataset do."""
+    if settings.sources == "normal" or (settings.sources == "auto" and normal >= ENOUGH_NORMAL):
+        return []
+    return [case for case in cases if case.mask is not None and case.mask.any()]
+
+
+def removed_lesions(cases: Sequence[Case], settled: Mapping[str, Removal]) -> list[Cleared]:
+    """The images that passed; `settled` is the last attempt at each case by its id."""
+    attempts = [(case, settled[case.id]) for case in cases if case.id in settled]
+    return [Cleared(case, "removed", removal.method, removal.image) for case, removal in attempts
+            if removal.image is not None and not removal.reason]
 
 
 def hole(case: Case) -> Flags:

@@ -6,21 +6,65 @@ outline. There the lesion is filled in with the texture around it, and a new one
 own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from meddiff.backgrounds.fill import fill_with_texture
+from meddiff.backgrounds.removal import Cleared
 from meddiff.cases import Case, Pixels
 from meddiff.lesions.shapes import parts
-from meddiff.params import SegmentParams
+from meddiff.params import BackgroundsParams, SegmentParams
 from meddiff.progress import Report, silent
 from meddiff.segmentation.inspector import near_lesions, predicted, probability, reduced
 from meddiff.segmentation.metrics import class_dice
 from meddiff.segmentation.segmenter import Segmenter, train_segmenter, within_frame
 
 TOGETHER = 64  # images that are looked at together
+ENOUGH_SITES = 8  # fewer aren't used
+TAUGHT = 0.5  # share of a batch from the images in which the finders before agreed
+APART = 1000  # between the seeds of finders
+
+
+Fit = Callable[..., Segmenter]  # `train_finder`, or `inspector.train_inspector`
+
+
+class Training(Protocol):
+    """Trains a segmenter by `fit`, kept under its name while it is unfinished; `taught` are further cases on which it depends."""
+
+    def __call__(self, name: str, fit: Fit, params: SegmentParams, seed: int, taught: Sequence[Case], /) -> Segmenter: ...
+
+
+def search_sites(cases: Sequence[Case], settings: BackgroundsParams, training: Training) -> list[Case]:
+    """The images without annotation in which the finders of the last round agree, with what they see there as masks.
+
+    A round that leaves too few for sites ends the search: the next would learn nothing from them.
+
+    Args:
+        cases: images without annotation.
+        training: trains `train_finder` on the annotated cases.
+    """
+    found, rounds = list[Case](), settings.finder_rounds if cases else 0
+    params = SegmentParams(steps=max(1, settings.finder_steps), share=TAUGHT, ratio=max(1, len(cases)),
+                           precision=settings.precision)
+    for number in range(rounds):
+        one, other = (training(f"finder {number + 1}{name}", partial(train_finder, taught=found), params,
+                               settings.seed + 1 + APART * (2 * number + place), found) for place, name in enumerate("ab"))
+        sites = find_sites(cases, (one, other), settings.site_agreement, settings.largest)
+        found = [replace(case, mask=site) for case, site in zip(cases, sites, strict=True) if site is not None]
+        if len(found) < ENOUGH_SITES:
+            break
+    return found
+
+
+def clear_sites(found: Iterable[Case]) -> list[Cleared]:
+    """The sites whose lesions could be filled in."""
+    images = ((case, cleared(case, case.mask)) for case in found if case.mask is not None)
+    return [Cleared(case, "site", "found", image) for case, image in images if image is not None]
 
 
 def train_finder(

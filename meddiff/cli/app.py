@@ -34,7 +34,7 @@ STAGE_HELP = {
 def _add_stage(stage: str) -> None:
     @app.command(stage, help=STAGE_HELP[stage])
     def command() -> None:
-        from meddiff.stages import execute
+        from meddiff.stages.runner import execute
 
         execute(stage, Path.cwd())
 
@@ -51,7 +51,7 @@ def generate(
     if model is None:
         if out is not None or guidance is not None:
             raise MeddiffError("--model", "--out and --guidance are for a registered model", "Add --model, or use params.yaml")
-        from meddiff.stages import execute
+        from meddiff.stages.runner import execute
 
         execute("generate", Path.cwd())
         return

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from meddiff.cases import Case, read_cases, write_image
+from meddiff.cases import Case, write_image
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
-from meddiff.outputs.pairs import KINDS, most, nothing
+from meddiff.outputs.cases import read_cases
+from meddiff.outputs.pairs import KINDS, nothing
 from meddiff.params import Params
 from meddiff.params.arms import TREATED, Arm, arm_names, arm_of
 from meddiff.progress import Report, silent
@@ -111,7 +112,7 @@ def _exportable(name: str) -> Arm:
 
 
 def _pairs(layout: Layout, arm: Arm, ratio: float, n_real: int) -> list[Case]:
-    limit, kept = most(arm, ratio, n_real), []
+    limit, kept = arm.most(ratio, n_real), []
     for kind in arm.adds:
         name, found = "found" if kind == "found" else "synthetic", KINDS[kind](layout)
         if not found:

@@ -1,7 +1,8 @@
 """Intervals of mean scores and of the gain: a hierarchical bootstrap over cases and seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,6 +119,20 @@ def bootstrap_p(means: NDArray[np.float64]) -> float:
     """
     beyond = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return min(1.0, 2 * (1 + beyond) / (1 + len(means)))
+
+
+def memorisation(fidelity: Mapping[str, Any]) -> dict[str, float]:
+    """How near the accepted lesions lie to the training lesions; nothing where that couldn't be measured.
+
+    Args:
+        fidelity: `filtering.fidelity.Fidelity.as_json`.
+    """
+    accepted, held_back = fidelity.get("sets", {}).get("accepted", {}), fidelity.get("n_reference", 0)
+    copies, n = accepted.get("copies") or {}, accepted.get("n", 0)
+    if copies.get("share") is None or not n or not held_back:
+        return {}
+    return {"memorised": copies["share"], "memorised_expected": copies["expected_share"],
+            "memorised_p": nearer_p(round(copies["share"] * n), n, held_back)}
 
 
 def nearer_p(nearer: int, samples: int, held_back: int) -> float:

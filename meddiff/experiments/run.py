@@ -3,7 +3,6 @@
 What the changes leave as it was comes from the cache, so that runs which differ in the filter alone share one generation.
 """
 
-import csv
 import json
 import math
 import shutil
@@ -21,6 +20,7 @@ from meddiff import finished
 from meddiff.errors import MeddiffError
 from meddiff.layout import STAGES, Layout
 from meddiff.outputs.samples import read_records
+from meddiff.outputs.tables import VALIDATION
 from meddiff.params import Params
 from meddiff.params.arms import TREATED
 from meddiff.params.overrides import Overrides, merged
@@ -103,7 +103,7 @@ class TreeRun:
     def outcome(self) -> Outcome:
         """What the stages have left, and the cost so far."""
         samples, accepted = self._counts
-        dice = arm_dice(self.tree.segmenters / "validation.csv") if accepted else {}
+        dice = arm_dice(self.tree.segmenters) if accepted else {}
         numbers = fidelity_numbers(self.tree.filtered / "fidelity.json")
         return Outcome(dice, samples, accepted, numbers, tuple(self._ran), self.spent("seconds"), self._memory)
 
@@ -175,19 +175,18 @@ def pipeline_key(layout: Layout, params: Params, overrides: Overrides, last: str
                         *(layout.root / Path(name).expanduser() for name in named if name))
 
 
-def arm_dice(table: Path) -> dict[str, dict[int, float]]:
-    """Arm -> seed -> mean validation Dice, from `validation.csv`.
+def arm_dice(segmenters: Path) -> dict[str, dict[int, float]]:
+    """Arm -> seed -> mean validation Dice, from `validation.csv` in this folder.
 
     Raises:
-        MeddiffError: the table is missing, or lacks a column.
+        MeddiffError: the table is missing, lacks a column, or holds a segmenter without Dice.
     """
     scores: dict[str, dict[int, float]] = {}
-    try:
-        with table.open(newline="") as lines:
-            for row in csv.DictReader(lines):
-                scores.setdefault(row["arm"], {})[int(row["seed"])] = float(row["dice"])
-    except (OSError, KeyError, ValueError) as e:
-        raise MeddiffError(table, f"a table of arm, seed and dice must be there ({e!r})", "Run `dvc repro segment`") from e
+    for arm, seed, dice in VALIDATION.read(segmenters, "arm", "seed", "dice").itertuples(index=False, name=None):
+        if math.isnan(dice):
+            raise MeddiffError(segmenters / VALIDATION.name, f"the arm {arm} must have a Dice with seed {seed}",
+                               "Run `dvc repro segment`")
+        scores.setdefault(arm, {})[seed] = dice
     return scores
 
 

@@ -1,7 +1,7 @@
 """Great Expectations over the table of each synthetic batch, the only module that imports it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,14 @@ class BatchVerdict:
     failures: tuple[str, ...]
     statistics: Mapping[str, float]
     findings: tuple[Finding, ...]
+
+
+def describe_batches(verdicts: Sequence[BatchVerdict]) -> dict[str, Any]:
+    """The content of `batches.json`: for each batch whether it may be used, the reasons if not, and every expectation."""
+    return {verdict.batch: {"passed": verdict.passed,
+                            "reasons": [f"{found.rule}: {found.observed}" for found in verdict.findings if not found.passed],
+                            "statistics": dict(verdict.statistics), "expectations": [asdict(found) for found in verdict.findings]}
+            for verdict in verdicts}
 
 
 def check_batches(tables: Mapping[str, pd.DataFrame], params: FilterParams, size: int, docs: Path,

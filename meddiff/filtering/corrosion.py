@@ -5,15 +5,16 @@ against the real ones. Measure, choice, cap and the treatment of the frame are o
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from meddiff.cases import Pixels
+from meddiff.cases import Case, Pixels
+from meddiff.params import FilterParams
 
 GREATEST_SHARE = 0.5    # of a lesion's inscribed radius that may be eroded
 BINS = 40               # of the profile, from one radius outside the border to one inside
@@ -79,6 +80,30 @@ def corrode(mask: Pixels, radius: float = 0.0, share: float = 0.0) -> Pixels:
     retreat = np.minimum(radius + share * radii, GREATEST_SHARE * radii)[parts]
     kept: Pixels = np.where(distance > retreat + 0.5, mask, 0).astype(np.uint8)
     return kept
+
+
+def corrode_samples(cases: Iterable[Case], samples: Callable[[str], Iterable[tuple[Pixels, Pixels]]],
+                    keep: Callable[[int, Pixels], None], params: FilterParams) -> Corrosion:
+    """Measure how far samples are to be corroded, and corrode them by that, or by `params.corrosion_radius`.
+
+    Args:
+        cases: annotated.
+        samples: starts a pass over the images and masks of the samples; gets what it is for, in words.
+        keep: gets the number of each sample and its corroded mask `[H, W]`.
+
+    Returns:
+        What was measured; the profiles have a column `corroded` too, of the corroded samples.
+    """
+    real = border_profiles((case.image, case.mask) for case in cases if case.mask is not None)
+    corrosion, radius = choose_corrosion(real, border_profiles(samples("border profiles")), params.seed), params.corrosion_radius
+
+    def corroded() -> Iterator[tuple[Pixels, Pixels]]:
+        for number, (image, mask) in enumerate(samples("corrosion")):
+            kept = corrode(mask, share=corrosion.share) if radius == "auto" else corrode(mask, radius * len(mask) / 128)
+            keep(number, kept)
+            yield image, kept
+
+    return replace(corrosion, profiles=corrosion.profiles.assign(corroded=mean_profile(border_profiles(corroded()))))
 
 
 def choose_corrosion(real: Floats, painted: Floats, seed: int = 0) -> Corrosion:

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from meddiff.cases import Pixels
 from meddiff.filtering.duplicates import repeats
@@ -15,6 +17,9 @@ from meddiff.progress import Report, silent
 from meddiff.segmentation.inspector import predicted
 from meddiff.segmentation.metrics import class_dice
 from meddiff.segmentation.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from meddiff.filtering.checks import BatchVerdict
 
 REASONS = ("implausible", "copy", "agreement", "contrast", "duplicate")
 
@@ -45,6 +50,13 @@ def score(images: Pixels, masks: Pixels, real: RealLesions, segmenter: Segmenter
                           "agreement": agreement(images, masks, segmenter), "contrast": contrast(images, masks),
                           "area": (masks > 0).mean(axis=(1, 2))})
     return Scores(table, likeness.identity)
+
+
+def fitted(pixels: Pixels, size: int) -> Pixels:
+    """An image `[H, W, 3]` or a mask `[H, W]` at `size`×`size` pixels."""
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.NEAREST), dtype=np.uint8)
 
 
 def agreement(images: Pixels, masks: Pixels, segmenter: Segmenter) -> Scalars:
@@ -90,3 +102,31 @@ def decide(scores: Scores, real: RealLesions, params: FilterParams, report: Repo
     for i, repeat in zip(passed, repeated, strict=True):
         reasons[i] = "duplicate" if repeat else ""
     return reasons
+
+
+def settle(table: pd.DataFrame, verdicts: Sequence["BatchVerdict"]) -> pd.DataFrame:
+    """`table` with `verdict` and `reason` of each sample: those on samples under those on batches.
+
+    Args:
+        table: one row a sample, with its batch and the `rule` that it broke, of `decide`.
+    """
+    failures = {verdict.batch: f"batch: {', '.join(verdict.failures)}" for verdict in verdicts if not verdict.passed}
+    failed = table["batch"].map(failures).astype("str")
+    verdict = np.where(failed.notna(), "quarantined", np.where(table["rule"] == "", "accepted", "rejected"))
+    both = failed + table["rule"].map(lambda rule: f"; {rule}" if rule else "")
+    return table.assign(verdict=verdict, reason=both.fillna(table["rule"]))
+
+
+def count_decisions(decided: pd.DataFrame, real: RealLesions, params: FilterParams) -> dict[str, float]:
+    """Numbers by which the filter is judged, from what `settle` returns.
+
+    Shares by rule count the samples of quarantined batches too: a generator that copies must not hide behind a bad batch.
+    """
+    quarantined = decided["verdict"] == "quarantined"
+    return {**{f"share_{reason}": float((decided["rule"] == reason).mean()) for reason in REASONS},
+            "share_quarantined": float(quarantined.mean()),
+            "batches_quarantined": float(decided.loc[quarantined, "batch"].nunique()),
+            "bound_similarity_low": params.similarity_low, "bound_similarity_high": params.similarity_high,
+            "bound_agreement": params.agreement, "bound_contrast": params.min_contrast,
+            "real_implausible": float((real.own < params.similarity_low).mean()),
+            "real_copies": float((real.own > params.similarity_high).mean())}

@@ -7,7 +7,7 @@ and aren't those of published tables; the other measures don't change by it.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from scipy.stats import ks_2samp
 
-from meddiff.cases import Pixels
+from meddiff.cases import Case, Pixels
+from meddiff.filtering.decisions import fitted
+from meddiff.filtering.features import Extractor
+from meddiff.lesions.seams import REAL_RIM, real_seams, seam
 from meddiff.masks.statistics import statistics
 
 NEIGHBOURS = 5          # k of density and coverage, as in their paper
@@ -26,6 +29,7 @@ GREATEST_SUBSET = 100   # samples of each side in one subset of the kernel dista
 SUBSETS = 50
 CHUNK = 64
 Floats = NDArray[np.float64]
+_Pair = tuple[Pixels, Pixels]  # image [H,W,3], mask [H,W]
 Extract = Callable[[Pixels, Pixels | None], Floats]  # images [N,H,W,3], masks [N,H,W] (None: whole images) -> [N,D]
 
 
@@ -151,7 +155,7 @@ class Description:
         return Description({name: values[chosen] for name, values in self.spaces.items()}, self.shapes[chosen])
 
 
-def describe(extract: Extract, pairs: Iterable[tuple[Pixels, Pixels]], mirrored: bool = False) -> Description:
+def describe(extract: Extract, pairs: Iterable[_Pair], mirrored: bool = False) -> Description:
     """Features and shapes of images `[H, W, 3]` uint8 with their masks `[H, W]`, none of them empty, a chunk at a time.
 
     Args:
@@ -170,6 +174,35 @@ def describe(extract: Extract, pairs: Iterable[tuple[Pixels, Pixels]], mirrored:
     if not shapes:
         return Description({name: np.empty((0, 1)) for name in parts}, pd.DataFrame())
     return Description({name: np.concatenate(values) for name, values in parts.items()}, pd.concat(shapes, ignore_index=True))
+
+
+def compare_samples(extractor: Extractor, cases: Sequence[Case], held_back: Sequence[Case], painted: Iterable[_Pair],
+                    accepted: NDArray[np.bool_], corroded: Iterable[_Pair]) -> Fidelity:
+    """The samples against held-back cases, before and after the filter, and with the corroded masks.
+
+    Args:
+        cases, held_back: of training and validation; those with a lesion count.
+        painted: images and masks of the N samples with a lesion, read once; those of another size are resampled.
+        accepted: `[N]`, which of them passed the filter.
+        corroded: the accepted ones' images and corroded masks, read once.
+    """
+    training, reference = ([(case.image, case.mask) for case in part if case.mask is not None and case.mask.any()]
+                           for part in (cases, held_back))
+    steps = list[float]()
+
+    def seams_noted() -> Iterator[_Pair]:
+        for pair in painted:
+            image, mask = (fitted(pixels, cases[0].image.shape[0]) for pixels in pair)
+            steps.append(seam(image, mask, None, REAL_RIM))
+            yield image, mask
+
+    generated = describe(extractor.features, seams_noted())
+    sets = {"generated": generated, "accepted": generated.rows(accepted), "corroded": describe(extractor.features, corroded)}
+    seen, real = np.array(steps), np.array(real_seams([image for image, _ in training], [mask for _, mask in training]))
+    seams = {name: float(values[np.isfinite(values)].mean()) for name, values in
+             {"training": real, "generated": seen, "accepted": seen[accepted]}.items() if np.isfinite(values).any()}
+    return assess(describe(extractor.features, reference), describe(extractor.features, training, mirrored=True), sets,
+                  extractor.name, seams)
 
 
 def assess(reference: Description, training: Description, sets: Mapping[str, Description], extractor: str,

@@ -1,7 +1,7 @@
 """The quality page: every batch's checks and samples of both verdicts; its markup is in `quality.html.j2`."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,21 @@ def choose(decisions: pd.DataFrame) -> list[str]:
     others = decisions[decisions["verdict"] != "accepted"]
     turn = others.groupby("reason").cumcount()
     return [*accepted[spread], *others.assign(turn=turn).sort_values(["turn", "reason", "id"])["id"].head(_SHOWN).sort_values()]
+
+
+def make_tiles(decisions: pd.DataFrame, cases: Sequence[Case], read: Callable[[str, str], tuple[Pixels, Pixels]],
+               read_corroded: Callable[[str], Pixels]) -> list[Tile]:
+    """The samples that are shown, of those that `choose` picks.
+
+    Args:
+        decisions: see `quality_page`.
+        cases: annotated, of which samples may be copies.
+        read: batch and id of a sample -> its image and mask.
+        read_corroded: id of an accepted sample -> its corroded mask.
+    """
+    real, rows = {case.id: case for case in cases}, decisions.set_index("id").loc[choose(decisions)]
+    return [Tile(str(row.Index), *read(row.batch, row.Index), read_corroded(row.Index) if row.verdict == "accepted" else None,
+                 real[row.nearest] if row.reason == "copy" else None) for row in rows.itertuples()]
 
 
 def quality_page(verdicts: Sequence["BatchVerdict"], decisions: pd.DataFrame, params: FilterParams, tiles: Sequence[Tile],

@@ -6,25 +6,24 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from meddiff.cases import Case, read_image, read_mask
 from meddiff.errors import MeddiffError
-from meddiff.layout import SITE, Layout
-from meddiff.params.arms import Arm
+from meddiff.layout import Layout
+from meddiff.outputs.tables import BACKGROUNDS, DECISIONS
 
 
 @dataclass(frozen=True)
 class PairFiles:
-    """A pair that isn't read yet, so that of a hundred thousand only those that are used come into memory."""
+    """A pair, or an image without mask, that isn't read yet: of a hundred thousand only those that are used come into memory."""
 
     id: str
     image: Path
-    mask: Path
+    mask: Path | None
     group: str = ""
 
     def read(self) -> Case:
-        return Case(self.id, read_image(self.image), read_mask(self.mask), self.group)
+        return Case(self.id, read_image(self.image), None if self.mask is None else read_mask(self.mask), self.group)
 
 
 def list_accepted(layout: Layout, corroded: bool = True) -> list[PairFiles]:
@@ -60,11 +59,9 @@ def list_unfiltered(layout: Layout, seed: int = 0) -> list[PairFiles]:
 
 def list_found(layout: Layout) -> list[PairFiles]:
     """The images without annotation with what the finders see in them, as if it were their annotation; none without sites."""
-    known = _backgrounds(layout)
-    at = known[known["source"].str.startswith(SITE)]
+    known = BACKGROUNDS.rows(layout.backgrounds) if (layout.backgrounds / BACKGROUNDS.name).is_file() else []
     images, sites = layout.cases("train") / "images", layout.backgrounds / "sites"
-    return [PairFiles(case, images / f"{case}.png", sites / f"{id}.png")
-            for id, case in zip(at["id"], at["source"].str.removeprefix(SITE), strict=True)]
+    return [PairFiles(row.origin, images / f"{row.origin}.png", sites / f"{row.id}.png") for row in known if row.kind == "site"]
 
 
 def list_grounds(layout: Layout, cleared: bool = False) -> list[PairFiles]:
@@ -73,23 +70,14 @@ def list_grounds(layout: Layout, cleared: bool = False) -> list[PairFiles]:
     Raises:
         MeddiffError: the table is missing.
     """
-    table = layout.backgrounds / "backgrounds.csv"
-    if not table.is_file():
-        raise MeddiffError(table, "the copy_paste arm needs the lesion-free backgrounds", "Run `dvc repro backgrounds`")
-    known = _backgrounds(layout)
     images, sites = layout.backgrounds / "images", layout.backgrounds / "sites"
-    return [PairFiles(id, images / f"{id}.png", sites / f"{id}.png")
-            for id in known["id"][known["source"].str.startswith(SITE) == cleared]]
+    return [PairFiles(row.id, images / f"{row.id}.png", sites / f"{row.id}.png" if cleared else None)
+            for row in BACKGROUNDS.rows(layout.backgrounds) if (row.kind == "site") == cleared]
 
 
 KINDS: dict[str, Callable[[Layout], list[PairFiles]]] = {
     "accepted": list_accepted, "uncorroded": partial(list_accepted, corroded=False), "unfiltered": list_unfiltered,
     "found": list_found, "lesion_free": list_grounds, "cleared": partial(list_grounds, cleared=True)}
-
-
-def most(arm: Arm, ratio: float, n_real: int) -> int:
-    """Pairs of each kind that an arm takes at most: `ratio`, or its own, for each of the real cases, and one at least."""
-    return max(1, round((arm.ratio or ratio) * n_real))
 
 
 def nothing(layout: Layout, kind: str, arm: str, instead: str) -> MeddiffError:
@@ -113,14 +101,5 @@ def _files(layout: Layout, id: str, batch: str, masks: Path) -> PairFiles:
 
 
 def _decisions(filtered: Path) -> list[tuple[str, str, str]]:
-    table = filtered / "decisions.parquet"
-    if not table.is_file():
-        raise MeddiffError(table, "the filter's decisions must be there", "Run `dvc repro filter`")
-    decisions = pd.read_parquet(table, columns=["id", "batch", "verdict"]).sort_values("id")
+    decisions = DECISIONS.read(filtered, "id", "batch", "verdict").sort_values("id")
     return list(decisions.itertuples(index=False, name=None))
-
-
-def _backgrounds(layout: Layout) -> pd.DataFrame:
-    """`backgrounds.csv` (id, source, …), without rows where there is none."""
-    table = layout.backgrounds / "backgrounds.csv"
-    return pd.read_csv(table, dtype=str) if table.is_file() else pd.DataFrame({"id": [], "source": []}, dtype=str)

@@ -1,15 +1,18 @@
-"""What is known of synthetic samples, without their pixels: the tables of `generate` and `filter`."""
+"""What is known of synthetic samples: the tables of `generate` and `filter`, and their files."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from PIL import Image
 
+from meddiff.cases import Pixels, read_image, read_mask
 from meddiff.errors import MeddiffError
+from meddiff.outputs.tables import DECISIONS, SAMPLES
 
 SAMPLE_COLUMNS = ("id", "batch", "seed", "background", "area", "guidance_scale", "steps", "generator")
-DECISION_COLUMNS = ("id", "batch", "similarity", "nearest", "agreement", "contrast", "area", "verdict", "reason")
+DECISION_COLUMNS = DECISIONS.columns
 VERDICTS = ("accepted", "rejected", "quarantined")
 
 
@@ -27,17 +30,37 @@ class Records:
     decisions: pd.DataFrame
     reasons: dict[str, tuple[str, ...]]
 
+    @property
+    def quarantined(self) -> int:
+        """Batches that the quality check kept out."""
+        return sum(bool(reasons) for reasons in self.reasons.values())
 
-def read_samples(synthetic: Path) -> pd.DataFrame:
-    """Read `synthetic/*/batch.parquet`: one row a sample, `SAMPLE_COLUMNS`, in the order of ids.
+
+def read_pair(synthetic: Path, batch: str, id: str) -> tuple[Pixels, Pixels]:
+    """Image `[H, W, 3]` and mask `[H, W]` of a sample; any size that the files have."""
+    return read_image(synthetic / batch / "images" / f"{id}.png"), read_mask(synthetic / batch / "masks" / f"{id}.png")
+
+
+def read_mode(synthetic: Path, batch: str, id: str) -> str:
+    """Pillow's pixel format of a sample's image file."""
+    with Image.open(synthetic / batch / "images" / f"{id}.png") as header:
+        return header.mode
+
+
+def read_samples(synthetic: Path, *columns: str) -> pd.DataFrame:
+    """Read `synthetic/*/batch.parquet`: one row a sample, in the order of ids.
+
+    Args:
+        columns: see `tables.StageTable.read`; `SAMPLE_COLUMNS` where none is named.
 
     Raises:
-        MeddiffError: no batch is there, a file doesn't decode or lacks a column, or an id occurs twice.
+        MeddiffError: no batch is there, a table is missing, doesn't decode or lacks a column, or an id occurs twice.
     """
-    tables = sorted(synthetic.glob("*/batch.parquet"))
-    if not tables:
+    batches = sorted(path for path in synthetic.glob("*") if path.is_dir())
+    if not batches:
         raise MeddiffError(synthetic, "there must be at least one batch of synthetic samples", "Run `dvc repro generate`")
-    samples = pd.concat([_table(path, SAMPLE_COLUMNS, "generate") for path in tables]).sort_values("id", ignore_index=True)
+    read = [SAMPLES.read(batch, *(columns or SAMPLE_COLUMNS)) for batch in batches]
+    samples = pd.concat(read).sort_values("id", ignore_index=True)
     if not samples["id"].is_unique:
         twice = samples.loc[samples["id"].duplicated(), "id"].iloc[0]
         raise MeddiffError(synthetic, f"a sample is in one batch alone, but {twice} is in two", "Run `dvc repro generate`")
@@ -52,26 +75,15 @@ def read_records(synthetic: Path, filtered: Path) -> Records:
             other samples.
     """
     samples = read_samples(synthetic)
-    path = filtered / "decisions.parquet"
+    path = filtered / DECISIONS.name
     if not path.is_file():
         return Records(samples, pd.DataFrame(columns=list(DECISION_COLUMNS)), {})
-    decisions = _table(path, DECISION_COLUMNS, "filter").sort_values("id", ignore_index=True)
+    decisions = DECISIONS.read(filtered).sort_values("id", ignore_index=True)
     wrong = decisions.loc[~decisions["id"].isin(samples["id"]) | decisions["id"].duplicated(), "id"]
     if len(wrong):
         raise MeddiffError(path, f"each decision is on a sample of its own in {synthetic.name}/, unlike that on {wrong.iloc[0]}",
                            "Run `dvc repro filter`")
     return Records(samples, decisions, _reasons(filtered / "batches.json"))
-
-
-def _table(path: Path, columns: tuple[str, ...], stage: str) -> pd.DataFrame:
-    remedy = f"Run `dvc repro {stage}`"
-    try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as e:  # pyarrow's errors are subclasses of both
-        raise MeddiffError(path, f"a table must decode ({e})", remedy) from e
-    if missing := [name for name in columns if name not in table]:
-        raise MeddiffError(path, f"the table lacks the column {missing[0]}", remedy)
-    return table[list(columns)]
 
 
 def _reasons(path: Path) -> dict[str, tuple[str, ...]]:

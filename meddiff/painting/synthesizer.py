@@ -1,5 +1,6 @@
 """Samples from seeds: a background, an invented mask and a painted lesion, the same whatever is computed beside it."""
 
+import hashlib
 import json
 import math
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from meddiff.cases import Pixels, read_image, read_mask
+from meddiff.cases import Pixels, read_image, read_mask, sha256
 from meddiff.environment import has_bfloat16
 from meddiff.errors import MeddiffError
 from meddiff.lesions.fields import imaged_field
@@ -228,6 +229,15 @@ class Synthesizer:
 
 def _collected(plan: Plan, images: Sequence[Future[Pixels]]) -> list[Sample]:
     return plan.samples(image.result() for image in images)
+
+
+def model_hash(generator: Path, mask_model: Path) -> str:
+    """Name of the model that makes samples: changes with the names and bytes of the files of its two folders."""
+    digest = hashlib.sha256()
+    for folder in (generator, mask_model):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest.update(str(path.relative_to(folder)).encode() + bytes.fromhex(sha256(path)))
+    return digest.hexdigest()[:16]
 
 
 def bundle(target: Path, generator: Path, mask_model: Path, backgrounds: Path, params: GenerateParams) -> None:

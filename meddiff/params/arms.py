@@ -40,6 +40,10 @@ class Arm:
         """Whether it learns from images without annotation, by what the finders see in them."""
         return "found" in self.adds
 
+    def most(self, ratio: float, n_real: int) -> int:
+        """Pairs of each kind that it takes at most: `ratio`, or its own, for each of the real cases, and one at least."""
+        return max(1, round((self.ratio or ratio) * n_real))
+
     @property
     def in_files(self) -> bool:
         """Whether its training cases, which lie in files, are all that tells it from the others."""

@@ -89,8 +89,11 @@ class Segmenter:
         (folder / "config.json").write_text(json.dumps(asdict(self.architecture) | {"validation_dice": score}, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> "Segmenter":
+    def load(cls, folder: Path, device: str = "cpu", stage: str = "segment") -> "Segmenter":
         """Read what `save` wrote.
+
+        Args:
+            stage: that trains it, for the remedy.
 
         Raises:
             MeddiffError: a file is missing or isn't a segmenter's.
@@ -102,7 +105,7 @@ class Segmenter:
             network.load_state_dict(load_file(folder / "model.safetensors"))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
             reason = " ".join(str(e).split())[:200]
-            raise MeddiffError(folder, f"a trained segmenter must be there ({reason})", "Run `dvc repro segment`") from e
+            raise MeddiffError(folder, f"a trained segmenter must be there ({reason})", f"Run `dvc repro {stage}`") from e
         score = config.get("validation_dice")
         return cls(network.to(device).eval(), architecture, float("nan") if score is None else score)
 

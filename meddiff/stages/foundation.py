@@ -2,19 +2,20 @@
 
 import time
 
-import pandas as pd
 import torch
 
-from meddiff.cases import read_cases
 from meddiff.diffusion.embedded import build_embedded, pretrain
 from meddiff.diffusion.foundation import load_foundation
 from meddiff.diffusion.inpainting import to_tensor
+from meddiff.environment import use_machine
 from meddiff.layout import Layout, replacing
+from meddiff.outputs.cases import read_cases
+from meddiff.outputs.tables import LOSSES, write_losses
 from meddiff.params import Params
 from meddiff.pretrained import FOUNDATION
 from meddiff.progress import bar
 from meddiff.services.tracking import StageRun
-from meddiff.stages import checkpoint_file, use_machine
+from meddiff.stages.resume import checkpoint_file
 
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
@@ -28,16 +29,16 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     else:
         pipeline = load_foundation(str(FOUNDATION) if settings.source == "embedded" else settings.source, settings.revision)
     if settings.source in ("embedded", "scratch") and settings.steps:
-        checkpoint = checkpoint_file(layout, "foundation", settings, layout.cases("train"), FOUNDATION)
+        checkpoint = checkpoint_file(layout, "foundation", settings, layout.cases("train"))
         with bar("train foundation") as report:
             losses = pretrain(pipeline, images, settings, device, checkpoint, report)
     with replacing(layout.foundation) as folder:
         pipeline.to("cpu").save_pretrained(folder, safe_serialization=True)
         if losses:
-            pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses}).to_csv(folder / "loss.csv", index=False)
+            write_losses(folder, losses)
     if losses:
         tracker.metrics({"loss": sum(losses[-50:]) / len(losses[-50:])})
-        tracker.file(layout.foundation / "loss.csv")
+        tracker.file(layout.foundation / LOSSES.name)
     tracker.metrics(
         {"parameters": float(sum(p.numel() for p in pipeline.unet.parameters())), "seconds_total": time.monotonic() - begun}
     )

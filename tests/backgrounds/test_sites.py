@@ -207,18 +207,18 @@ def run(layout: Layout, tiny: Params, **changes: object) -> tuple[pd.DataFrame, 
 def test_stage_finds_sites_and_uses_them_where_they_are_enough(
     layout: Layout, tiny: Params, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finders, lessons, train = [], list[int](), stage.train_finder
+    finders, lessons, train = [], list[int](), sites.train_finder
 
     def first(*args: Any, taught: list[Case], **given: Any) -> Any:
         lessons.append(len(taught))
         finders.append(train(*args, taught=taught, **given))
         return finders[-1]
 
-    monkeypatch.setattr(stage, "train_finder", first)
+    monkeypatch.setattr(sites, "train_finder", first)
     table, told = run(layout, tiny)
     at = table[table["source"].str.startswith("site:")]
     assert len(table) == 8 + len(at)
-    assert len(at) >= stage.ENOUGH
+    assert len(at) >= sites.ENOUGH_SITES
     assert (told.values["unlabelled"], told.values["sites"], told.values["normal"]) == (14, len(at), 8)
     assert f"{len(at)} of 14 images without annotation show plainly where the lesion is" in capsys.readouterr().err
     truth, overlaps = {case.id: case.mask for case in make_cases(24, seed=1)}, []
@@ -245,7 +245,7 @@ def test_stage_finds_sites_and_uses_them_where_they_are_enough(
         lessons.append(len(taught))
         return (other, one)[len(lessons) % 2]
 
-    monkeypatch.setattr(stage, "train_finder", again)
+    monkeypatch.setattr(sites, "train_finder", again)
     run(layout, tiny, finder_rounds=3)
     assert lessons == [0, 0, once, once, once, once]
     lessons.clear()

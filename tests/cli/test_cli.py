@@ -66,7 +66,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy(tmp_path: Path) -> None:
 
 def test_each_stage_has_a_command(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
-    monkeypatch.setattr("meddiff.stages.execute", lambda stage, root: ran.append((stage, root)))
+    monkeypatch.setattr("meddiff.stages.runner.execute", lambda stage, root: ran.append((stage, root)))
     for stage in STAGES:
         assert run(stage).exit_code == 0
     assert ran == [(stage, project) for stage in STAGES]
@@ -97,7 +97,7 @@ def test_errors_of_several_lines_are_told_in_one(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_is_one_line_and_exit_code_130(tmp_path: Path, sent: signal.Signals) -> None:
-    code = ("import signal, time, types, sys\nimport meddiff.stages as s\n"
+    code = ("import signal, time, types, sys\nimport meddiff.stages.runner as s\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a script's background jobs inherit that it is ignored
             "def wait(stage, root):\n    print('here', flush=True)\n    time.sleep(30)\n"
             "s.execute = wait\nsys.argv = ['meddiff', 'prepare']\nfrom meddiff.__main__ import main\nmain()")
@@ -288,7 +288,7 @@ def test_catalogue_release_and_tune_reach_their_modules(project: Path, run: Run,
 
 
 def test_a_stage_that_fails_brings_back_what_dvc_removed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from meddiff import stages
+    from meddiff.stages import runner
 
     restored: list[Any] = []
     monkeypatch.setattr("meddiff.services.versioning.restore_outs", lambda root, stage: restored.append((root, stage)))
@@ -296,9 +296,9 @@ def test_a_stage_that_fails_brings_back_what_dvc_removed(project: Path, monkeypa
     (project / "params.yaml").write_text("nothing: 1\n")
     monkeypatch.setenv("DVC_STAGE", "prepare")
     with pytest.raises(MeddiffError, match="nothing"):
-        stages.execute("prepare", project)
+        runner.execute("prepare", project)
     assert restored == [(project, "prepare")]
     monkeypatch.delenv("DVC_STAGE")
     with pytest.raises(MeddiffError):
-        stages.execute("prepare", project)
+        runner.execute("prepare", project)
     assert len(restored) == 1

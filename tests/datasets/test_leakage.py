@@ -12,12 +12,13 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from meddiff.cases import Case, Frame, Pixels, read_cases, read_image, write_image
+from meddiff.cases import Case, Frame, Pixels, read_image, write_image
 from meddiff.datasets.demo import make_phantoms
 from meddiff.datasets.leakage import Used, look, photographed, refuse_leaks
 from meddiff.datasets.splits import near_duplicates, thumbnail
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
+from meddiff.outputs.cases import read_cases
 from meddiff.outputs.pairs import list_unfiltered
 from meddiff.params import Params
 from meddiff.pretrained import FOUNDATION, photographs
@@ -229,7 +230,7 @@ def test_prepare_tells_of_photographs_at_once(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize("table", ["data/train/cases.csv", "data/backgrounds/backgrounds.csv", "backgrounds/backgrounds.csv"])
 def test_nothing_is_scored_unless_all_could_be_looked_at(table: str, layout: Layout) -> None:
     (layout.root / table).unlink()
-    with pytest.raises(MeddiffError, match=r"the search for leaks needs this table\. Run `dvc repro (prepare|backgrounds)`"):
+    with pytest.raises(MeddiffError, match=r"must be there\. Run `dvc repro (prepare|backgrounds)`"):
         evaluate.run(layout, SETTINGS, Unrecorded())
 
 

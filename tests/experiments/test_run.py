@@ -135,9 +135,9 @@ def test_the_name_of_what_a_pipeline_gives(tmp_path: Path) -> None:
 def test_tables_that_stages_left(tmp_path: Path) -> None:
     table = tmp_path / "validation.csv"
     with pytest.raises(MeddiffError, match="dvc repro segment"):
-        arm_dice(table)
+        arm_dice(tmp_path)
     table.write_text("arm,seed,dice,seconds\nreal,0,0.9,1\nsynthetic,2,0.5,1\nsynthetic,0,0.7,1\n")
-    assert arm_dice(table) == {"real": {0: 0.9}, "synthetic": {2: 0.5, 0: 0.7}}
+    assert arm_dice(tmp_path) == {"real": {0: 0.9}, "synthetic": {2: 0.5, 0: 0.7}}
     assert fidelity_numbers(tmp_path / "fidelity.json") == {}
     (tmp_path / "fidelity.json").write_text('{"a": {"b": 1, "c": "x", "d": NaN, "e": true}}')
     assert fidelity_numbers(tmp_path / "fidelity.json") == {"a.b": 1.0}

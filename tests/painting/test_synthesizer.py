@@ -218,7 +218,7 @@ def test_stage_writes_batches_and_resumes_them(layout: Layout, tiny: Params, mon
     before = {path.name: path.read_bytes() for path in layout.synthetic.rglob("*.png") if path.parent.name == "images"}
     assert len(before) == 8
 
-    write, calls = generate._write, []
+    write, calls = generate.write_batch, []
 
     def interrupted(folder: Path, *rest: object) -> None:
         calls.append(folder)
@@ -226,7 +226,7 @@ def test_stage_writes_batches_and_resumes_them(layout: Layout, tiny: Params, mon
             raise KeyboardInterrupt
         write(folder, *rest)
 
-    monkeypatch.setattr(generate, "_write", interrupted)
+    monkeypatch.setattr(generate, "write_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate.run(layout, tiny, Unrecorded())
     assert {path.name for path in layout.synthetic.rglob("images/*.png")} == set(before), (

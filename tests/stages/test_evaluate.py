@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from meddiff.cases import Case, read_cases, write_image, write_mask
+from meddiff.cases import Case, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.evaluation.bootstrap import nearer_p
 from meddiff.layout import Layout
+from meddiff.outputs.cases import read_cases
 from meddiff.outputs.pairs import PairFiles, list_accepted
 from meddiff.params import Params
+from meddiff.segmentation import pools
 from meddiff.segmentation.augmentation import augment, augment_strongly
 from meddiff.segmentation.segmenter import Segmenter
 from meddiff.services.tracking import Unrecorded
@@ -247,7 +249,7 @@ def test_settings_of_other_arms_leave_the_real_ones_and_the_pasted_ones_alone(la
 
 def test_pasted_lesions_need_no_accepted_pair_but_backgrounds(layout, monkeypatch):
     only = settings(segment={"arms": ["copy_paste"], "seeds": [0], "ratio": 3.0})
-    with pytest.raises(MeddiffError, match=r"backgrounds.csv: the copy_paste arm needs.*repro backgrounds"):
+    with pytest.raises(MeddiffError, match=r"backgrounds.csv: the table of backgrounds must be there.*repro backgrounds"):
         segment.run(layout, only, Unrecorded())
     put_backgrounds(layout)
     shutil.rmtree(layout.filtered)
@@ -270,8 +272,8 @@ def test_copies_go_on_lesion_free_images_and_self_training_takes_what_was_found(
     sites = pd.DataFrame({"id": [f"{case.id}_site" for case in found], "source": [f"site:{case.id}" for case in found]})
     pd.concat([table, sites]).to_csv(layout.backgrounds / "backgrounds.csv", index=False)
     trained = Trained(monkeypatch)
-    given, paste = [], segment.copy_paste
-    monkeypatch.setattr(segment, "copy_paste",
+    given, paste = [], pools.copy_paste
+    monkeypatch.setattr(pools, "copy_paste",
                         lambda real, grounds, *rest: given.append(len(grounds)) or paste(real, grounds, *rest))
     segment.run(layout, settings(segment={"arms": ["self_training", "copy_paste", "copy_paste_sites", "combined", "synthetic"],
                                           "seeds": [0], "share": 0.5}), Unrecorded())
@@ -368,7 +370,7 @@ def test_only_what_a_change_touches_is_trained_again(finished, monkeypatch):
 
 def test_changed_training_code_trains_again(finished, monkeypatch):
     train, calls = segment.train_segmenter, []
-    monkeypatch.setattr(segment, "getsource", lambda module: "other code")
+    monkeypatch.setattr(segment, "code", lambda *names: "other code")
     monkeypatch.setattr(segment, "train_segmenter", lambda *args: calls.append(args) or train(*args))
     segment.run(finished, settings(), Unrecorded())
     assert len(calls) == 4

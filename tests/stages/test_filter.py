@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,13 @@ from scipy import ndimage
 
 from benchmarks.filter import speed
 from benchmarks.floors import Machine
-from meddiff.cases import Case, read_cases, read_mask, write_image, write_mask
+from meddiff.cases import Case, read_mask, write_image, write_mask
 from meddiff.errors import MeddiffError
+from meddiff.filtering.similarity import measure_real
 from meddiff.layout import Layout
+from meddiff.outputs.cases import read_cases
 from meddiff.outputs.pairs import list_accepted
-from meddiff.outputs.samples import read_records
+from meddiff.outputs.samples import read_mode, read_pair, read_records, read_samples
 from meddiff.params import Params
 from meddiff.segmentation.segmenter import Architecture, Segmenter
 from meddiff.services.tracking import Unrecorded
@@ -29,6 +32,7 @@ from tests.conftest import make_cases
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Great Expectations imports modules that Python 3.11 deprecates
+    from meddiff.filtering.measuring import measure_samples
     from meddiff.stages import filter as stage
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -223,7 +227,7 @@ def test_nothing_accepted_is_written_and_said(layout: Layout, tiny: Params, caps
 @pytest.mark.parametrize(("damage", "message"), [
     (lambda root: (root / "synthetic/b0/images/s_b0_01.png").unlink(), r"images/s_b0_01\.png"),
     (lambda root: (root / "synthetic/b1/masks/s_b1_03.png").unlink(), r"masks/s_b1_03\.png"),
-    (lambda root: (root / "synthetic/b1/batch.parquet").unlink(), r"b1: a batch needs its table"),
+    (lambda root: (root / "synthetic/b1/batch.parquet").unlink(), r"b1/batch\.parquet: a batch's table must be there"),
     (lambda root: (root / "synthetic").rename(root / "elsewhere"), r"synthetic: .*at least one batch"),
     (lambda root: (root / "data/train/cases.csv").unlink(), r"cases\.csv"),
     (lambda root: (root / "models/inspector").rename(root / "elsewhere"), r"inspector: .*dvc repro backgrounds"),
@@ -240,15 +244,16 @@ def test_missing_files_are_named_and_leave_earlier_outputs(layout: Layout, tiny:
 
 
 def test_scores_do_not_depend_on_the_number_of_threads(layout: Layout) -> None:
-    cases, samples = read_cases(layout.cases("train")), stage._samples(layout.synthetic)
+    cases, samples = read_cases(layout.cases("train")), read_samples(layout.synthetic)
+    read, mode_of = partial(read_pair, layout.synthetic), partial(read_mode, layout.synthetic)
     inspector = Segmenter.load(layout.inspector)
     before, tables = torch.get_num_threads(), []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            facts, scores = stage._measure(layout.synthetic, samples, stage.measure_real(cases), inspector, 32)
+            measured = measure_samples(samples, read, mode_of, measure_real(cases), inspector, 32)
             assert torch.get_num_threads() == threads
-            tables.append(facts.join(scores.table))
+            tables.append(measured.facts.join(measured.scores.table))
     finally:
         torch.set_num_threads(before)
     pd.testing.assert_frame_equal(*tables, rtol=1e-6)

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from meddiff.environment import has_bfloat16
+from meddiff.environment import has_bfloat16, use_machine
 from meddiff.errors import MeddiffError
+from meddiff.finished import key
 from meddiff.params import ComputeParams, FinetuneParams, Params
-from meddiff.stages import use_machine, work_key
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +53,6 @@ def test_a_gpu_that_is_asked_for_must_be_there(tiny: Params, monkeypatch: pytest
 
 
 def test_a_resume_state_is_of_one_seed_and_one_precision() -> None:
-    keys = {work_key(params, "x") for params in (FinetuneParams(), FinetuneParams(seed=1), FinetuneParams(precision="bfloat16"),
+    keys = {key(params, "x") for params in (FinetuneParams(), FinetuneParams(seed=1), FinetuneParams(precision="bfloat16"),
                                                  FinetuneParams(seed=0))}
     assert len(keys) == 3

@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 from scipy.ndimage import label
 
-from meddiff.cases import Frame, read_cases, read_image, sha256
+from meddiff.cases import Frame, read_image, sha256
 from meddiff.datasets.demo import make_phantoms
 from meddiff.datasets.splits import near_duplicates, thumbnail
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
+from meddiff.outputs.cases import read_cases
 from meddiff.params import Params
 from meddiff.services.tracking import Unrecorded
 from meddiff.stages.prepare import run

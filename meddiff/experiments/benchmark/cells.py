@@ -16,6 +16,7 @@ from meddiff.experiments.benchmark.energy import metered
 from meddiff.experiments.recipes import PAPER
 from meddiff.experiments.run import pipeline_key, tree_run
 from meddiff.layout import STAGES, Layout
+from meddiff.outputs.tables import ARM_PAIRS, CASE_SCORES, CASES, DROPPED, VALIDATION
 from meddiff.params import BenchmarkDataset, Params
 from meddiff.params.arms import PUBLISHED, TREATED
 from meddiff.params.file import load_params, parse_params
@@ -152,10 +153,9 @@ def run_cell(layout: Layout, cell: Cell, env: Mapping[str, str], out: Path) -> N
                                "Lower `benchmark.budgets` and `benchmark.budget`, or take `all`")
         run.up_to("evaluate")
         outcome = run.outcome()
-        shutil.copy(tree.report / "per_case.csv", out / "per_case.csv")
+        shutil.copy(tree.report / CASE_SCORES.name, out / CASE_SCORES.name)
         shutil.copytree(tree.report / "pictures", out / "pictures")
-        trained = pd.read_csv(tree.segmenters / "validation.csv")
-        trained[["arm", "n_real", "n_synthetic", "n_wanted"]].to_csv(out / "arms.csv", index=False)
+        ARM_PAIRS.write(out, VALIDATION.read(tree.segmenters, *ARM_PAIRS.columns))
         row = {"dataset": cell.dataset.name, "budget": cell.budget, "seed": cell.seed, "recipe": cell.recipe,
                "labelled": labelled, "validation": _annotated(tree, "val"), "samples": outcome.samples,
                "accepted": outcome.accepted, "seconds": outcome.seconds, "joules": run.spent("joules"),
@@ -167,13 +167,12 @@ def run_cell(layout: Layout, cell: Cell, env: Mapping[str, str], out: Path) -> N
 
 def _annotated(tree: Layout, part: Literal["train", "val"]) -> int:
     folder = tree.cases("train") if part == "train" else tree.cases("val")
-    return int(pd.read_csv(folder / "cases.csv")["labelled"].sum())
+    return int(CASES.read(folder, "labelled")["labelled"].sum())
 
 
 def _dropped(tree: Layout) -> dict[str, str]:
     """Arm -> why it was left out."""
-    table = pd.read_csv(tree.segmenters / "dropped.csv", dtype=str)
-    return {arm: reason.replace(f"{tree.root}/", "") for arm, reason in zip(table["arm"], table["reason"], strict=True)}
+    return {row.arm: row.reason.replace(f"{tree.root}/", "") for row in DROPPED.rows(tree.segmenters)}
 
 
 def _device(setting: str) -> str:
@@ -204,8 +203,7 @@ def read_cell(folder: Path, cell: Cell) -> CellResult:
     """Read what `run_cell` wrote."""
     row: dict[str, Any] = json.loads((folder / _ROW).read_text())
     dropped = row.pop("dropped")
-    scores = pd.read_csv(folder / "per_case.csv", dtype={"case": str, "group": str}, keep_default_na=False, na_values=[""])
-    arms = pd.read_csv(folder / "arms.csv")
+    scores, arms = CASE_SCORES.read(folder), ARM_PAIRS.read(folder)
     arms.insert(0, "seed", row["seed"])
     for table in (scores, arms):
         if cell.recipe == "paper":

@@ -1,0 +1,203 @@
+"""From raw cases to a split: each is decoded, checked and made square, then all find their parts; and what to tell of it.
+
+Pixels go to a callback one case at a time, so that thousands of large images never lie in memory together.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meddiff.cases import DEEP, Frame, Pixels, sha256
+from meddiff.datasets.adapters import RawCase, decode, fit_square, image_mode, in_memory, read
+from meddiff.datasets.demo import make_phantoms
+from meddiff.datasets.leakage import photographed
+from meddiff.datasets.splits import Member, Split, choose_labelled, near_duplicates, split, thumbnail, with_unannotated
+from meddiff.errors import MeddiffError
+from meddiff.params import PrepareParams
+from meddiff.progress import Report, silent
+
+_PHANTOMS = 0  # their seed: the demo is one dataset, whatever `prepare.seed` chooses from it
+GRAY = ("1", "L", "LA", *DEEP)   # pixel formats of one channel
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCase:
+    """What is known of a case whose square image and mask were handed on.
+
+    Attributes:
+        raw: where it came from.
+        label: class of the largest part of the mask, 0 where it is empty.
+        vanished: the mask holds something at the original size, but nothing at the chosen one.
+        frame: the part of the square that shows the image.
+        mode: pixel format of the raw image, see `adapters.image_mode`.
+        raw_sha256: of the raw image file, empty for an image that never was one.
+        thumbnails: `[2, 32, 32]` float32 gray levels, of the original frame and of the same at the chosen size.
+    """
+
+    raw: RawCase
+    label: int
+    vanished: bool
+    frame: Frame
+    mode: str
+    raw_sha256: str
+    thumbnails: NDArray[np.float32]
+
+    @property
+    def lesion(self) -> bool:
+        """Whether the mask holds anything."""
+        return self.label > 0
+
+
+@dataclass(frozen=True, eq=False)
+class Division:
+    """Who is where.
+
+    Attributes:
+        parts: the split of the usable cases.
+        labelled: ids of the training cases whose annotation the chain may see.
+        cases: the usable ones by id: those that didn't vanish.
+        pairs: `[P, 2]` near-duplicates among them.
+    """
+
+    parts: Split
+    labelled: tuple[str, ...]
+    cases: dict[str, PreparedCase]
+    pairs: NDArray[np.intp]
+
+    def annotated(self, part: str) -> set[str]:
+        """Ids of the cases of a part whose masks the chain may see."""
+        return set(self.labelled if part == "train" else self.parts.parts[part])
+
+
+def list_cases(folder: Path, settings: PrepareParams) -> list[RawCase]:
+    """The raw cases of the dataset at `folder`, or the phantoms of the demo.
+
+    Raises:
+        MeddiffError: the folder breaks a rule of its layout, see `adapters`.
+    """
+    if settings.dataset == "demo":
+        return [in_memory(case) for lesion, n in ((True, settings.demo_cases), (False, settings.demo_normal))
+                for case in make_phantoms(n, lesion, settings.size, settings.demo_modality, _PHANTOMS,
+                                          len(settings.classes), settings.demo_lesions)]
+    return read(settings.dataset, folder, settings.classes)
+
+
+def prepare_cases(cases: Sequence[RawCase], settings: PrepareParams, threads: int, keep: Callable[[str, Pixels, Pixels], None],
+                  report: Report = silent) -> list[PreparedCase]:
+    """Decode, check and resize each case; as many are in memory as there are threads.
+
+    Args:
+        keep: gets the id, the image `[S, S, 3]` uint8 and the mask `[S, S]` uint8 of 0 to K (empty without annotation) of each.
+
+    Raises:
+        MeddiffError: an image or a mask breaks a rule, see `adapters` and `cases`.
+    """
+    prepared, pool = list[PreparedCase](), ThreadPoolExecutor(threads)
+    try:
+        for case in pool.map(lambda raw: _prepare(raw, settings, keep), cases):
+            prepared.append(case)
+            report(len(prepared), len(cases), {})
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return prepared
+
+
+def divide(cases: Sequence[PreparedCase], settings: PrepareParams) -> Division:
+    """Split the cases that didn't vanish, and choose the labelled ones.
+
+    Raises:
+        MeddiffError: the split breaks a rule (see `splits`), or the dataset has no (labelled) lesion of a class.
+    """
+    usable = sorted((case for case in cases if not case.vanished), key=lambda case: not case.raw.annotated)
+    if not any(case.lesion for case in usable):
+        raise MeddiffError(settings.path, "one mask at least must hold a lesion", "Check the masks: all are empty")
+    pairs = _near_duplicates(usable, settings.duplicate_bits)
+    members = [Member(case.raw.id, case.raw.group, case.lesion, case.raw.part, case.label)
+               for case in usable if case.raw.annotated]
+    others = {case.raw.id: case.raw.group for case in usable if not case.raw.annotated}
+    among = pairs[(pairs < len(members)).all(axis=1)]
+    parts = with_unannotated(split(members, among, settings.val_fraction, settings.test_fraction), members, others, pairs)
+    known = {case.raw.id: case for case in usable}
+    labels = {id: known[id].label for id in parts.parts["train"] if known[id].raw.annotated}
+    labelled = choose_labelled(labels, parts.groups, settings.n_labelled, settings.seed, labels)
+    for label, name in enumerate(settings.classes, start=1):
+        if label not in {labels[id] for id in labelled}:
+            raise MeddiffError("prepare.classes", f"every class must have a labelled training case, `{name}` has none",
+                               "Raise `prepare.n_labelled`, add cases of this class, or leave the class out")
+    return Division(parts, labelled, known, pairs)
+
+
+def count_cases(cases: Sequence[PreparedCase], division: Division, classes: Sequence[str],
+                photographs: Mapping[str, str]) -> dict[str, float]:
+    """Numbers by which a preparation is judged, of all cases and, where there are several classes, of each class.
+
+    Args:
+        photographs: file name -> SHA-256 of the images on which the shipped foundation was trained.
+    """
+    parts = division.parts
+    test = {case.raw.id: case for case in cases if case.raw.id in set(parts.parts["test"])}
+    shipped = photographed({id: case.raw_sha256 for id, case in test.items()}, photographs)
+    used = [division.cases[id].mode for ids in (*parts.parts.values(), parts.backgrounds) for id in ids]
+    groups = {**parts.parts, "labelled": division.labelled}
+    by_class: dict[str, float] = {
+        f"{part}_{name}": sum(division.cases[id].label == label for id in ids) for part, ids in groups.items()
+        for label, name in enumerate(classes, start=1) if len(classes) > 1}
+    return {"images": len(cases), **{part: len(ids) for part, ids in parts.parts.items()}, "labelled": len(division.labelled),
+            "test_lesion_free": sum(not case.lesion for case in test.values()), "test_in_foundation": len(shipped),
+            "groups": len(set(parts.groups.values())), "near_duplicate_pairs": len(division.pairs),
+            "unannotated": len(parts.unannotated), "left_out_unannotated": len(parts.dropped_unannotated),
+            "left_out_vanished": sum(case.vanished for case in cases),
+            "left_out_duplicates": len(parts.dropped), "left_out_lesion_free": len(parts.dropped_backgrounds),
+            "empty_masks": sum(bool(case.raw.masks) and not case.lesion and not case.vanished and not case.raw.lesion_free
+                               for case in cases),
+            "backgrounds_normal": len(parts.backgrounds), **by_class,
+            "gray_images": sum(mode in GRAY for mode in used), "deep_images": sum(mode in DEEP for mode in used)}
+
+
+def tell_cases(counts: Mapping[str, float], settings: PrepareParams) -> list[str]:
+    """What a user must know of the split, one line each, from `count_cases`."""
+    lines = ["{train} training ({labelled} labelled), {val} validation and {test} test cases; "
+             "{backgrounds_normal} lesion-free images"]
+    notes = {"unannotated": "of the training cases have no annotation at all: the foundation learns from them, and lesions found "
+             "in them make sites",
+             "left_out_unannotated": "images without annotation left out: a relative or near-duplicate is in validation or test",
+             "left_out_vanished": "cases left out: their lesion is smaller than a pixel at this size",
+             "left_out_duplicates": "cases left out: near-duplicates of cases in a later part of the dataset's own split",
+             "left_out_lesion_free": "lesion-free images left out: a relative is in validation, or a near-duplicate has a lesion",
+             "test_lesion_free": "of the test cases are lesion-free: what is found in them is false",
+             "test_in_foundation": "test cases are photographs that the foundation `embedded` was trained on: set "
+             "`foundation.source` to `scratch` or make another split, else `evaluate` will refuse them",
+             "empty_masks": "masks are empty: their images count as lesion-free",
+             "gray_images": "images have one channel: it stands in red, green and blue alike",
+             "deep_images": "images have more than 8 bits: the 0.1th to 99.9th percentile of each became 0 to 255"}
+    lines += [f"{{{name}}} {note}" for name, note in notes.items() if counts[name]]
+    if len(settings.classes) > 1:
+        lines += [f"{name}: " + ", ".join(f"{{{part}_{name}}} {part}" for part in ("train", "labelled", "val", "test"))
+                  for name in settings.classes]
+    if counts["labelled"] < settings.n_labelled:
+        lines.append(f"`prepare.n_labelled` is {settings.n_labelled}; there are {{labelled}} annotated training cases, all are "
+                     "labelled")
+    return [line.format(**counts) for line in lines]
+
+
+def _prepare(raw: RawCase, settings: PrepareParams, keep: Callable[[str, Pixels, Pixels], None]) -> PreparedCase:
+    case = decode(raw)
+    mask = np.zeros(case.image.shape[:2], np.uint8) if case.mask is None else case.mask
+    fitted = fit_square(case.image, mask, settings.size, settings.fit)
+    areas = np.bincount(fitted.mask.ravel(), minlength=2)[1:]
+    label = int(areas.argmax()) + 1 if areas.any() else 0
+    keep(raw.id, fitted.image, fitted.mask)
+    frame = fitted.image[fitted.frame.top:, fitted.frame.left:][:fitted.frame.height, :fitted.frame.width]
+    return PreparedCase(raw, label, bool(mask.any()) and not label, fitted.frame, image_mode(raw),
+                        sha256(raw.image) if isinstance(raw.image, Path) else "",
+                        np.stack([thumbnail(case.image), thumbnail(frame)]))
+
+
+def _near_duplicates(cases: Sequence[PreparedCase], bits: int) -> NDArray[np.intp]:
+    """Pairs at the original size or at the chosen one, in which `evaluate` looks for leaks: at the bounds the two differ."""
+    sizes = np.stack([case.thumbnails for case in cases], axis=1)
+    return np.unique(np.concatenate([near_duplicates(thumbnails, bits) for thumbnails in sizes]), axis=0)

@@ -1,0 +1,33 @@
+"""What an evaluation tells beside its page: the test images in words, the result in lines."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from meddiff.cases import DEEP, Case
+from meddiff.evaluation.page import further, verdict
+from meddiff.evaluation.summary import Summary
+
+
+def closing_lines(summary: Summary, page: Path) -> list[str]:
+    """What the stage tells at its end: Dice of each arm, the gain, what further arms gain, and where the report lies."""
+    lines = []
+    for arm, scores in summary.arms.items():
+        dice = scores["dice"]
+        lines.append(f"Dice, {arm} arm: {dice.mean:.3f} ({dice.confidence:.0%} interval {dice.lower:.3f} to {dice.upper:.3f}; "
+                     f"{dice.cases} test cases, {dice.seeds} seeds)")
+    return [*lines, verdict(summary.gain), *further(summary), f"Report: {page}"]
+
+
+def describe_images(cases: Sequence[Case], modes: Collection[str]) -> str:
+    """The images in words: size, and what was done to bring them to square RGB of 8 bits.
+
+    Args:
+        modes: Pillow's pixel formats of the raw images.
+    """
+    side = len(cases[0].image)
+    words = [f"{side} × {side} pixels"]
+    if any(case.frame and (case.frame.height, case.frame.width) != (side, side) for case in cases):
+        words.append("padded to squares (what is predicted on the bars doesn't count)")
+    if all((case.image == case.image[:, :, :1]).all() for case in cases):
+        words.append("gray in three equal channels")
+    return ", ".join([*words, *(["brought from more than 8 bits to 8"] if set(modes) & set(DEEP) else [])])

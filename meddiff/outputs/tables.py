@@ -1,0 +1,129 @@
+"""Every table that a stage leaves: its file, its rows, and the one way to read and to write it."""
+
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from meddiff.errors import MeddiffError
+from meddiff.outputs.rows import (
+    ArmRow,
+    BackgroundRow,
+    CaseRow,
+    ComparisonRow,
+    CorrosionRow,
+    DecisionRow,
+    DroppedRow,
+    LossRow,
+    NormalRow,
+    RemovalRow,
+    SampleRow,
+    ScoreRow,
+    ValidationRow,
+)
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Row = TypeVar("Row", bound="DataclassInstance")
+
+
+@dataclass(frozen=True)
+class StageTable(Generic[Row]):
+    """A kind of table.
+
+    Attributes:
+        name: of its file; the ending tells the format, CSV or Parquet.
+        row: class of its rows, see `rows`.
+        stage: that leaves it, or to run where it is missing.
+        title: what it is, in words.
+        digits: format of the numbers in a CSV file; None: all digits.
+    """
+
+    name: str
+    row: type[Row]
+    stage: str
+    title: str
+    digits: str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Their names, in the order of the file."""
+        return tuple(self._columns())
+
+    def read(self, folder: Path, *columns: str) -> pd.DataFrame:
+        """The table of a folder.
+
+        Args:
+            folder: that holds the file.
+            columns: those that are needed, in this order; all where none is named.
+
+        Raises:
+            MeddiffError: the file is missing, doesn't decode, or lacks a column.
+        """
+        path, remedy, known = folder / self.name, f"Run `dvc repro {self.stage}`", self._columns()
+        if not path.is_file():
+            raise MeddiffError(path, f"{self.title} must be there", remedy)
+        types = {name: kind for name, (kind, _) in known.items()}
+        blanks = {name: [""] for name, kind in types.items() if kind is float}
+        try:
+            table = (pd.read_parquet(path) if path.suffix == ".parquet" else
+                     pd.read_csv(path, dtype=types, keep_default_na=False, na_values=blanks))
+        except (OSError, ValueError) as e:  # pyarrow's and pandas' errors are subclasses of both
+            raise MeddiffError(path, f"a table must decode ({' '.join(str(e).split())})", remedy) from e
+        for name in columns or known:
+            if name not in table:
+                if known[name][1] is MISSING:
+                    raise MeddiffError(path, f"the table lacks the column {name}", remedy)
+                table[name] = known[name][1]
+        return table[list(columns or known)]
+
+    def rows(self, folder: Path) -> list[Row]:
+        """The table of a folder, row by row; raises as `read` does."""
+        table = self.read(folder)
+        return [self.row(*values) for values in zip(*(table[name].tolist() for name in table), strict=True)]
+
+    def write(self, folder: Path, rows: Iterable[Row] | pd.DataFrame) -> pd.DataFrame:
+        """Write rows, or a table's columns of these names, into a folder; return what was written."""
+        if not isinstance(rows, pd.DataFrame):
+            names = [field.name for field in fields(self.row)]
+            rows = pd.DataFrame([[getattr(row, name) for name in names] for row in rows], columns=list(self.columns))
+        table, path = rows[list(self.columns)], folder / self.name
+        if path.suffix == ".parquet":
+            table.to_parquet(path, index=False)
+        else:
+            table.to_csv(path, index=False, float_format=self.digits, lineterminator="\n")
+        return table
+
+    def _columns(self) -> dict[str, tuple[type, object]]:
+        """Type and default of each column."""
+        return {field.name.rstrip("_"): (field.type, field.default) for field in fields(self.row)}  # type: ignore[misc]
+
+
+def write_losses(folder: Path, losses: Iterable[float]) -> None:
+    """Write the loss of each training step, as `LOSSES`."""
+    LOSSES.write(folder, (LossRow(step, loss) for step, loss in enumerate(losses, start=1)))
+
+
+def read_losses(folder: Path) -> NDArray[np.float64]:
+    """The loss of each step of a training, none where it left no curve."""
+    return LOSSES.read(folder)["loss"].to_numpy(np.float64) if (folder / LOSSES.name).is_file() else np.empty(0)
+
+
+CASES = StageTable("cases.csv", CaseRow, "prepare", "the prepared split")
+NORMAL = StageTable("backgrounds.csv", NormalRow, "prepare", "the table of the dataset's lesion-free images")
+BACKGROUNDS = StageTable("backgrounds.csv", BackgroundRow, "backgrounds", "the table of backgrounds")
+REMOVALS = StageTable("removals.csv", RemovalRow, "backgrounds", "the attempts at removing lesions", "%.4f")
+LOSSES = StageTable("loss.csv", LossRow, "finetune", "the curve of a training's loss")
+COMPARISON = StageTable("comparison.csv", ComparisonRow, "mask_model", "the invented masks' comparison with the real ones")
+SAMPLES = StageTable("batch.parquet", SampleRow, "generate", "a batch's table")
+DECISIONS = StageTable("decisions.parquet", DecisionRow, "filter", "the filter's decisions")
+CORROSION = StageTable("corrosion.csv", CorrosionRow, "filter", "the border profiles", "%.4f")
+VALIDATION = StageTable("validation.csv", ValidationRow, "segment", "the table of trained segmenters")
+DROPPED = StageTable("dropped.csv", DroppedRow, "segment", "the table of arms that were left out")
+CASE_SCORES = StageTable("per_case.csv", ScoreRow, "evaluate", "the scores of the test cases")
+ARM_PAIRS = StageTable("arms.csv", ArmRow, "segment", "the numbers of pairs of the arms")

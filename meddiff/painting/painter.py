@@ -1,15 +1,14 @@
-"""Painting lesions: the guided sampler that blends with the background at every step."""
+"""Painting lesions: a loaded pipeline, what the sampler gets of images and masks, and what is set right after it."""
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionInpaintPipeline, UniPCMultistepScheduler
+from diffusers import StableDiffusionInpaintPipeline
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
@@ -21,10 +20,9 @@ from meddiff.diffusion.inpainting import decode, embed_prompts, encode, model_in
 from meddiff.errors import MeddiffError
 from meddiff.lesions.seams import join
 from meddiff.lesions.texture import keep_texture
+from meddiff.painting.sampler import sample
 from meddiff.params import GenerateParams
 from meddiff.seeds import Stream, hashed, numbers
-
-SCHEDULERS = {"ddim": DDIMScheduler, "dpmsolver++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
 
 
 @dataclass(frozen=True)
@@ -140,32 +138,20 @@ class Painter:
         labels: Sequence[int],
         params: GenerateParams,
     ) -> Tensor:
-        """One pass of the sampler: decoded images `[B,3,H,W]` float32 in [-1,1].
-
-        At each step t the model's latents inside the guiding mask are joined with the background's, noised to the same
-        level, outside (paper, figure; Blended Latent Diffusion):
-        z[t-1] = M[t] * ẑ[t-1] + (1 - M[t]) * z_bg[t-1]. The background always has the sample's first noise, so that under a
-        deterministic sampler it lies on one trajectory.
-        """
+        """Decoded images `[B,3,H,W]` float32 in [-1,1]: what `sampler.sample` needs of images and masks, and its result."""
         pipeline, device = self.pipeline, self.pipeline.unet.device
         images = torch.stack([to_tensor(b) for b in backgrounds]).to(device)
         exact = torch.from_numpy(np.stack(masks)).float()[:, None].to(device)
         clean, condition = encode(pipeline.vae, images), model_input(pipeline, images, exact)
-        distances = torch.from_numpy(np.stack([_distances(mask) for mask in masks])).float()[:, None]
+        distances = torch.from_numpy(np.stack([lesion_distances(mask) for mask in masks])).float()[:, None]
         near = -F.adaptive_max_pool2d(-distances, clean.shape[-2:]).to(device)
         draws = [torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        noise = torch.stack(draws).to(clean)
         prompts = self.prompts[torch.tensor(labels)]
-        scheduler, times = _schedule(pipeline, params)
-        z = noise * scheduler.init_noise_sigma if params.strength == 1 else scheduler.add_noise(clean, noise, times[:1])
-        for i, t in enumerate(times):
-            output = self._predict(torch.cat([z, condition], dim=1), t, prompts, params.guidance_scale)
-            width = params.mask_widening * (1 - (i + 1) / len(times))
-            change = _change(predicted_clean(scheduler, output, z, t), clean, near) if params.adaptive and width else None
-            z = scheduler.step(output, t, z).prev_sample
-            guide = guiding_mask(near, width, change)
-            around = scheduler.add_noise(clean, noise, times[i + 1 : i + 2]) if i + 1 < len(times) else clean
-            z = guide * z + (1 - guide) * around
+
+        def network(z: Tensor, t: Tensor) -> Tensor:
+            return self._predict(torch.cat([z, condition], dim=1), t, prompts, params.guidance_scale)
+
+        z = sample(network, pipeline.scheduler, clean, torch.stack(draws).to(clean), near, params)
         return decode(pipeline.vae, z)
 
     def _predict(self, inputs: Tensor, t: Tensor, prompts: Tensor, guidance: float) -> Tensor:
@@ -194,70 +180,7 @@ def _class_seed(seed: int, label: int) -> int:
     return seed if label == 1 else hashed(seed, Stream.CLASS_NOISE, label)
 
 
-def _schedule(pipeline: StableDiffusionInpaintPipeline, params: GenerateParams) -> tuple[Any, Tensor]:
-    """A fresh scheduler of the pipeline's noise levels, and the times that `strength` leaves of its steps."""
-    scheduler = SCHEDULERS[params.scheduler].from_config(pipeline.scheduler.config)
-    scheduler.set_timesteps(params.steps, device=pipeline.unet.device)
-    times = scheduler.timesteps[min(params.steps - 1, round(params.steps * (1 - params.strength))) :]
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(params.steps - len(times))
-    config, last = scheduler.config, scheduler.config.num_train_timesteps - 1
-    if config.prediction_type == "epsilon" and config.get("rescale_betas_zero_snr") and int(times[0]) == last:
-        raise MeddiffError(
-            "foundation",
-            "a model that predicts the noise can't start where there is nothing but noise (zero terminal SNR)",
-            "Set generate.strength below 1, or use a model that predicts the sample or the velocity",
-        )
-    return scheduler, times
-
-
-def predicted_clean(scheduler: Any, output: Tensor, z: Tensor, t: Tensor) -> Tensor:
-    """The clean latents that the UNet's output stands for, whatever it predicts.
-
-    Noise: (z - √(1-ᾱ) ε) / √ᾱ; sample: itself; velocity: √ᾱ z - √(1-ᾱ) v.
-    """
-    kind = scheduler.config.prediction_type
-    if kind == "sample":
-        return output
-    signal = scheduler.alphas_cumprod[int(t)].to(z).clamp_min(1e-6)
-    if kind == "epsilon":
-        return (z - (1 - signal).sqrt() * output) / signal.sqrt()
-    return signal.sqrt() * z - (1 - signal).sqrt() * output
-
-
-def guiding_mask(near: Tensor, width: float, change: Tensor | None = None) -> Tensor:
-    """Soft mask `[B,1,h,w]` of one step (ours): 1 inside; outside a linear ramp, times how much the model changes there.
-
-    Args:
-        near: distance of each latent position's nearest pixel to the mask, as a share of the radius of the lesion that it
-            is nearest to; 0 where one pixel at least is in the mask.
-        width: of the ramp, in the same unit; 0 at the last step, which leaves the exact mask.
-        change: 0 to 1, of `_change`; None for a ramp by distance alone.
-    """
-    inside = (near == 0).to(near)
-    if not width:
-        return inside
-    ramp = (1 - near / width).clamp(0, 1)
-    return torch.maximum(inside, ramp if change is None else ramp * change)
-
-
-def _change(predicted: Tensor, clean: Tensor, near: Tensor) -> Tensor:
-    """How far the predicted clean latents leave the background's, `[B,1,h,w]` in 0 to 1 (ours).
-
-    The root mean square difference over channels, smoothed over 3×3 positions, from its median outside the mask (what the
-    model gets wrong of any background) to its median inside.
-    """
-    difference = (predicted - clean).float().square().mean(dim=1, keepdim=True).sqrt()
-    smooth = F.avg_pool2d(difference, 3, stride=1, padding=1, count_include_pad=False)
-    nothing = torch.tensor(torch.nan, device=near.device)
-    outside, inside = (
-        torch.where(where, difference, nothing).flatten(1).nanmedian(dim=1).values.nan_to_num(0.0)[:, None, None, None]
-        for where in (near > 0, near == 0)
-    )
-    return ((smooth - outside) / (inside - outside).clamp_min(1e-6)).clamp(0, 1)
-
-
-def _distances(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+def lesion_distances(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Distance of each pixel to the mask `[H,W]`, as a share of √(area/π) of the part of the mask that it is nearest to."""
     parts, _ = ndimage.label(mask, np.ones((3, 3)))
     radius = np.sqrt(np.bincount(parts.ravel()) / np.pi)

@@ -11,7 +11,8 @@ from scipy import ndimage
 from meddiff.cases import Case
 from meddiff.diffusion.inpainting import encode, to_tensor
 from meddiff.errors import MeddiffError
-from meddiff.painting.painter import SCHEDULERS, Painter, _change, _distances, guiding_mask, load_painter, predicted_clean
+from meddiff.painting.painter import Painter, lesion_distances, load_painter
+from meddiff.painting.sampler import SCHEDULERS, background_change, guiding_mask, predicted_clean
 from meddiff.params import GenerateParams
 from tests.pipelines import embedded, stable_diffusion
 
@@ -164,7 +165,7 @@ def test_guiding_mask_narrows_to_the_exact_one() -> None:
 def test_guiding_mask_reaches_farther_around_a_larger_lesion() -> None:
     mask = np.zeros((64, 64), bool)
     mask[4:8, 4:8] = mask[30:54, 30:54] = True
-    guide = guiding_mask(torch.from_numpy(_distances(mask))[None, None], 0.5)[0, 0].numpy()
+    guide = guiding_mask(torch.from_numpy(lesion_distances(mask))[None, None], 0.5)[0, 0].numpy()
     around_small, around_large = (guide[:20, :20] > 0) & ~mask[:20, :20], (guide[20:, 20:] > 0) & ~mask[20:, 20:]
     reach = [ndimage.distance_transform_edt(~mask)[part].max() for part in (np.s_[:20, :20], np.s_[20:, 20:])]
     assert 0 < around_small.sum() < around_large.sum()
@@ -178,7 +179,7 @@ def test_guiding_mask_widens_only_where_the_prediction_leaves_the_background() -
     predicted = clean + 0.1 * torch.randn(1, 4, 32, 32)
     predicted[..., 12:20, 12:20] += 3
     predicted[..., 12:20, 20:26] += 3  # spills over to the right
-    change = _change(predicted, clean, near)
+    change = background_change(predicted, clean, near)
     adaptive, static = guiding_mask(near, 1.0, change), guiding_mask(near, 1.0)
     assert (adaptive[near == 0] == 1).all()
     assert (adaptive <= static).all()
@@ -190,7 +191,7 @@ def test_guiding_mask_widens_only_where_the_prediction_leaves_the_background() -
 def _near(span: tuple[int, int]) -> torch.Tensor:
     mask = np.zeros((32, 32), bool)
     mask[slice(*span), slice(*span)] = True
-    return torch.from_numpy(_distances(mask)).float()[None, None]
+    return torch.from_numpy(lesion_distances(mask)).float()[None, None]
 
 
 def test_each_class_is_painted_with_its_prompt_on_the_class_before(

@@ -127,7 +127,7 @@ def test_upstream_follows_the_graph(project: Path, tmp_path: Path) -> None:
 
 def test_a_work_tree_runs_only_what_its_overrides_touch(project: Path, tmp_path: Path) -> None:
     tree = versioning.work_tree(project, tmp_path / "tree", {"filter": {"min_contrast": 5}})
-    expected = SETTINGS.replace("contrast: 2", "contrast: 5").replace("path: raw", f"path: {project}/raw")
+    expected = SETTINGS.replace("contrast: 2", "contrast: 5").replace("path: raw ", f"path: {project}/raw")
     assert (tree / "params.yaml").read_text() == expected
     assert not (tree / "raw").exists()
     assert not ran(tree)

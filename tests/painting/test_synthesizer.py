@@ -273,7 +273,6 @@ def test_ctrl_c_stops_the_stage_within_five_seconds_and_it_goes_on(layout: Layou
 def test_a_bundle_keeps_its_settings_and_computes_in_bfloat16_only_where_that_is_in_hardware(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     made = GenerateParams(steps=3, mask_randomness=("noise", "pose"), precision="bfloat16")
     bundle(tmp_path, tmp_path / "nothing", tmp_path / "nothing", tmp_path / "nothing", made)
     for able, precision in ((True, "bfloat16"), (False, "float32")):
@@ -282,7 +281,6 @@ def test_a_bundle_keeps_its_settings_and_computes_in_bfloat16_only_where_that_is
 
 
 def test_a_bundle_of_an_older_version_loads_and_one_of_a_newer_is_refused_in_a_line(folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     settings = tmp_path / "generate.json"
     old = {"n": 9, "precision": "float32", "mask_noise": True, "mask_condition": True, "mask_shape": False, "mask_pose": True,
            "mask_placement": True, "seed": 3}

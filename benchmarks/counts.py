@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from meddiff.diffusion.finetuning import _halved, _prepared
-from meddiff.diffusion.inpainting import decode, diffusion_loss, encode, model_input, predict
+from meddiff.diffusion.inpainting import decode_latents, diffusion_loss, encode_images, model_input, predict
 from meddiff.params import FinetuneParams
 
 ADAM = 4 * 7  # bytes of a step for each weight: it, its gradient and both moments are read, all but the gradient written
@@ -66,8 +66,8 @@ def learning(hollow: Hollow, size: int, batch: int, encoded: bool, passes: int =
     """One optimizer step, its images encoded in each pass or not; texts aren't counted."""
     with hollow.mode:
         images, masks, texts = hollow.inputs(size, batch)
-        once = count(lambda: (encode(hollow.vae, images), model_input(hollow, images, masks))) if encoded else Work()
-        latents, condition = encode(hollow.vae, images), model_input(hollow, images, masks)
+        once = count(lambda: (encode_images(hollow.vae, images), model_input(hollow, images, masks))) if encoded else Work()
+        latents, condition = encode_images(hollow.vae, images), model_input(hollow, images, masks)
         work = once + count(lambda: _loss(hollow, latents, condition, texts, masks).backward())
     return work * passes + Work(bytes=ADAM * sum(p.numel() for p in hollow.unet.parameters() if p.requires_grad))
 
@@ -76,10 +76,10 @@ def painting(hollow: Hollow, size: int, batch: int, steps: int, guided: bool) ->
     """A batch of images: one step, taken so many times, between encoding and decoding."""
     with hollow.mode, torch.no_grad():
         images, masks, texts = hollow.inputs(size, batch * (1 + guided))
-        latents = encode(hollow.vae, images)
+        latents = encode_images(hollow.vae, images)
         inputs, time = torch.cat([latents, model_input(hollow, images, masks)], dim=1), torch.tensor(0)
-        around = count(lambda: (encode(hollow.vae, images[:batch]), model_input(hollow, images[:batch], masks[:batch]),
-                                decode(hollow.vae, latents[:batch])))
+        around = count(lambda: (encode_images(hollow.vae, images[:batch]), model_input(hollow, images[:batch], masks[:batch]),
+                                decode_latents(hollow.vae, latents[:batch])))
         return count(lambda: predict(hollow, inputs, time, texts)) * steps + around
 
 
@@ -143,11 +143,11 @@ def memory(kind: str, size: int, params: FinetuneParams, published: bool = False
             if half and isinstance(part, nn.GroupNorm | nn.LayerNorm):
                 part.register_forward_pre_hook(lambda part, given: (given[0].float(), *given[1:]))
         images, masks, texts = hollow.inputs(size, params.batch_size)
-        latents, condition = encode(hollow.vae, images), model_input(hollow, images, masks)
+        latents, condition = encode_images(hollow.vae, images), model_input(hollow, images, masks)
         with _halved(network if half else None):
             held = [(p.requires_grad, p.numel(), p.element_size()) for p in network.parameters()]
             with Living() as living:
-                encode(hollow.vae, images if published else images[:1])
+                encode_images(hollow.vae, images if published else images[:1])
                 with torch.autocast("cpu", torch.bfloat16, enabled=half):
                     loss = _loss(hollow, latents, condition, texts, masks)
                 loss.backward()

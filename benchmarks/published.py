@@ -13,7 +13,15 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from meddiff.cases import Case, Pixels
 from meddiff.diffusion.foundation import load_foundation
-from meddiff.diffusion.inpainting import decode, diffusion_loss, embed_prompts, encode, model_input, predict, to_tensor
+from meddiff.diffusion.inpainting import (
+    decode_latents,
+    diffusion_loss,
+    embed_prompts,
+    encode_images,
+    model_input,
+    predict,
+    to_tensor,
+)
 from meddiff.params import FinetuneParams
 
 EMBEDDED = Path(__file__).parents[1] / "meddiff/pretrained/foundation"
@@ -93,7 +101,7 @@ def published_step(pipeline: StableDiffusionInpaintPipeline, cases: Sequence[Cas
             masks = torch.stack([torch.from_numpy(case.mask).float()[None] for case in chosen]).to(device)
             if torch.rand(1, generator=rng) < 0.5:
                 images, masks = images.flip(-1), masks.flip(-1)
-            loss = diffusion_loss(pipeline, encode(pipeline.vae, images), model_input(pipeline, images, masks),
+            loss = diffusion_loss(pipeline, encode_images(pipeline.vae, images), model_input(pipeline, images, masks),
                                   embed_prompts(pipeline, [PROMPT] * batch), masks, 1.0, 1.0, rng) / accumulation
             loss.backward()
             total += float(loss.detach())
@@ -117,10 +125,10 @@ def published_images(pipeline: StableDiffusionInpaintPipeline, grounds: Sequence
     condition = torch.cat([model_input(pipeline, images, holes)] * 2)
     scheduler = deepcopy(pipeline.scheduler)
     scheduler.set_timesteps(steps, device=device)
-    shape = encode(pipeline.vae, images[:1]).shape[1:]
+    shape = encode_images(pipeline.vae, images[:1]).shape[1:]
     z = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(device)
     z = z * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         without, with_lesion = predict(pipeline, torch.cat([torch.cat([z, z]), condition], dim=1), t, texts).chunk(2)
         z = scheduler.step(without + guidance * (with_lesion - without), t, z).prev_sample
-    return decode(pipeline.vae, z)
+    return decode_latents(pipeline.vae, z)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from meddiff.cases import Pixels, read_image, read_mask
 from meddiff.filtering.features import load_extractor
-from meddiff.filtering.fidelity import assess, describe
+from meddiff.filtering.fidelity import assess_fidelity, describe
 from meddiff.layout import Layout
 from meddiff.outputs.cases import read_cases
 from meddiff.painting.painter import load_painter
@@ -39,7 +39,8 @@ def solvers(project: Path, n: int) -> None:
     def pairs_of(split: str) -> list[tuple[Pixels, Pixels]]:
         return [(case.image, case.mask) for case in read_cases(layout.cases(split)) if case.mask is not None and case.mask.any()]
 
-    found = assess(describe(extract, pairs_of("val")), describe(extract, pairs_of("train"), mirrored=True), sets, "lesion")
+    known = describe(extract, pairs_of("train"), mirrored=True)
+    found = assess_fidelity(describe(extract, pairs_of("val")), known, sets, "lesion")
     print(f"\n{project.name}: {len(chosen)} lesions, KID against {found.n_reference} held-back images\n\n"
           "| | KID, lesions | KID, whole images | density | coverage | images/s |\n|---|---|---|---|---|---|")
     for name, one in found.sets.items():

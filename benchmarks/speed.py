@@ -33,7 +33,7 @@ from table import Variant, compare  # noqa: E402
 from meddiff.cases import Pixels  # noqa: E402
 from meddiff.datasets.demo import make_phantoms  # noqa: E402
 from meddiff.diffusion.finetuning import finetune  # noqa: E402
-from meddiff.diffusion.inpainting import place  # noqa: E402
+from meddiff.diffusion.inpainting import move_pipeline  # noqa: E402
 from meddiff.lesions.seams import real_seams  # noqa: E402
 from meddiff.lesions.texture import texture_ratios  # noqa: E402
 from meddiff.painting.painter import Painter  # noqa: E402
@@ -149,7 +149,7 @@ def generation(kind: str, device: str, size: int, batch: int, units: int) -> lis
 
         def work(name: str, params: GenerateParams, compiled: bool) -> Callable[[], object]:
             pipeline = deepcopy(base)
-            place(pipeline, device)
+            move_pipeline(pipeline, device)
             if compiled:
                 pipeline.unet.compile()
             painter = Painter.of(pipeline, [PROMPT], *known)

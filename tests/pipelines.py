@@ -11,7 +11,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from meddiff.diffusion.embedded import _byte_tokenizer, build_embedded
+from meddiff.diffusion.embedded import build_embedded, byte_tokenizer
 from meddiff.params import FoundationParams
 
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -23,7 +23,7 @@ def stable_diffusion(in_channels: int = 9, prediction: str = "epsilon") -> Stabl
     pipeline = StableDiffusionInpaintPipeline(
         vae=_autoencoder(),
         text_encoder=CLIPTextModel(_text()),
-        tokenizer=_byte_tokenizer(),
+        tokenizer=byte_tokenizer(),
         unet=_unet(in_channels, 16),
         scheduler=PNDMScheduler(**NOISE, skip_prk_steps=True, prediction_type=prediction),
         safety_checker=None,
@@ -41,8 +41,8 @@ def stable_diffusion_xl() -> StableDiffusionXLInpaintPipeline:
         vae=_autoencoder(),
         text_encoder=CLIPTextModel(_text()),
         text_encoder_2=CLIPTextModelWithProjection(_text(projection_dim=24)),
-        tokenizer=_byte_tokenizer(),
-        tokenizer_2=_byte_tokenizer(),
+        tokenizer=byte_tokenizer(),
+        tokenizer_2=byte_tokenizer(),
         unet=_unet(9, 32, projection_class_embeddings_input_dim=6 * 8 + 24, **extra),
         scheduler=EulerDiscreteScheduler(**NOISE),
         add_watermarker=False,

@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -192,6 +193,34 @@ def test_a_stage_is_a_table_of_contents() -> None:
 def test_a_file_stays_short() -> None:
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in sources()}
     assert not {name: n for name, n in lengths.items() if n > 300}
+
+
+def public_names(path: Path) -> set[str]:
+    """What a file defines at its top without an underscore."""
+    nodes = ast.parse(path.read_text()).body
+    assigned = [target for node in nodes if isinstance(node, ast.Assign | ast.AnnAssign)
+                for target in (node.targets if isinstance(node, ast.Assign) else [node.target])]
+    names = [node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    names += [node.id for target in assigned if isinstance(target, ast.Name | ast.Tuple)
+              for node in ast.walk(target) if isinstance(node, ast.Name)]
+    return {name for name in names if not name.startswith("_")}
+
+
+def test_a_public_name_stands_once() -> None:
+    """But each stage has its `run`, and each migration the names that alembic asks for."""
+    places: dict[str, list[str]] = {}
+    for path in sources():
+        for name in public_names(path) if "versions" not in path.parts else ():
+            places.setdefault(name, []).append(name_of(path))
+    shared = {name: files for name, files in places.items() if len(files) > 1}
+    assert shared == {"run": [f"stages/{stage}" for stage in sorted(STAGES)]}
+
+
+@pytest.mark.parametrize("path", sources(ROOT / "tests"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_import_no_private_name(path: Path) -> None:
+    private = [name for name in imports(path) if name.startswith("meddiff") and name.split(".")[-1].startswith("_")]
+    text = {str(node.value) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+    assert not private + [name for name in text if re.fullmatch(r"meddiff\.[a-z_.]+\._[a-z_]+", name)]
 
 
 # ---- dvc.yaml

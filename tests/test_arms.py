@@ -9,7 +9,7 @@ import pytest
 from meddiff.delivery.nnunet import export
 from meddiff.errors import MeddiffError
 from meddiff.evaluation import arms as looks
-from meddiff.evaluation.arms import LOOKS, Look, arm_name, look_of, main_arms
+from meddiff.evaluation.arms import LOOKS, ArmLook, arm_name, look_of, main_arms
 from meddiff.experiments.benchmark.figures import figures
 from meddiff.experiments.benchmark.page import render
 from meddiff.experiments.benchmark.significance import by_size, detection, gains, scores
@@ -37,7 +37,7 @@ def further(monkeypatch: pytest.MonkeyPatch) -> str:
     """A further arm: a row, a function and words."""
     monkeypatch.setattr(arms, "ARMS", (*ARMS, Arm("first", "rival", ("first",))))
     monkeypatch.setitem(KINDS, "first", list_first)
-    monkeypatch.setitem(LOOKS, "first", Look("real + the first pairs", "#123456", 8))
+    monkeypatch.setitem(LOOKS, "first", ArmLook("real + the first pairs", "#123456", 8))
     return "first"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from meddiff.backgrounds.removal import REASONS, Removal
+from meddiff.backgrounds.removal import REMOVAL_REASONS, Removal
 from meddiff.backgrounds.sites import ENOUGH_SITES
 from meddiff.errors import MeddiffError
 
@@ -32,7 +32,7 @@ def count_backgrounds(sources: Iterable[str], settled: Mapping[str, Removal], un
     return {"backgrounds": kinds.total(), "normal": kinds["normal"], "tried": len(settled), "removed": kinds["removed"],
             **{f"removed_by_{method}": sum(removal.method == method for removal in used) for method in ("texture", "foundation")},
             **{f"dropped_{reason.replace(' ', '_')}": sum(removal.reason == reason for removal in settled.values())
-               for reason in REASONS},
+               for reason in REMOVAL_REASONS},
             **({"residue_mean": float(np.mean([removal.after for removal in used]))} if used else {}),
             "unlabelled": unlabelled, "sites": sites}
 

@@ -17,12 +17,12 @@ from scipy.sparse.linalg import splu
 from meddiff.cases import Pixels
 
 Flags = NDArray[np.bool_]
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
 
-PLAINNESS = 0.5  # weight of the piece against that of its ring
-MISFIT = 500.0   # mean squared difference, summed over the channels, that is no reason to halve a piece of even surroundings
-SMALLEST = 8     # pieces smaller than this are not halved [pixels of the search]
-SEARCH_SIDE = 128  # pieces are searched for on at most this many pixels a side; shifts of whole pixels there serve at any size
+_PLAINNESS = 0.5  # weight of the piece against that of its ring
+_MISFIT = 500.0   # mean squared difference, summed over the channels, that is no reason to halve a piece of even surroundings
+_SMALLEST = 8     # pieces smaller than this are not halved [pixels of the search]
+_SEARCH_SIDE = 128  # pieces are searched for on at most this many pixels a side; shifts of whole pixels there serve at any size
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def fill_with_texture(image: Pixels, hole: Flags, frame: Flags) -> Pixels | None
     if not hole.any():
         return image.copy()
     factor = 1
-    while size // factor > SEARCH_SIDE:
+    while size // factor > _SEARCH_SIDE:
         factor *= 2
     coarse = image.reshape(size // factor, factor, size // factor, factor, 3).mean(axis=(1, 3))
     search = _Search(coarse, _any_block(hole, factor), ~_any_block(~frame, factor))
@@ -58,7 +58,7 @@ def fill_with_texture(image: Pixels, hole: Flags, frame: Flags) -> Pixels | None
     return _blend(image, image, hole, frame, search.sources(factor))
 
 
-def join(image: Pixels, content: Pixels, hole: Flags, frame: Flags) -> Pixels:
+def clone(image: Pixels, content: Pixels, hole: Flags, frame: Flags) -> Pixels:
     """Put `content` into the hole of an image without a seam: its gradients, with the image's values around the hole.
 
     Args:
@@ -89,7 +89,7 @@ def components(flags: Flags) -> Iterator[Flags]:
 class _Search:
     """The shifts that cover the hole, found piece by piece on the coarse image."""
 
-    def __init__(self, image: Array, hole: Flags, frame: Flags) -> None:
+    def __init__(self, image: _Array, hole: Flags, frame: Flags) -> None:
         self.image, self.hole, self.frame = image, hole, frame
         self.side = len(image)
         self.filled = np.where(hole[:, :, None], 0.0, image)
@@ -103,7 +103,7 @@ class _Search:
         """Cover `piece` by one shift, or by halves of it where none fits well; false where none fits at all."""
         rows, columns = np.nonzero(piece)
         spans = np.ptp(rows) + 1, np.ptp(columns) + 1
-        if self._cover_whole(piece, small := bool(max(spans) < SMALLEST)):
+        if self._cover_whole(piece, small := bool(max(spans) < _SMALLEST)):
             return True
         if small:
             return False
@@ -122,7 +122,7 @@ class _Search:
     def _cover_whole(self, piece: Flags, at_any_cost: bool) -> bool:
         ring = widened(piece, 3) & ~piece & self.known
         spread = self.filled[ring].var(axis=0).sum() if ring.any() else 0.0
-        best, cost = None, np.inf if at_any_cost else MISFIT + 2 * spread
+        best, cost = None, np.inf if at_any_cost else _MISFIT + 2 * spread
         for mirrored, pixels, spectra in self.mirrors:
             costs = self._costs(piece, ring, spectra)
             place = np.unravel_index(int(np.argmin(costs)), costs.shape)
@@ -138,13 +138,13 @@ class _Search:
         self.shift[:, y, x] = np.array([[rows], [columns], [mirrored]])
         return True
 
-    def _spectra(self, pixels: Array, usable: Flags) -> tuple[NDArray[np.complex128], ...]:
+    def _spectra(self, pixels: _Array, usable: Flags) -> tuple[NDArray[np.complex128], ...]:
         planes = [~usable, *np.moveaxis(pixels, 2, 0), (pixels**2).sum(axis=2)]
         # Beyond the image nothing is usable: the padding of the first plane is 1.
         blocked = np.pad(planes[0].astype(np.float64), (0, self.side), constant_values=1.0)
         return (rfft2(blocked), *(rfft2(plane, (2 * self.side, 2 * self.side)) for plane in planes[1:]))
 
-    def _costs(self, piece: Flags, ring: Flags, spectra: tuple[NDArray[np.complex128], ...]) -> Array:
+    def _costs(self, piece: Flags, ring: Flags, spectra: tuple[NDArray[np.complex128], ...]) -> _Array:
         """`[2S, 2S]` mean squared difference from what is wanted, for each cyclic shift; infinite where a source isn't usable."""
         shape = (2 * self.side, 2 * self.side)
         blocked, red, green, blue, squares = spectra
@@ -154,7 +154,7 @@ class _Search:
         # Wanted over the ring are its own colours, over the piece the ring's mean colour with a smaller weight: else a piece with
         # a colour patch or a ruler in its middle is as good as any.
         count = max(1.0, around.sum())
-        weight = around / count + PLAINNESS * piece / piece.sum()
+        weight = around / count + _PLAINNESS * piece / piece.sum()
         mean = (self.filled * around[:, :, None]).sum(axis=(0, 1)) / count
         wanted = np.where(piece[:, :, None], mean, self.filled)
         cross = sum(channel * np.conj(rfft2(weight * wanted[:, :, i], shape)) for i, channel in enumerate((red, green, blue)))
@@ -195,7 +195,7 @@ def _blend(image: Pixels, content: Pixels, hole: Flags, frame: Flags, sources: _
     return np.clip(np.rint(result), 0, 255).astype(np.uint8)
 
 
-def _step(image: Array, sources: _Sources, y: NDArray[np.intp], x: NDArray[np.intp], dy: int, dx: int) -> Array:
+def _step(image: _Array, sources: _Sources, y: NDArray[np.intp], x: NDArray[np.intp], dy: int, dx: int) -> _Array:
     """`[N, 3]` change from (y, x) to (y + dy, x + dx) in the piece that covers (y, x)."""
     size = len(image)
     row, column = sources.row[y, x], sources.column[y, x]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import binary_dilation
 
-from meddiff.backgrounds.fill import Flags, fill_with_texture, join
+from meddiff.backgrounds.fill import Flags, clone, fill_with_texture
 from meddiff.cases import Case, Pixels
 from meddiff.painting.painter import Painter
 from meddiff.params import BackgroundsParams, GenerateParams
@@ -17,10 +17,10 @@ from meddiff.progress import Report, silent
 from meddiff.segmentation.inspector import near_lesions, probability
 from meddiff.segmentation.segmenter import Segmenter
 
-BATCH = 16  # images that are filled and judged together
-JOIN = 2    # the foundation fills this much more than the hole [pixels]
-ENOUGH_NORMAL = 8  # with fewer lesion-free images of the dataset `auto` removes lesions
-REASONS = ("too large", "no source", "lesion found")
+_BATCH = 16  # images that are filled and judged together
+_JOIN = 2    # the foundation fills this much more than the hole [pixels]
+_ENOUGH_NORMAL = 8  # with fewer lesion-free images of the dataset `auto` removes lesions
+REMOVAL_REASONS = ("too large", "no source", "lesion found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Removal:
         method: `texture` or `foundation`; empty where none was tried.
         before, after: area that the inspector takes for lesion within the hole, in the case and in the filled image, as shares
             of the lesions' annotated area; NaN where nothing was filled.
-        reason: why the image isn't used, one of `REASONS`; empty where it is.
+        reason: why the image isn't used, one of `REMOVAL_REASONS`; empty where it is.
         image: `[S, S, 3]` uint8, equal to the case's outside the hole; None where nothing was filled.
     """
 
@@ -92,8 +92,8 @@ def remove_lesions(
             left.append(case)
     for method in settings.fill:
         failed = []
-        for start in range(0, len(left), BATCH):
-            part = left[start:start + BATCH]
+        for start in range(0, len(left), _BATCH):
+            part = left[start:start + _BATCH]
             if method == "texture":
                 images = [fill_with_texture(case.image, hole(case), case.framed) for case in part]
             else:
@@ -109,7 +109,7 @@ def remove_lesions(
 
 def lesions_to_remove(cases: Sequence[Case], settings: BackgroundsParams, normal: int) -> list[Case]:
     """The cases with a lesion, none if `normal` lesion-free images of the dataset do."""
-    if settings.sources == "normal" or (settings.sources == "auto" and normal >= ENOUGH_NORMAL):
+    if settings.sources == "normal" or (settings.sources == "auto" and normal >= _ENOUGH_NORMAL):
         return []
     return [case for case in cases if case.mask is not None and case.mask.any()]
 
@@ -133,9 +133,9 @@ def _with_foundation(cases: Sequence[Case], settings: BackgroundsParams, painter
     A case's noise is made from the seed and its id, whatever is filled beside it.
     """
     seeds = [int(np.random.default_rng([settings.seed, *case.id.encode()]).integers(2**31)) for case in cases]
-    wider = [np.asarray(binary_dilation(hole(case), iterations=JOIN) & case.framed, dtype=np.uint8) for case in cases]
+    wider = [np.asarray(binary_dilation(hole(case), iterations=_JOIN) & case.framed, dtype=np.uint8) for case in cases]
     painted = painter.erase([case.image for case in cases], wider, seeds, GenerateParams(steps=settings.fill_steps, rim=0))
-    return [join(case.image, content, hole(case), case.framed) for case, content in zip(cases, painted, strict=True)]
+    return [clone(case.image, content, hole(case), case.framed) for case, content in zip(cases, painted, strict=True)]
 
 
 def _judge(

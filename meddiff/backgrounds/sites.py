@@ -24,10 +24,10 @@ from meddiff.segmentation.inspector import near_lesions, predicted, probability,
 from meddiff.segmentation.metrics import class_dice
 from meddiff.segmentation.segmenter import Segmenter, train_segmenter, within_frame
 
-TOGETHER = 64  # images that are looked at together
+_TOGETHER = 64  # images that are looked at together
 ENOUGH_SITES = 8  # fewer aren't used
-TAUGHT = 0.5  # share of a batch from the images in which the finders before agreed
-APART = 1000  # between the seeds of finders
+_TAUGHT = 0.5  # share of a batch from the images in which the finders before agreed
+_APART = 1000  # between the seeds of finders
 
 
 Fit = Callable[..., Segmenter]  # `train_finder`, or `inspector.train_inspector`
@@ -49,11 +49,11 @@ def search_sites(cases: Sequence[Case], settings: BackgroundsParams, training: T
         training: trains `train_finder` on the annotated cases.
     """
     found, rounds = list[Case](), settings.finder_rounds if cases else 0
-    params = SegmentParams(steps=max(1, settings.finder_steps), share=TAUGHT, ratio=max(1, len(cases)),
+    params = SegmentParams(steps=max(1, settings.finder_steps), share=_TAUGHT, ratio=max(1, len(cases)),
                            precision=settings.precision)
     for number in range(rounds):
         one, other = (training(f"finder {number + 1}{name}", partial(train_finder, taught=found), params,
-                               settings.seed + 1 + APART * (2 * number + place), found) for place, name in enumerate("ab"))
+                               settings.seed + 1 + _APART * (2 * number + place), found) for place, name in enumerate("ab"))
         sites = find_sites(cases, (one, other), settings.site_agreement, settings.largest)
         found = [replace(case, mask=site) for case, site in zip(cases, sites, strict=True) if site is not None]
         if len(found) < ENOUGH_SITES:
@@ -105,8 +105,8 @@ def find_sites(cases: Sequence[Case], finders: tuple[Segmenter, Segmenter], agre
         nothing or disagree, or the lesions are too large.
     """
     found: list[Pixels | None] = []
-    for start in range(0, len(cases), TOGETHER):
-        some = cases[start:start + TOGETHER]
+    for start in range(0, len(cases), _TOGETHER):
+        some = cases[start:start + _TOGETHER]
         images = np.stack([case.image for case in some])
         sure = [probability(images, finder) for finder in finders]
         first, second = (predicted(images, finder, known) for finder, known in zip(finders, sure, strict=True))

@@ -66,8 +66,8 @@ def generate(
     print(f"{made} samples in {out}: images/, masks/, samples.csv")
 
 
-@app.command()
-def promote(
+@app.command("promote")
+def promote_generator(
     version: Annotated[str | None, typer.Option(help="Number in the registry; the newest if not given.")] = None,
     rollback: Annotated[bool, typer.Option("--rollback", help="Make the previous champion the champion again.")] = False,
 ) -> None:
@@ -111,8 +111,8 @@ def ui(port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000) -> None:
         raise MeddiffError(f"port {port}", "MLflow must start; the lines above say why it didn't", "Choose another by --port")
 
 
-@app.command()
-def tune(
+@app.command("tune")
+def tune_settings(
     trials: Annotated[int | None, typer.Option(min=1, help="In all, with those of earlier calls; else tune.trials.")] = None,
 ) -> None:
     """Search guidance, filter bounds and corrosion by validation Dice and cost; shows the best as a change of params.yaml."""
@@ -130,8 +130,8 @@ def tune(
     print(apply if result.diff else "params.yaml has the best settings already")
 
 
-@app.command()
-def ablate(
+@app.command("ablate")
+def ablate_parts(
     parts: Annotated[str | None, typer.Option(help="Names with commas between; else ablate.parts, else all.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the project; the current one if not given.")] = None,
     names: Annotated[bool, typer.Option("--list", help="Only list the parts and the settings that switch them.")] = False,
@@ -161,8 +161,8 @@ def ablate(
         raise typer.Exit(1)
 
 
-@app.command()
-def benchmark(
+@app.command("benchmark")
+def benchmark_gain(
     workers: Annotated[int | None, typer.Option(min=1, help="Cells at the same time; else benchmark.workers.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the project; the current one if not given.")] = None,
     only_work: Annotated[bool, typer.Option(help="Help a benchmark that runs already; no page.")] = False,

@@ -17,17 +17,17 @@ from meddiff.cases import Case, Frame, Pixels
 from meddiff.datasets.splits import near_duplicates, thumbnail
 from meddiff.errors import MeddiffError
 
-FINE, BAND = 64, (0.7, 2.0)    # side of the fine picture, and the two blurs whose difference it holds [pixels]
-AROUND, FLAT = 4.0, 1.0        # blur of the strength that it is divided by [pixels], and what counts as flat [gray levels]
+_FINE, _BAND = 64, (0.7, 2.0)    # side of the fine picture, and the two blurs whose difference it holds [pixels]
+_AROUND, _FLAT = 4.0, 1.0        # blur of the strength that it is divided by [pixels], and what counts as flat [gray levels]
 # Ours. `prepare` keeps near-duplicates of real images apart, so one that is found was put there. Nobody sorts painted images, and
 # by thumbnails alone about 2 of 2.3 million pairs of ISIC-2017 are alike by chance. Of 1408 pairs of its test cases and painted
 # images whose thumbnails correlate by 0.8 and more, fine pictures correlate by 0.59 at most; those of 744 images of BUSI and
 # ISIC-2017 and their brightened copies of half the resolution by 0.78 and more (at 64 px).
-SAME_DETAIL = 0.65
+_SAME_DETAIL = 0.65
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class Fingerprint:
     """What is compared of an image.
 
     Attributes:
@@ -59,19 +59,19 @@ class Used:
     id: str
     origin: str
     group: str = ""
-    look: Look | None = None
+    look: Fingerprint | None = None
     painted: bool = False
 
 
-def look(image: Pixels, frame: Frame | None = None) -> Look:
+def look(image: Pixels, frame: Frame | None = None) -> Fingerprint:
     """What is compared of an image `[S, S, 3]` uint8; without a frame all of it shows the original."""
     seen = image if frame is None else image[frame.top:frame.top + frame.height, frame.left:frame.left + frame.width]
-    gray = Image.fromarray(np.ascontiguousarray(seen)).convert("L").resize((FINE, FINE), Image.Resampling.BILINEAR)
+    gray = Image.fromarray(np.ascontiguousarray(seen)).convert("L").resize((_FINE, _FINE), Image.Resampling.BILINEAR)
     fine = np.asarray(gray, np.float32)
-    detail = gaussian_filter(fine, BAND[0]) - gaussian_filter(fine, BAND[1])
-    detail /= np.sqrt(gaussian_filter(detail**2, AROUND)) + FLAT
+    detail = gaussian_filter(fine, _BAND[0]) - gaussian_filter(fine, _BAND[1])
+    detail /= np.sqrt(gaussian_filter(detail**2, _AROUND)) + _FLAT
     detail -= detail.mean()
-    return Look(hashlib.sha256(image.tobytes()).hexdigest(), thumbnail(np.ascontiguousarray(seen)),
+    return Fingerprint(hashlib.sha256(image.tobytes()).hexdigest(), thumbnail(np.ascontiguousarray(seen)),
                 np.asarray(detail / (np.linalg.norm(detail) + 1e-6), np.float32))
 
 
@@ -152,5 +152,5 @@ def _by_pixels(test: Sequence[Case], used: Sequence[Used], bits: int) -> Iterato
         for i, j in pairs[(pairs[:, 0] < len(test)) & (pairs[:, 1] >= len(test))]:
             one, view = seen[j - len(test)]
             sure = not one.painted and flip > 0
-            if sure or float((looks[i].detail * view.detail[:, ::flip]).sum()) > SAME_DETAIL:
+            if sure or float((looks[i].detail * view.detail[:, ::flip]).sum()) > _SAME_DETAIL:
                 yield f"{one.where}/{one.id}", f"`{one.id}` is {words} of test case `{test[i].id}`"

@@ -21,7 +21,7 @@ from meddiff.params import PrepareParams
 from meddiff.progress import Report, silent
 
 _PHANTOMS = 0  # their seed: the demo is one dataset, whatever `prepare.seed` chooses from it
-GRAY = ("1", "L", "LA", *DEEP)   # pixel formats of one channel
+_GRAY = ("1", "L", "LA", *DEEP)   # pixel formats of one channel
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +155,7 @@ def count_cases(cases: Sequence[PreparedCase], division: Division, classes: Sequ
             "empty_masks": sum(bool(case.raw.masks) and not case.lesion and not case.vanished and not case.raw.lesion_free
                                for case in cases),
             "backgrounds_normal": len(parts.backgrounds), **by_class,
-            "gray_images": sum(mode in GRAY for mode in used), "deep_images": sum(mode in DEEP for mode in used)}
+            "gray_images": sum(mode in _GRAY for mode in used), "deep_images": sum(mode in DEEP for mode in used)}
 
 
 def tell_cases(counts: Mapping[str, float], settings: PrepareParams) -> list[str]:

@@ -18,14 +18,14 @@ from scipy.sparse.csgraph import connected_components
 from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
 
-PARTS = ("train", "val", "test")
-THUMBNAIL = 32
+SPLITS = ("train", "val", "test")
+_THUMBNAIL = 32
 # Ours, set by eye on BUSI and ISIC-2017: a hash alone takes smooth pictures of one kind for the same (17 of 26 pairs of 2150 ISIC
 # images) and misses re-cropped ones; the correlation of the thumbnails rejects the first and finds the second. Both bounds are
 # on the safe side: a pair too many costs a training image at most, a pair missed lets a test picture into the training.
-CONFIRMED = 0.9
-ALIKE = 0.97
-ENOUGH_BACKGROUNDS = 8  # ours: lesion-free images are held back for the test only as long as so many are left to paint into
+_CONFIRMED = 0.9
+_ALIKE = 0.97
+_ENOUGH_BACKGROUNDS = 8  # ours: lesion-free images are held back for the test only as long as so many are left to paint into
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Split:
 
 def thumbnail(image: Pixels) -> NDArray[np.float32]:
     """`[32, 32]` float32 gray levels 0 to 255 of an image `[H, W, 3]` uint8, by area averaging of the whole frame."""
-    small = Image.fromarray(image).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    small = Image.fromarray(image).convert("L").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float32)
 
 
@@ -105,7 +105,7 @@ def near_duplicates(thumbnails: NDArray[np.float32], bits: int) -> NDArray[np.in
         distance = np.bitwise_count(hashes[rows, None] ^ hashes[None, start:])
         correlation = flat[rows] @ flat[start:].T
         equal = codes[rows, None] == codes[None, start:]
-        found = np.argwhere(((distance <= bits) & (correlation > CONFIRMED)) | (correlation > ALIKE) | equal) + start
+        found = np.argwhere(((distance <= bits) & (correlation > _CONFIRMED)) | (correlation > _ALIKE) | equal) + start
         pairs.append(found[found[:, 0] < found[:, 1]])
     return np.concatenate(pairs)
 
@@ -158,7 +158,7 @@ def split(members: Sequence[Member], pairs: NDArray[np.intp], val_fraction: floa
         _hold_back(part_of, by_group, test_fraction)
     doubtful = {members[i].id for pair in pairs for i in pair if members[pair[0]].lesion != members[pair[1]].lesion}
 
-    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    parts: dict[str, list[str]] = {part: [] for part in SPLITS}
     backgrounds: list[str] = []
     dropped: list[str] = []
     dropped_backgrounds: list[str] = []
@@ -231,7 +231,7 @@ def _draw(text: str) -> float:
 
 def _part(group: str, relatives: list[Member], shares: dict[str, float]) -> str:
     if given := [member.part for member in relatives if member.part]:
-        return max(given, key=PARTS.index)
+        return max(given, key=SPLITS.index)
     if not any(member.lesion for member in relatives):
         return "train"
     number = _draw(group)
@@ -244,7 +244,7 @@ def _hold_back(part_of: dict[str, str], by_group: dict[str, list[Member]], share
     free = [group for group, relatives in by_group.items()
             if not any(member.lesion or member.part for member in relatives) and _draw(group) < share]
     for group in sorted(free, key=_draw):
-        if left - len(by_group[group]) >= ENOUGH_BACKGROUNDS:
+        if left - len(by_group[group]) >= _ENOUGH_BACKGROUNDS:
             part_of[group] = "test"
             left -= len(by_group[group])
 

@@ -23,7 +23,7 @@ from meddiff.params import Params
 from meddiff.params.arms import TREATED, Arm, arm_names, arm_of
 from meddiff.progress import Report, silent
 
-RESERVED = ("background", "ignore")  # labels with a meaning of their own
+_RESERVED = ("background", "ignore")  # labels with a meaning of their own
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def export(
             holds other classes than params.yaml, or an arm of pairs has none.
     """
     names = params.prepare.classes
-    if reserved := [name for name in names if name.lower() in RESERVED]:
+    if reserved := [name for name in names if name.lower() in _RESERVED]:
         raise MeddiffError("prepare.classes", f"nnU-Net gives the label `{reserved[0]}` a meaning of its own", "Rename the class")
     dataset = Path(params.prepare.path).name if params.prepare.dataset == "folder" else params.prepare.dataset
     folder = out.resolve() / f"Dataset{number:03d}_{re.sub('[^A-Za-z0-9]+', '_', f'{dataset}_{arm}').strip('_')}"

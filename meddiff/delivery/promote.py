@@ -11,7 +11,7 @@ from meddiff.services.catalog import record_promotion
 from meddiff.services.tracking import Evidence, Registry
 from meddiff.services.versioning import locked
 
-CHAMPION, PREVIOUS = "champion", "previous"
+_CHAMPION, _PREVIOUS = "champion", "previous"
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ def promote(layout: Layout, params: Params, version: str | None = None) -> Decis
     registry.annotate(decision.version, {"gate": verdict, "gate.reasons": "\n".join(decision.reasons)})
     record_promotion(layout, params, registry.name, decision.version, decision.passed, decision.reasons,
                      _generator(layout, found))
-    champion = registry.alias(CHAMPION)
+    champion = registry.alias(_CHAMPION)
     if decision.passed and champion != decision.version:
         if champion:
-            registry.set_alias(PREVIOUS, champion)
-        registry.set_alias(CHAMPION, decision.version)
+            registry.set_alias(_PREVIOUS, champion)
+        registry.set_alias(_CHAMPION, decision.version)
     return decision
 
 
@@ -96,11 +96,11 @@ def rollback(layout: Layout, params: Params) -> Decision:
         MeddiffError: there is none, or a service doesn't answer.
     """
     registry = Registry(layout, params)
-    champion, previous = registry.alias(CHAMPION), registry.alias(PREVIOUS)
+    champion, previous = registry.alias(_CHAMPION), registry.alias(_PREVIOUS)
     if previous is None:
         raise MeddiffError(registry.name, "a rollback needs an earlier champion", "Promote a version by its number")
-    registry.set_alias(CHAMPION, previous)
-    registry.set_alias(PREVIOUS, None)
+    registry.set_alias(_CHAMPION, previous)
+    registry.set_alias(_PREVIOUS, None)
     reason = f"champion again after a rollback from version {champion}"
     registry.annotate(previous, {"gate.rollback": reason})
     if champion:

@@ -24,11 +24,11 @@ from meddiff.params import Params
 from meddiff.progress import Report, silent
 from meddiff.services.storage import CONNECTIONS, ObjectStore
 
-FORMAT = "meddiff-release/1"
+_FORMAT = "meddiff-release/1"
 MANIFEST = "manifest.json"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-FILE = re.compile(r"(images|masks)/(?!\.)[^/\\:\x00-\x1f]{1,200}\.png|samples\.csv|README\.md")
-Item = TypeVar("Item")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_FILE = re.compile(r"(images|masks)/(?!\.)[^/\\:\x00-\x1f]{1,200}\.png|samples\.csv|README\.md")
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def publish(layout: Layout, params: Params, store: ObjectStore, name: str, repor
     Raises:
         MeddiffError: the name is taken or not allowed, nothing was accepted, a file is missing, or the storage refuses.
     """
-    if not NAME.fullmatch(name):
+    if not _NAME.fullmatch(name):
         raise MeddiffError(f"release `{name}`", "a name has at most 100 letters, digits, dots, dashes and underscores",
                            "Choose another")
     records = read_records(layout.synthetic, layout.filtered)
@@ -71,7 +71,7 @@ def publish(layout: Layout, params: Params, store: ObjectStore, name: str, repor
                            "Run `dvc repro filter`, or loosen its bounds")
     _refuse_taken(store, name)
     table = records.samples.merge(accepted.drop(columns=["batch", "area"]), on="id")
-    manifest = {"format": FORMAT, "name": name, "meddiff": __version__, "generators": sorted(set(table["generator"])),
+    manifest = {"format": _FORMAT, "name": name, "meddiff": __version__, "generators": sorted(set(table["generator"])),
                 "counts": _counts(records), "params": _public(params)}
     content: dict[str, Path | bytes] = {
         "samples.csv": table.to_csv(index=False, lineterminator="\n").encode(),
@@ -126,8 +126,8 @@ def list_releases(store: ObjectStore) -> list[Release]:
     """The complete releases, the oldest first; unfinished ones and other folders are left out."""
     found = []
     for name in store.folders():
-        data = store.get(f"{name}/{MANIFEST}") if NAME.fullmatch(name) else None
-        if data is not None and f'"{FORMAT}"'.encode() in data:
+        data = store.get(f"{name}/{MANIFEST}") if _NAME.fullmatch(name) else None
+        if data is not None and f'"{_FORMAT}"'.encode() in data:
             found.append(_release(store, _checked(store, name, data)))
     return sorted(found, key=lambda release: (release.created, release.name))
 
@@ -165,7 +165,7 @@ def _refuse_taken(store: ObjectStore, name: str) -> None:
 
 
 def _read_manifest(store: ObjectStore, name: str) -> dict[str, Any]:
-    data = store.get(f"{name}/{MANIFEST}") if NAME.fullmatch(name) else None
+    data = store.get(f"{name}/{MANIFEST}") if _NAME.fullmatch(name) else None
     if data is None:
         known = ", ".join(release.name for release in list_releases(store)) or "none yet"
         raise MeddiffError(f"{store.url}{name}", "there is no complete release of this name",
@@ -179,11 +179,11 @@ def _checked(store: ObjectStore, name: str, data: bytes) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(data)
         files = manifest["files"]
-        named = manifest["format"] == FORMAT and manifest["name"] == name and {"created", "generators"} <= manifest.keys()
+        named = manifest["format"] == _FORMAT and manifest["name"] == name and {"created", "generators"} <= manifest.keys()
         sound = named and all(re.fullmatch("[0-9a-f]{64}", told["sha256"]) and int(told["size"]) >= 0 for told in files.values())
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise MeddiffError(where, f"the manifest must be that of a release ({e!r})", "Fetch another release") from e
-    stranger = next((path for path in files if not FILE.fullmatch(path)), None)
+    stranger = next((path for path in files if not _FILE.fullmatch(path)), None)
     if stranger is not None:
         raise MeddiffError(where, f"a release has PNG files in images/ and masks/, but the manifest names {stranger!r}",
                            "Don't trust this release")
@@ -213,7 +213,7 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _parallel(work: Callable[[str], Item], paths: Sequence[str], report: Report) -> list[Item]:
+def _parallel(work: Callable[[str], _Item], paths: Sequence[str], report: Report) -> list[_Item]:
     """Apply `work` to all paths in a few threads; the first error ends it."""
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         jobs = [pool.submit(work, path) for path in paths]

@@ -9,7 +9,7 @@ from meddiff.params import Params
 from meddiff.progress import Report, silent
 from meddiff.services.tracking import load_generator
 
-ROWS = 16  # requests a call: memory stays small, the bar moves
+_ROWS = 16  # requests a call: memory stays small, the bar moves
 
 
 def sample_registered(layout: Layout, params: Params, model: str, seeds: Sequence[int], out: Path,
@@ -41,8 +41,8 @@ def sample_registered(layout: Layout, params: Params, model: str, seeds: Sequenc
     with replacing(out) as fresh:
         for kind in ("images", "masks"):
             (fresh / kind).mkdir()
-        for start in range(0, len(seeds), ROWS):
-            part = seeds[start:start + ROWS]
+        for start in range(0, len(seeds), _ROWS):
+            part = seeds[start:start + _ROWS]
             rows = pd.DataFrame({"seed": part}, dtype="int64")
             if guidance_scale is not None:
                 rows["guidance_scale"] = float(guidance_scale)

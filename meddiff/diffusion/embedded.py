@@ -13,14 +13,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from meddiff.cases import Pixels
 from meddiff.diffusion.codec import PatchCodec
-from meddiff.diffusion.inpainting import diffusion_loss, embed_prompts, encode, model_input, to_tensor
+from meddiff.diffusion.inpainting import diffusion_loss, embed_prompts, encode_images, model_input, to_tensor
 from meddiff.params import FinetuneParams, FoundationParams
 from meddiff.progress import Report, silent
 from meddiff.training import Schedule, train
 
-TEXT_WIDTH = 32
+_TEXT_WIDTH = 32
 NOTHING, LESION, ANYTHING = PROMPTS = ("", FinetuneParams().prompt, "an image")  # what fills the mask: no lesion, one, whatever
-MIN_SNR = 5.0
+_MIN_SNR = 5.0
 
 
 def build_embedded(params: FoundationParams, images: Tensor) -> StableDiffusionInpaintPipeline:
@@ -39,14 +39,14 @@ def build_embedded(params: FoundationParams, images: Tensor) -> StableDiffusionI
             attention_head_dim=4,
             down_block_types=("DownBlock2D",) * (levels - 1) + ("CrossAttnDownBlock2D",),
             up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
-            cross_attention_dim=TEXT_WIDTH,
+            cross_attention_dim=_TEXT_WIDTH,
         )
-        tokenizer = _byte_tokenizer()
+        tokenizer = byte_tokenizer()
         text = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(tokenizer),
-                hidden_size=TEXT_WIDTH,
-                intermediate_size=2 * TEXT_WIDTH,
+                hidden_size=_TEXT_WIDTH,
+                intermediate_size=2 * _TEXT_WIDTH,
                 num_hidden_layers=1,
                 num_attention_heads=2,
                 max_position_embeddings=32,
@@ -109,8 +109,8 @@ def inpaint(
     def loss(generator: torch.Generator) -> Tensor:
         drawn = draw(generator)
         pixels, masks = drawn.pixels.to(device), drawn.masks.to(device)
-        return diffusion_loss(pipeline, encode(pipeline.vae, pixels), model_input(pipeline, pixels, masks),
-                              prompts[drawn.prompts.to(device)], masks, 1.0, 0.1, generator, MIN_SNR)
+        return diffusion_loss(pipeline, encode_images(pipeline.vae, pixels), model_input(pipeline, pixels, masks),
+                              prompts[drawn.prompts.to(device)], masks, 1.0, 0.1, generator, _MIN_SNR)
 
     losses = train(pipeline.unet.parameters(), loss, schedule, checkpoint, report)
     pipeline.unet.eval()
@@ -169,7 +169,7 @@ def _blob(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
     return inside
 
 
-def _byte_tokenizer() -> CLIPTokenizer:
+def byte_tokenizer() -> CLIPTokenizer:
     """A CLIP tokenizer over single bytes, which needs no download."""
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(b) for b in visible] + [chr(256 + i) for i in range(256 - len(visible))]

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from meddiff.cases import Case, Pixels
 from meddiff.diffusion.embedded import random_shapes
-from meddiff.diffusion.inpainting import encode, model_input, to_tensor
+from meddiff.diffusion.inpainting import encode_images, model_input, to_tensor
 from meddiff.errors import MeddiffError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
-TRIES = 4           # shapes drawn before an example keeps its lesion
-SMALLEST = 0.005    # of a shape, as a share of the frame
-MARGIN = 1 / 32     # between a shape and a lesion, as a share of the frame's side
+_TRIES = 4           # shapes drawn before an example keeps its lesion
+_SMALLEST = 0.005    # of a shape, as a share of the frame
+_MARGIN = 1 / 32     # between a shape and a lesion, as a share of the frame's side
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Examples:
             raise MeddiffError("finetune", "one annotated training case at least must hold a lesion", "Raise prepare.n_labelled")
         self.present = [[int(label) for label in np.unique(mask) if label] for _, mask in self.views]
         keys = [(view, label) for view, labels in enumerate(self.present) for label in labels]
-        self.latents = _chunked(range(len(self.views)), chunk, lambda part: encode(pipeline.vae, self._images(part)))
+        self.latents = _chunked(range(len(self.views)), chunk, lambda part: encode_images(pipeline.vae, self._images(part)))
         found = _chunked(keys, chunk, lambda part: self._condition([(v, self.views[v][1] == label) for v, label in part]))
         self.conditions = dict(zip(keys, found, strict=True))
 
@@ -115,14 +115,14 @@ class Examples:
 
 def _lesion_free_shape(mask: Pixels, generator: torch.Generator) -> NDArray[np.bool_] | None:
     """A random shape `[H,W]` with the widened lesions cut off; None where they leave too little room."""
-    free = ndimage.distance_transform_edt(mask == 0) > MARGIN * mask.shape[0]
-    for _ in range(TRIES):
+    free = ndimage.distance_transform_edt(mask == 0) > _MARGIN * mask.shape[0]
+    for _ in range(_TRIES):
         shape: NDArray[np.bool_] = (random_shapes(1, mask.shape[0], generator)[0, 0].numpy() > 0) & free
-        if shape.mean() >= SMALLEST:
+        if shape.mean() >= _SMALLEST:
             return shape
     return None
 
 
-def _chunked(items: Sequence[T], chunk: int, compute: Callable[[Sequence[T]], Tensor]) -> list[Tensor]:
+def _chunked(items: Sequence[_T], chunk: int, compute: Callable[[Sequence[_T]], Tensor]) -> list[Tensor]:
     """The rows of what `compute` gives for each few items, on the CPU."""
     return [row for start in range(0, len(items), chunk) for row in compute(items[start : start + chunk]).cpu()]

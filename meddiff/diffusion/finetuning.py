@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from meddiff.cases import Case
 from meddiff.diffusion.examples import Examples
-from meddiff.diffusion.inpainting import diffusion_loss, embed_prompts, place, text_embeddings
+from meddiff.diffusion.inpainting import diffusion_loss, embed_prompts, move_pipeline, text_embeddings
 from meddiff.diffusion.tokens import LearnedToken, own_token
 from meddiff.errors import MeddiffError
 from meddiff.params import FinetuneParams
@@ -59,7 +59,7 @@ def finetune(
     if params.inside_weight == params.outside_weight == 0:
         raise MeddiffError("finetune", "the loss needs weight inside or outside the mask", "Set inside_weight above 0")
     word = _learned_word(params)
-    place(pipeline, device)
+    move_pipeline(pipeline, device)
     encoders = [part for name in ("text_encoder", "text_encoder_2") if (part := getattr(pipeline, name, None)) is not None]
     for part in (pipeline.vae, *encoders):
         part.requires_grad_(False)
@@ -98,7 +98,7 @@ def finetune(
         params.accumulation,
         params.ema_decay,
     )
-    with _halved(unet if params.precision == "bfloat16" else None):
+    with halved(unet if params.precision == "bfloat16" else None):
         losses = train([*unet.parameters(), *([token.offset] if token else [])], loss, schedule, checkpoint, report)
     if not math.isfinite(losses[-1]):
         raise MeddiffError("finetune.learning_rate", "the loss must stay finite, and didn't", "Lower it, or use float32")
@@ -109,7 +109,7 @@ def finetune(
         unet.unload_lora()
     unet.disable_gradient_checkpointing()
     unet.eval()
-    place(pipeline, device)
+    move_pipeline(pipeline, device)
     return Finetuned(losses, prompt, prompts)
 
 
@@ -128,7 +128,7 @@ def _prepared(unet: nn.Module, params: FinetuneParams) -> nn.Module:
 
 
 @contextmanager
-def _halved(network: nn.Module | None) -> Iterator[None]:
+def halved(network: nn.Module | None) -> Iterator[None]:
     """Hold a network's frozen matrices and kernels in bfloat16 meanwhile: autocast would round them so in every step.
 
     A LoRA is merged into what they were before, which waits in the CPU's memory.

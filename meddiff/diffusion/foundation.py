@@ -11,15 +11,15 @@ from huggingface_hub import hf_hub_download
 import meddiff.diffusion.codec  # noqa: F401  a saved embedded pipeline names its class
 from meddiff.errors import MeddiffError
 
-INDEX = "model_index.json"
+_INDEX = "model_index.json"
 # Left out when loading: not needed here, and older folders name classes of them that no longer exist.
-UNUSED = {"feature_extractor": None, "image_encoder": None}
-KINDS = {
+_UNUSED = {"feature_extractor": None, "image_encoder": None}
+_KINDS = {
     "StableDiffusionInpaintPipeline": (
         StableDiffusionInpaintPipeline,
-        {**UNUSED, "safety_checker": None, "requires_safety_checker": False},
+        {**_UNUSED, "safety_checker": None, "requires_safety_checker": False},
     ),
-    "StableDiffusionXLInpaintPipeline": (StableDiffusionXLInpaintPipeline, {**UNUSED, "add_watermarker": False}),
+    "StableDiffusionXLInpaintPipeline": (StableDiffusionXLInpaintPipeline, {**_UNUSED, "add_watermarker": False}),
 }
 
 
@@ -38,13 +38,13 @@ def load_foundation(source: str, revision: str | None = None) -> StableDiffusion
     """
     place, revision = _place(source, revision)
     try:
-        index = place / INDEX if isinstance(place, Path) else Path(hf_hub_download(place, INDEX, revision=revision))
+        index = place / _INDEX if isinstance(place, Path) else Path(hf_hub_download(place, _INDEX, revision=revision))
         name = json.loads(index.read_text())["_class_name"]
-        if name not in KINDS:
+        if name not in _KINDS:
             raise MeddiffError(
-                source, f"a foundation is a {' or '.join(KINDS)}, this is a {name}", "Choose an inpainting model of such a kind"
+                source, f"a foundation is a {' or '.join(_KINDS)}, this is a {name}", "Choose an inpainting model of such a kind"
             )
-        kind, options = KINDS[name]
+        kind, options = _KINDS[name]
         pipeline: StableDiffusionInpaintPipeline = kind.from_pretrained(
             place, revision=revision, use_safetensors=True, dtype=torch.float32, **options
         )
@@ -73,10 +73,10 @@ def _place(source: str, revision: str | None) -> tuple[str | Path, str | None]:
     """What diffusers loads from: a folder without revision, or a hub id with its commit."""
     local = Path(source).expanduser()
     if local.is_dir():
-        if not (local / INDEX).is_file():
+        if not (local / _INDEX).is_file():
             raise MeddiffError(
                 local,
-                f"a foundation folder is a saved diffusers pipeline with {INDEX}",
+                f"a foundation folder is a saved diffusers pipeline with {_INDEX}",
                 "Save it with `pipeline.save_pretrained(folder)`",
             )
         return local, None

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from meddiff.cases import Pixels
 
 
-def place(pipeline: StableDiffusionInpaintPipeline, device: str) -> None:
+def move_pipeline(pipeline: StableDiffusionInpaintPipeline, device: str) -> None:
     """Move the pipeline to `cpu` or `cuda`: on a GPU channels last, the autoencoder one image at a time.
 
     Convolutions in half precision want channels last there; the autoencoder's activations are a multiple of the UNet's, and one
@@ -29,7 +29,7 @@ def to_tensor(image: Pixels) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def encode(vae: torch.nn.Module, images: Tensor) -> Tensor:
+def encode_images(vae: torch.nn.Module, images: Tensor) -> Tensor:
     """Scaled latents `[B,C,h,w]` float32 of images `[B,3,H,W]` in [-1,1]; the mean, where there is a distribution."""
     with torch.no_grad():
         output = vae.encode(images)
@@ -37,7 +37,7 @@ def encode(vae: torch.nn.Module, images: Tensor) -> Tensor:
         return (latents.float() - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
 
 
-def decode(vae: torch.nn.Module, latents: Tensor) -> Tensor:
+def decode_latents(vae: torch.nn.Module, latents: Tensor) -> Tensor:
     """Images `[B,3,H,W]` float32 in [-1,1] of scaled latents."""
     with torch.no_grad():
         image: Tensor = vae.decode(
@@ -77,7 +77,7 @@ def model_input(pipeline: StableDiffusionInpaintPipeline, images: Tensor, masks:
         images: `[B,3,H,W]` in [-1,1].
         masks: `[B,1,H,W]` of 0 and 1.
     """
-    masked = encode(pipeline.vae, images * (masks < 0.5))
+    masked = encode_images(pipeline.vae, images * (masks < 0.5))
     channels = pipeline.unet.config.in_channels - 2 * masked.shape[1]
     if channels == 1:
         small = F.interpolate(masks, size=masked.shape[-2:])
@@ -125,7 +125,7 @@ def diffusion_loss(
         prompts: `[B, tokens, width]`.
         masks: `[B,1,H,W]` of 0 and 1.
         inside, outside: weights, normalised so that a mask's size doesn't change the mean weight.
-        min_snr: gamma of `_time_weights`; None weighs all times alike.
+        min_snr: gamma of `time_weights`; None weighs all times alike.
     """
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)  # Euler's and others' add_noise is no VP process
     noise = torch.randn(latents.shape, generator=generator).to(latents)
@@ -142,11 +142,11 @@ def diffusion_loss(
     weights = weights / weights.mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
     weights = weights * getattr(pipeline.vae, "importance", 1.0)
     if min_snr is not None:
-        weights = weights * _time_weights(scheduler, times, min_snr)[:, None, None, None]
+        weights = weights * time_weights(scheduler, times, min_snr)[:, None, None, None]
     return (weights * (prediction - target).square()).mean()
 
 
-def _time_weights(scheduler: DDPMScheduler, times: Tensor, gamma: float) -> Tensor:
+def time_weights(scheduler: DDPMScheduler, times: Tensor, gamma: float) -> Tensor:
     """Weights `[B]` of the squared error at `times`: min-SNR (Hang et al. 2023, eq. 8), so that no time outweighs the others.
 
     The error of the clean latents weighs min(SNR, gamma), but at least 1 where they or the velocity are what is predicted (ours):

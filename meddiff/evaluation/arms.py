@@ -9,7 +9,7 @@ ROOM = 6  # arms
 
 
 @dataclass(frozen=True)
-class Look:
+class ArmLook:
     """Of one arm.
 
     Attributes:
@@ -26,23 +26,23 @@ class Look:
 
 
 LOOKS = {
-    BASELINE: Look("real images only", "#52606d", 1),
-    TREATED: Look("real + synthetic images", "#0072b2", 5, "synthetic pairs"),
-    "combined": Look("real + synthetic + unlabelled images", "#332288", 6, "synthetic pairs with unlabelled images"),
-    "copy_paste": Look("real + pasted real lesions", "#d55e00", 3),
-    "copy_paste_sites": Look("real + real lesions pasted where lesions were", "#f0e442"),
-    "self_training": Look("real + unlabelled images, lesions as found", "#000000", 4),
-    "augmented": Look("real images, stronger augmentation", "#cc79a7", 2),
-    PUBLISHED: Look("real + the paper's recipe", "#009e73", 7),
-    "unfiltered": Look("real + as many unfiltered synthetic images", "#e69f00"),
-    "uncorroded": Look("the same without corrosion", "#56b4e9"),
-    "synthetic_only": Look("synthetic images only", "#999999"),
+    BASELINE: ArmLook("real images only", "#52606d", 1),
+    TREATED: ArmLook("real + synthetic images", "#0072b2", 5, "synthetic pairs"),
+    "combined": ArmLook("real + synthetic + unlabelled images", "#332288", 6, "synthetic pairs with unlabelled images"),
+    "copy_paste": ArmLook("real + pasted real lesions", "#d55e00", 3),
+    "copy_paste_sites": ArmLook("real + real lesions pasted where lesions were", "#f0e442"),
+    "self_training": ArmLook("real + unlabelled images, lesions as found", "#000000", 4),
+    "augmented": ArmLook("real images, stronger augmentation", "#cc79a7", 2),
+    PUBLISHED: ArmLook("real + the paper's recipe", "#009e73", 7),
+    "unfiltered": ArmLook("real + as many unfiltered synthetic images", "#e69f00"),
+    "uncorroded": ArmLook("the same without corrosion", "#56b4e9"),
+    "synthetic_only": ArmLook("synthetic images only", "#999999"),
 }
 
 
-def look_of(arm: str) -> Look:
+def look_of(arm: str) -> ArmLook:
     """How an arm looks, `synthetic_xRATIO` included."""
-    return LOOKS.get(arm) or Look(f"real + synthetic images, up to {arm_of(arm).ratio:g} for each real one", "#9aa5b1")
+    return LOOKS.get(arm) or ArmLook(f"real + synthetic images, up to {arm_of(arm).ratio:g} for each real one", "#9aa5b1")
 
 
 def arm_name(arm: str) -> str:

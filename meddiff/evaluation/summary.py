@@ -15,7 +15,7 @@ from meddiff.params import EvaluateParams
 from meddiff.params.arms import BASELINE, TREATED
 
 METRICS = ("dice", "iou", "hd95", "nsd")
-COUNTS = ("lesions", "found", "false_positives")    # see `metrics.Detection`
+_COUNTS = ("lesions", "found", "false_positives")    # see `metrics.Detection`
 SIZES = ("small", "medium", "large")
 
 
@@ -145,7 +145,7 @@ def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, set
     """Intervals of everything in `per_case.csv`. With several classes a case counts by its mean over classes.
 
     Args:
-        table: one row a case, class, arm and seed: case, group, class, arm, seed, the `METRICS`, the `COUNTS`, lesion_area,
+        table: one row a case, class, arm and seed: case, group, class, arm, seed, the `METRICS`, the `_COUNTS`, lesion_area,
             stratum.
         training: `validation.csv`: arm, seed, steps, seconds, n_real, n_synthetic.
         quality: see `assess`.
@@ -182,7 +182,7 @@ def mean_over_classes(table: pd.DataFrame) -> pd.DataFrame:
     if table["class"].nunique() < 2:
         return table
     how = dict.fromkeys(METRICS, "mean") | {"group": "first", "stratum": "first", "lesion_area": "sum"}
-    how |= {name: "sum" for name in COUNTS if name in table}
+    how |= {name: "sum" for name in _COUNTS if name in table}
     return table.groupby(["case", "arm", "seed"], sort=False, as_index=False).agg(how)
 
 

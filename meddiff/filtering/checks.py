@@ -12,11 +12,11 @@ from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from meddiff.params import FilterParams
 
-SUITE = "synthetic batch"
-AREA = (0.001, 0.9)     # smallest and greatest share of the image that a mask may cover
-LEAST_RANGE = 16        # gray levels between an image's darkest and brightest pixel; less is blank
-COMPONENTS = 3          # parts of a mask, unless the training masks have more
-ALMOST_ALL, MOST, HALF = 0.95, 0.9, 0.5
+_SUITE = "synthetic batch"
+_AREA = (0.001, 0.9)     # smallest and greatest share of the image that a mask may cover
+_LEAST_RANGE = 16        # gray levels between an image's darkest and brightest pixel; less is blank
+COMPONENTS = 3           # parts of a mask, unless the training masks have more
+_ALMOST_ALL, _MOST, _HALF = 0.95, 0.9, 0.5
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def check_batches(tables: Mapping[str, pd.DataFrame], params: FilterParams, size
     """
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
-    suite = context.suites.add(gx.ExpectationSuite(name=SUITE, expectations=expectations(params, size, components)))
+    suite = context.suites.add(gx.ExpectationSuite(name=_SUITE, expectations=expectations(params, size, components)))
     source = context.data_sources.add_pandas("synthetic")
     verdicts = []
     for batch, table in tables.items():
@@ -116,11 +116,11 @@ def expectations(params: FilterParams, size: int, components: int = COMPONENTS) 
     suite += [between(column, size, size, name, f"The {column.replace('_', ' ')} is {size} pixels")
               for name, columns in {"image size": ("width", "height"), "mask size": ("mask_width", "mask_height")}.items()
               for column in columns]
-    suite += [between("image_range", LEAST_RANGE, 255, "gray range", f"Gray levels span at least {LEAST_RANGE}", ALMOST_ALL),
-              between("area", *AREA, "mask area", f"Masks cover {AREA[0]:.1%} to {AREA[1]:.0%} of the image", ALMOST_ALL),
-              between("components", 1, components, "mask components", f"Masks have 1 to {components} parts", MOST),
+    suite += [between("image_range", _LEAST_RANGE, 255, "gray range", f"Gray levels span at least {_LEAST_RANGE}", _ALMOST_ALL),
+              between("area", *_AREA, "mask area", f"Masks cover {_AREA[0]:.1%} to {_AREA[1]:.0%} of the image", _ALMOST_ALL),
+              between("components", 1, components, "mask components", f"Masks have 1 to {components} parts", _MOST),
               between("contrast", params.min_contrast, 255, "contrast",
-                      f"Gray levels differ by {params.min_contrast:g} or more across the mask's border", HALF)]
+                      f"Gray levels differ by {params.min_contrast:g} or more across the mask's border", _HALF)]
     for score in ("similarity", "agreement"):
         suite += [gxe.ExpectColumnValuesToNotBeNull(column=score, description=f"Every sample has its {score}",
                                                     meta={"name": score}),

@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from meddiff.cases import Case, Pixels
+from meddiff.lesions.shapes import Floats
 from meddiff.params import FilterParams
 
-GREATEST_SHARE = 0.5    # of a lesion's inscribed radius that may be eroded
-BINS = 40               # of the profile, from one radius outside the border to one inside
-CORE = 0.35             # beyond this distance from the border [radii] a lesion is surely lesion, or background
-SOUGHT = 0.65           # the steepest change is sought within this distance [radii]
-SMOOTH = 1.5            # deviation of the Gaussian that smooths a profile before its slope is taken [bins]
-LEAST_RADIUS = 3.0      # smaller lesions have no profile [pixels]
-LEAST_LESIONS = 8       # with fewer on either side nothing is measured
-RESAMPLES = 200
-Floats = NDArray[np.float64]
+GREATEST_SHARE = 0.5     # of a lesion's inscribed radius that may be eroded
+BINS = 40                # of the profile, from one radius outside the border to one inside
+_CORE = 0.35             # beyond this distance from the border [radii] a lesion is surely lesion, or background
+_SOUGHT = 0.65           # the steepest change is sought within this distance [radii]
+_SMOOTH = 1.5            # deviation of the Gaussian that smooths a profile before its slope is taken [bins]
+_LEAST_RADIUS = 3.0      # smaller lesions have no profile [pixels]
+_LEAST_LESIONS = 8       # with fewer on either side nothing is measured
+_RESAMPLES = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,12 +121,12 @@ def choose_corrosion(real: Floats, painted: Floats, seed: int = 0) -> Corrosion:
     rng, lines = np.random.default_rng(seed), [mean_profile(real), mean_profile(painted)]
     profiles = pd.DataFrame({"distance": _middles(), "real": lines[0], "painted": lines[1]})
     counts = (len(real), len(painted))
-    if min(counts) < LEAST_LESIONS:
+    if min(counts) < _LEAST_LESIONS:
         return Corrosion(0.0, math.nan, math.nan, math.nan, math.nan, math.nan, *counts, profiles)
     e_real, e_painted = map(steepest, lines)
     wanted = _share(e_real, e_painted)
     drawn = [_share(*(steepest(mean_profile(part[rng.integers(0, len(part), len(part))])) for part in (real, painted)))
-             for _ in range(RESAMPLES)]
+             for _ in range(_RESAMPLES)]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Corrosion(float(np.clip(wanted, 0, GREATEST_SHARE)), wanted, float(low), float(high), e_real, e_painted,
                      *counts, profiles)
@@ -136,21 +136,21 @@ def border_profiles(pairs: Iterable[tuple[Pixels, Pixels]]) -> Floats:
     """How each lesion changes from its background to its core, `[L, BINS]` [gray levels].
 
     A profile is the mean colour at each signed distance to the mask's border (-1 to 1 inscribed radii, positive inside), along
-    the unit vector of RGB from the mean of the ring outside to that of the core (both beyond `CORE`): a lesion may be darker,
+    the unit vector of RGB from the mean of the ring outside to that of the core (both beyond `_CORE`): a lesion may be darker,
     brighter or of another colour. Where profiles are averaged, a lesion weighs as much as it stands out.
 
     Args:
         pairs: images `[H, W, 3]` uint8 RGB with their masks `[H, W]` uint8, 0 = background; each connected part of a class whose
-            inscribed radius is `LEAST_RADIUS` or more gives a row.
+            inscribed radius is `_LEAST_RADIUS` or more gives a row.
     """
     rows = [row for image, mask in pairs for row in _profiles(image, mask)]
     return np.stack(rows) if rows else np.empty((0, BINS))
 
 
 def steepest(profile: Floats) -> float:
-    """Distance [inscribed radii] within `SOUGHT` at which a profile `[BINS]` rises most steeply; between bins by a parabola."""
-    at, slope = _middles(), np.gradient(ndimage.gaussian_filter1d(profile, SMOOTH, mode="nearest"))
-    sought = np.flatnonzero(np.abs(at) < SOUGHT)
+    """Distance [inscribed radii] within `_SOUGHT` at which a profile `[BINS]` rises most steeply; between bins by a parabola."""
+    at, slope = _middles(), np.gradient(ndimage.gaussian_filter1d(profile, _SMOOTH, mode="nearest"))
+    sought = np.flatnonzero(np.abs(at) < _SOUGHT)
     top = sought[np.argmax(slope[sought])]
     before, peak, after = slope[top - 1:top + 2]
     bend = before - 2 * peak + after
@@ -193,12 +193,12 @@ def _profiles(image: Pixels, mask: Pixels) -> list[Floats]:
     outside, (y, x) = ndimage.distance_transform_edt(mask == 0, return_indices=True)
     parts, radii = _lesions(mask, inside)
     nearest = parts[y, x]
-    signed = np.where(mask > 0, inside - 0.5, 0.5 - outside) / np.maximum(radii, LEAST_RADIUS)[nearest]
+    signed = np.where(mask > 0, inside - 0.5, 0.5 - outside) / np.maximum(radii, _LEAST_RADIUS)[nearest]
     rows = []
-    for part in np.flatnonzero(radii >= LEAST_RADIUS):
+    for part in np.flatnonzero(radii >= _LEAST_RADIUS):
         near = (nearest == part) & (np.abs(signed) < 1)
         at, colours = signed[near], image[near].astype(np.float64)
-        ring, core = at < -CORE, at > CORE
+        ring, core = at < -_CORE, at > _CORE
         if not ring.any() or not core.any():
             continue
         start = colours[ring].mean(axis=0)

@@ -21,7 +21,7 @@ from meddiff.segmentation.segmenter import Segmenter
 if TYPE_CHECKING:
     from meddiff.filtering.checks import BatchVerdict
 
-REASONS = ("implausible", "copy", "agreement", "contrast", "duplicate")
+_REASONS = ("implausible", "copy", "agreement", "contrast", "duplicate")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def contrast(images: Pixels, masks: Pixels) -> Scalars:
 
 
 def decide(scores: Scores, real: RealLesions, params: FilterParams, report: Report = silent) -> list[str]:
-    """Reason of each rejection, one of `REASONS` in that order of precedence, or an empty text for an accepted sample.
+    """Reason of each rejection, one of `_REASONS` in that order of precedence, or an empty text for an accepted sample.
 
     Samples come in the order of their ids: of near-duplicates that pass every other rule, all but the first are rejected. A rule
     is off at its open bound: `similarity_low` 0, `similarity_high` 1 (copies and duplicates), `agreement` 0, `min_contrast` 0.
@@ -96,7 +96,7 @@ def decide(scores: Scores, real: RealLesions, params: FilterParams, report: Repo
     table = scores.table
     rules = [table["similarity"] < params.similarity_low, table["greatest"] > params.similarity_high,
              table["agreement"] < params.agreement, table["contrast"] < params.min_contrast]
-    reasons: list[str] = np.select(rules, REASONS[:4], default="").tolist()
+    reasons: list[str] = np.select(rules, _REASONS[:4], default="").tolist()
     passed = [i for i, reason in enumerate(reasons) if not reason]
     repeated = repeats([scores.identity[i] for i in passed], real.same_within(params.similarity_high), report)
     for i, repeat in zip(passed, repeated, strict=True):
@@ -123,7 +123,7 @@ def count_decisions(decided: pd.DataFrame, real: RealLesions, params: FilterPara
     Shares by rule count the samples of quarantined batches too: a generator that copies must not hide behind a bad batch.
     """
     quarantined = decided["verdict"] == "quarantined"
-    return {**{f"share_{reason}": float((decided["rule"] == reason).mean()) for reason in REASONS},
+    return {**{f"share_{reason}": float((decided["rule"] == reason).mean()) for reason in _REASONS},
             "share_quarantined": float(quarantined.mean()),
             "batches_quarantined": float(decided.loc[quarantined, "batch"].nunique()),
             "bound_similarity_low": params.similarity_low, "bound_similarity_high": params.similarity_high,

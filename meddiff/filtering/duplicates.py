@@ -13,9 +13,9 @@ from meddiff.lesions.appearance import Scalars
 from meddiff.progress import Report, silent
 
 EXACT = 10_000          # vectors up to which every one is looked at; beyond, a graph is searched
-LINKS, GROWTH = 32, 80  # of the graph: neighbours of a vector, and candidates weighed when one is added
-SOUGHT = 64             # candidates weighed in a search
-BLOCK = 256             # samples looked up together
+_LINKS, _GROWTH = 32, 80  # of the graph: neighbours of a vector, and candidates weighed when one is added
+_SOUGHT = 64              # candidates weighed in a search
+_BLOCK = 256              # samples looked up together
 
 
 def repeats(identity: Sequence[Scalars], radius: float, report: Report = silent) -> NDArray[np.bool_]:
@@ -38,8 +38,8 @@ def repeats(identity: Sequence[Scalars], radius: float, report: Report = silent)
         return repeated
     with _one_thread():
         index: faiss.Index = faiss.IndexFlatL2(identity[0].shape[1])
-        for start in range(0, len(identity), BLOCK):
-            block, flags = identity[start:start + BLOCK], repeated[start:start + BLOCK]
+        for start in range(0, len(identity), _BLOCK):
+            block, flags = identity[start:start + _BLOCK], repeated[start:start + _BLOCK]
             vectors, ends = np.concatenate(block), np.cumsum([0, *map(len, block)])
             old, near = _near(index, vectors, radius), cdist(vectors, vectors) < radius
             fresh = np.zeros(len(vectors), dtype=bool)
@@ -61,8 +61,8 @@ def _near(index: faiss.Index, vectors: Scalars, radius: float) -> NDArray[np.boo
 def _with(index: faiss.Index, vectors: Scalars) -> faiss.Index:
     """The index with more vectors; it becomes a graph when it outgrows `EXACT`."""
     if index.ntotal <= EXACT < index.ntotal + len(vectors):
-        graph = faiss.IndexHNSWFlat(index.d, LINKS)
-        graph.hnsw.efConstruction, graph.hnsw.efSearch = GROWTH, SOUGHT
+        graph = faiss.IndexHNSWFlat(index.d, _LINKS)
+        graph.hnsw.efConstruction, graph.hnsw.efSearch = _GROWTH, _SOUGHT
         graph.add(index.reconstruct_n(0, index.ntotal))
         index = graph
     index.add(vectors.astype(np.float32))

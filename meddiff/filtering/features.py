@@ -22,15 +22,15 @@ from torch.nn import functional as F
 
 from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
-from meddiff.lesions.appearance import CHUNK, Scalars, channels_first, crop, statistics
+from meddiff.lesions.appearance import IMAGES_AT_ONCE, Scalars, channels_first, crop, joint_features
 from meddiff.segmentation.networks import DEVIATION, MEAN
 from meddiff.segmentation.segmenter import Segmenter
 
-SIDE = 96            # at which convolutional networks see, and those that don't say [pixels]
-INSPECTOR_SIDE = 64  # at which the inspector was trained [pixels]
-PREPROCESSOR = "preprocessor_config.json"
-HEADS = ("fc.", "classifier.", "class_layers.")  # not needed
-NETWORKS = ("mobilenet_v2", "resnet18", "resnet50", "densenet121")
+_SIDE = 96            # at which convolutional networks see, and those that don't say [pixels]
+_INSPECTOR_SIDE = 64  # at which the inspector was trained [pixels]
+_PREPROCESSOR = "preprocessor_config.json"
+_HEADS = ("fc.", "classifier.", "class_layers.")  # not needed
+_NETWORKS = ("mobilenet_v2", "resnet18", "resnet50", "densenet121")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +53,10 @@ class Embedding:
         """`[N, D]` features of images `[N, H, W, 3]` uint8, inside masks `[N, H, W]` where they are given."""
         mean, deviation = (torch.tensor(values)[:, None, None] * 255 for values in (self.mean, self.deviation))
         parts = []
-        for start in range(0, len(images), CHUNK):
-            rgb = channels_first(images[start:start + CHUNK])
+        for start in range(0, len(images), IMAGES_AT_ONCE):
+            rgb = channels_first(images[start:start + IMAGES_AT_ONCE])
             inside = torch.ones_like(rgb[:, :1]) if masks is None else torch.from_numpy(
-                (masks[start:start + CHUNK] > 0).astype(np.float32))[:, None]
+                (masks[start:start + IMAGES_AT_ONCE] > 0).astype(np.float32))[:, None]
             square, weight = crop(torch.cat([rgb, inside], 1), inside, self.side).split([3, 1], 1)
             with torch.inference_mode():
                 features = self.encode(((square - mean) / deviation).to(self.device)).float().cpu()
@@ -87,7 +87,7 @@ class Extractor:
         Returns:
             `[N, D]` float64: `lesions.statistics`, or the embedding.
         """
-        return statistics(images, masks) if self.embedding is None else self.embedding(images, masks)
+        return joint_features(images, masks) if self.embedding is None else self.embedding(images, masks)
 
 
 def load_extractor(source: str = "lesion", revision: str | None = None, device: str = "cpu",
@@ -97,7 +97,7 @@ def load_extractor(source: str = "lesion", revision: str | None = None, device: 
     Args:
         source: `lesion`: the statistics alone, nothing is loaded. `inspector`: the encoder of the segmenter that was trained here
             on the training images. A hub id or a local folder of a vision model of transformers, such as
-            `facebook/dinov2-small` or `openai/clip-vit-base-patch32`. `NAME:FILE`: one of `NETWORKS` with weights under
+            `facebook/dinov2-small` or `openai/clip-vit-base-patch32`. `NAME:FILE`: one of `_NETWORKS` with weights under
             torchvision's names, which timm's and MONAI's ResNets share (the networks are MONAI's; MobileNetV2 is transformers').
             Pixels are scaled by the mean and deviation in the `preprocessor_config.json` beside the weights, else by ImageNet's.
         revision: full commit of the hub id, so that the features can't change under a result.
@@ -113,15 +113,15 @@ def load_extractor(source: str = "lesion", revision: str | None = None, device: 
     name, _, file = source.partition(":")
     try:
         if source == "inspector" and inspector:
-            return Extractor(source, Embedding(partial(_inspect, inspector), INSPECTOR_SIDE, (0.5,) * 3, (0.5,) * 3, device))
-        if file and name in NETWORKS:
+            return Extractor(source, Embedding(partial(_inspect, inspector), _INSPECTOR_SIDE, (0.5,) * 3, (0.5,) * 3, device))
+        if file and name in _NETWORKS:
             return Extractor(f"{name}:{Path(file).name}", _from_file(name, Path(file).expanduser(), device))
         embedding = _from_transformers(source, revision, device)
         return Extractor(Path(source).name if Path(source).expanduser().is_dir() else f"{source}@{revision}", embedding)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as e:
         raise MeddiffError(source, f"a feature extractor must load ({' '.join(str(e).split())[:300]})",
                            "Set filter.extractor to `lesion`, `inspector`, a hub id with filter.extractor_revision, a folder of "
-                           f"transformers, or NAME:FILE with a safetensors file for {', '.join(NETWORKS)}") from e
+                           f"transformers, or NAME:FILE with a safetensors file for {', '.join(_NETWORKS)}") from e
 
 
 def _inspect(inspector: Segmenter, batch: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def _from_transformers(source: str, revision: str | None, device: str) -> Embedd
 
     folder, prepared = Path(source).expanduser(), None
     if folder.is_dir():
-        revision, prepared = None, folder / PREPROCESSOR
+        revision, prepared = None, folder / _PREPROCESSOR
     elif source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise OSError("there is no such folder, and it isn't a hub id")
     elif not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
@@ -143,17 +143,17 @@ def _from_transformers(source: str, revision: str | None, device: str) -> Embedd
     model = AutoModel.from_pretrained(folder if prepared else source, revision=revision, use_safetensors=True)
     if prepared is None:
         with suppress(EntryNotFoundError):
-            prepared = Path(hf_hub_download(source, PREPROCESSOR, revision=revision))
+            prepared = Path(hf_hub_download(source, _PREPROCESSOR, revision=revision))
     model = getattr(model, "vision_model", model).float().to(device).eval()  # CLIP's two halves come as one model
     return _embedding(lambda batch: model(pixel_values=batch).last_hidden_state, prepared, model.config, device)
 
 
 def _from_file(name: str, file: Path, device: str) -> Embedding:
-    weights = {key: value for key, value in load_file(file).items() if not key.startswith(HEADS)}
+    weights = {key: value for key, value in load_file(file).items() if not key.startswith(_HEADS)}
     network = _mobilenet(weights) if name == "mobilenet_v2" else (
         _densenet(weights) if name == "densenet121" else _resnet(name, weights))
     network.to(device).eval()
-    return _embedding(lambda batch: getattr(out := network(batch), "last_hidden_state", out), file.with_name(PREPROCESSOR), None,
+    return _embedding(lambda batch: getattr(out := network(batch), "last_hidden_state", out), file.with_name(_PREPROCESSOR), None,
                       device)
 
 
@@ -198,8 +198,8 @@ def _fill(network: nn.Module, weights: dict[str, Tensor]) -> None:
 def _embedding(network: Callable[[Tensor], Tensor], prepared: Path | None, config: object, device: str) -> Embedding:
     """With the side, mean and deviation that the model's files state."""
     stated = json.loads(prepared.read_text()) if prepared and prepared.is_file() else {}
-    size = stated.get("crop_size") or stated.get("size") or getattr(config, "image_size", SIDE)
-    side = min(size.values()) if isinstance(size, dict) else int(size or SIDE)
+    size = stated.get("crop_size") or stated.get("size") or getattr(config, "image_size", _SIDE)
+    side = min(size.values()) if isinstance(size, dict) else int(size or _SIDE)
     return Embedding(lambda batch: _as_map(network(batch)), side, tuple(stated.get("image_mean", MEAN)),
                      tuple(stated.get("image_std", DEVIATION)), device)
 

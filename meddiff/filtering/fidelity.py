@@ -22,15 +22,15 @@ from meddiff.cases import Case, Pixels
 from meddiff.filtering.decisions import fitted
 from meddiff.filtering.features import Extractor
 from meddiff.lesions.seams import REAL_RIM, real_seams, seam
-from meddiff.masks.statistics import statistics
+from meddiff.lesions.shapes import Floats
+from meddiff.masks.statistics import mask_statistics
 
-NEIGHBOURS = 5          # k of density and coverage, as in their paper
-GREATEST_SUBSET = 100   # samples of each side in one subset of the kernel distance
+_NEIGHBOURS = 5          # k of density and coverage, as in their paper
+_GREATEST_SUBSET = 100   # samples of each side in one subset of the kernel distance
 SUBSETS = 50
 CHUNK = 64
-Floats = NDArray[np.float64]
 _Pair = tuple[Pixels, Pixels]  # image [H,W,3], mask [H,W]
-Extract = Callable[[Pixels, Pixels | None], Floats]  # images [N,H,W,3], masks [N,H,W] (None: whole images) -> [N,D]
+_Extract = Callable[[Pixels, Pixels | None], Floats]  # images [N,H,W,3], masks [N,H,W] (None: whole images) -> [N,D]
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Description:
         return Description({name: values[chosen] for name, values in self.spaces.items()}, self.shapes[chosen])
 
 
-def describe(extract: Extract, pairs: Iterable[_Pair], mirrored: bool = False) -> Description:
+def describe(extract: _Extract, pairs: Iterable[_Pair], mirrored: bool = False) -> Description:
     """Features and shapes of images `[H, W, 3]` uint8 with their masks `[H, W]`, none of them empty, a chunk at a time.
 
     Args:
@@ -170,7 +170,7 @@ def describe(extract: Extract, pairs: Iterable[_Pair], mirrored: bool = False) -
         parts["lesion"].append(extract(images, masks))
         if mirrored:
             parts["mirrored"].append(extract(np.ascontiguousarray(images[:, :, ::-1]), np.ascontiguousarray(masks[:, :, ::-1])))
-        shapes.append(statistics(list(masks)))
+        shapes.append(mask_statistics(list(masks)))
     if not shapes:
         return Description({name: np.empty((0, 1)) for name in parts}, pd.DataFrame())
     return Description({name: np.concatenate(values) for name, values in parts.items()}, pd.concat(shapes, ignore_index=True))
@@ -201,11 +201,11 @@ def compare_samples(extractor: Extractor, cases: Sequence[Case], held_back: Sequ
     seen, real = np.array(steps), np.array(real_seams([image for image, _ in training], [mask for _, mask in training]))
     seams = {name: float(values[np.isfinite(values)].mean()) for name, values in
              {"training": real, "generated": seen, "accepted": seen[accepted]}.items() if np.isfinite(values).any()}
-    return assess(describe(extractor.features, reference), describe(extractor.features, training, mirrored=True), sets,
+    return assess_fidelity(describe(extractor.features, reference), describe(extractor.features, training, mirrored=True), sets,
                   extractor.name, seams)
 
 
-def assess(reference: Description, training: Description, sets: Mapping[str, Description], extractor: str,
+def assess_fidelity(reference: Description, training: Description, sets: Mapping[str, Description], extractor: str,
            seams: Mapping[str, float] | None = None, stated: str = "held-back real images (validation)",
            seed: int = 0) -> Fidelity:
     """Compare every set, and the training images, with the reference.
@@ -226,9 +226,9 @@ def kid(real: Floats, other: Floats, seed: int = 0) -> KernelDistance:
     """Kernel inception distance of `[N, D]` and `[M, D]` (Binkowski et al. 2018, section 4).
 
     Mean of the unbiased estimate of MMD² with the kernel (x·y / D + 1)³ over random subsets. A subset is half of the smaller
-    side, at most `GREATEST_SUBSET` (ours: the usual 1000 exceeds small sets, and subsets of all would hide the deviation).
+    side, at most `_GREATEST_SUBSET` (ours: the usual 1000 exceeds small sets, and subsets of all would hide the deviation).
     """
-    subset = min(GREATEST_SUBSET, len(real) // 2, len(other) // 2)
+    subset = min(_GREATEST_SUBSET, len(real) // 2, len(other) // 2)
     if subset < 2:
         return KernelDistance(math.nan, math.nan, subset, 0)
     rng = np.random.default_rng(seed)
@@ -237,7 +237,7 @@ def kid(real: Floats, other: Floats, seed: int = 0) -> KernelDistance:
     return KernelDistance(float(np.mean(values)), float(np.std(values)), subset, SUBSETS)
 
 
-def density_coverage(real: Floats, other: Floats, k: int = NEIGHBOURS) -> Support:
+def density_coverage(real: Floats, other: Floats, k: int = _NEIGHBOURS) -> Support:
     """Density and coverage of `[M, D]` samples by `[N, D]` real ones (Naeem et al. 2020, equations 4, 5 and 9)."""
     n, m, k = len(real), len(other), min(k, len(real) - 1)
     if k < 1 or not m:

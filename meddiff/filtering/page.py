@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 12
 _TILE = 192  # least side of a shown picture [pixels]
-Colour = tuple[int, int, int]
+_Colour = tuple[int, int, int]
 MASK, CORRODED = (255, 196, 0), (64, 224, 255)
 _KINDS = {"accepted": "#0b7285", "implausible": "#b45309", "copy": "#be123c", "agreement": "#7c3aed", "contrast": "#64748b",
           "duplicate": "#a16207", "quarantined": "#111827"}
@@ -146,7 +146,7 @@ def _shown(tile: Tile, row: Mapping[str, Any], classes: int) -> dict[str, Any]:
             "lines": [str(row["reason"]), *lines] if kind == "quarantined" else lines}
 
 
-def _key(colour: Colour, words: str, classes: Sequence[str]) -> list[tuple[str, str]]:
+def _key(colour: _Colour, words: str, classes: Sequence[str]) -> list[tuple[str, str]]:
     """Colours of outlines, and what they mean."""
     return [(f"rgb{_shade(colour, label, len(classes))}", f"{words}: {name}" if len(classes) > 1 else words)
             for label, name in enumerate(classes, start=1)]
@@ -163,7 +163,7 @@ def tile_picture(tile: Tile, classes: int) -> bytes:
     return stream.getvalue()
 
 
-def _shade(colour: Colour, label: int, classes: int) -> Colour:
+def _shade(colour: _Colour, label: int, classes: int) -> _Colour:
     """The colour of an outline: with several classes that of the class, and lighter after corrosion."""
     if classes == 1:
         return colour
@@ -171,7 +171,7 @@ def _shade(colour: Colour, label: int, classes: int) -> Colour:
     return (red, green, blue) if colour == MASK else ((red + 255) // 2, (green + 255) // 2, (blue + 255) // 2)
 
 
-def _outlined(image: Pixels, masks: Sequence[tuple[Pixels | None, Colour]], classes: int) -> Pixels:
+def _outlined(image: Pixels, masks: Sequence[tuple[Pixels | None, _Colour]], classes: int) -> Pixels:
     scale = -(-_TILE // len(image))
     side = (image.shape[1] * scale, image.shape[0] * scale)
     picture = np.array(Image.fromarray(image).resize(side, Image.Resampling.BILINEAR), dtype=np.uint8)

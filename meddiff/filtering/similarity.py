@@ -11,13 +11,13 @@ from scipy.stats import t as student
 from meddiff.cases import Case, Pixels
 from meddiff.errors import MeddiffError
 from meddiff.filtering.features import Extractor
-from meddiff.lesions.appearance import Parts, Scalars, describe, split
+from meddiff.lesions.appearance import Parts, Scalars, lesion_features, split_lesions
 
-LEAST_SCALE = 0.1      # a feature that hardly varies (the colour of gray images) isn't blown up; of an embedding: of the mean
-LEAST_SPREAD = 0.05    # spread of few, by chance equal, log distances
-LEAST_REFERENCES = 8   # a class with fewer real lesions is held against those of all classes
-LESION = Extractor("lesion statistics")
-Views = tuple[Scalars, ...]  # features `[L, D]` of the same lesions in several spaces, identity last
+_LEAST_SCALE = 0.1      # a feature that hardly varies (the colour of gray images) isn't blown up; of an embedding: of the mean
+_LEAST_SPREAD = 0.05    # spread of few, by chance equal, log distances
+LEAST_REFERENCES = 8    # a class with fewer real lesions is held against those of all classes
+_LESION = Extractor("lesion statistics")
+_Views = tuple[Scalars, ...]  # features `[L, D]` of the same lesions in several spaces, identity last
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Predictive:
 
     @classmethod
     def of(cls, values: Scalars) -> "Predictive":
-        return cls(float(values.mean()), max(float(values.std(ddof=1)), LEAST_SPREAD), len(values))
+        return cls(float(values.mean()), max(float(values.std(ddof=1)), _LEAST_SPREAD), len(values))
 
     def exceeds(self, values: Scalars) -> Scalars:
         """Probability that a further value is greater than each of these."""
@@ -62,12 +62,12 @@ class Measure:
     """
 
     ids: tuple[str, ...]
-    references: Views
+    references: _Views
     spreads: tuple[Predictive, ...]
     joint: Predictive
     own: Scalars
 
-    def similarity(self, views: Views) -> tuple[Scalars, list[str]]:
+    def similarity(self, views: _Views) -> tuple[Scalars, list[str]]:
         """Similarity in [0, 1] of each of L lesions to its nearest real one, and that one's case.
 
         The similarity is the probability that a further real lesion lies farther from its nearest one than this lesion does:
@@ -117,7 +117,7 @@ class RealLesions:
 
     def compare(self, images: Pixels, masks: Pixels) -> Likeness:
         """Hold each lesion of samples `[N, H, W, 3]` uint8, masks `[N, H, W]` of 0 to K, against the real ones of its class."""
-        parts, n = split(masks), len(masks)
+        parts, n = split_lesions(masks), len(masks)
         if not len(parts.owners):
             return Likeness(np.zeros(n), np.zeros(n), [""] * n, [self.measures[0].references[-1][:0]] * n)
         views = _standardised(_views(images, parts, self.extractor), self.scales)
@@ -140,7 +140,7 @@ class RealLesions:
         return float(np.exp(self.measures[0].spreads[-1].exceeded_with(similarity)))
 
 
-def measure_real(cases: Sequence[Case], extractor: Extractor = LESION) -> RealLesions:
+def measure_real(cases: Sequence[Case], extractor: Extractor = _LESION) -> RealLesions:
     """Learn from annotated real cases what is near and what is far.
 
     Leave-one-out distances go to other groups' lesions, since a patient's second picture is nearly a copy; where there is one
@@ -154,10 +154,10 @@ def measure_real(cases: Sequence[Case], extractor: Extractor = LESION) -> RealLe
         raise MeddiffError("training cases", "the filter needs at least two annotated lesions to tell near from far",
                            "Raise prepare.n_labelled")
     images = np.stack([case.image for case in cases])
-    parts = split(np.stack([case.mask for case in cases if case.mask is not None]))
+    parts = split_lesions(np.stack([case.mask for case in cases if case.mask is not None]))
     views = _views(images, parts, extractor)
     mirrored = _views(images[:, :, ::-1], Parts(parts.owners, parts.classes, parts.masks[:, :, ::-1]), extractor)
-    scales = tuple((view.mean(axis=0), np.maximum(deviation, LEAST_SCALE * (1 if i == 0 else deviation.mean() or 1)))
+    scales = tuple((view.mean(axis=0), np.maximum(deviation, _LEAST_SCALE * (1 if i == 0 else deviation.mean() or 1)))
                    for i, view in enumerate(views[:-1]) for deviation in [view.std(axis=0)])
     views, mirrored = _standardised(views, scales), _standardised(mirrored, scales)
     ids = np.array([case.id for case in cases], dtype=object)[parts.owners]
@@ -168,7 +168,7 @@ def measure_real(cases: Sequence[Case], extractor: Extractor = LESION) -> RealLe
                                            for label, own in {0: parts.classes > 0, **chosen}.items()})
 
 
-def _measure(views: Views, mirrored: Views, ids: NDArray[np.object_], groups: NDArray[np.object_]) -> Measure:
+def _measure(views: _Views, mirrored: _Views, ids: NDArray[np.object_], groups: NDArray[np.object_]) -> Measure:
     other = groups[:, None] != groups[None]
     if not other.any(axis=1).all():
         other = ids[:, None] != ids[None]
@@ -180,18 +180,18 @@ def _measure(views: Views, mirrored: Views, ids: NDArray[np.object_], groups: ND
     return Measure((*ids, *ids), references, spreads, joint, joint.exceeds(apart))
 
 
-def _views(images: Pixels, parts: Parts, extractor: Extractor) -> Views:
+def _views(images: Pixels, parts: Parts, extractor: Extractor) -> _Views:
     images = images[parts.owners]
     embedded = [extractor.embedding(images, parts.masks)] if extractor.embedding else []
-    looks, selves = describe(images, parts.masks)
+    looks, selves = lesion_features(images, parts.masks)
     return looks, *embedded, selves
 
 
-def _standardised(views: Views, scales: tuple[tuple[Scalars, Scalars], ...]) -> Views:
+def _standardised(views: _Views, scales: tuple[tuple[Scalars, Scalars], ...]) -> _Views:
     return *((view - centre) / scale for view, (centre, scale) in zip(views, scales, strict=False)), views[-1]
 
 
-def _rows(views: Views, chosen: NDArray[np.bool_]) -> Views:
+def _rows(views: _Views, chosen: NDArray[np.bool_]) -> _Views:
     return tuple(view[chosen] for view in views)
 
 
@@ -199,5 +199,5 @@ def _apart(logs: Sequence[Scalars], spreads: Sequence[Predictive]) -> Scalars:
     return np.asarray(np.sum([part / spread.deviation for part, spread in zip(logs, spreads, strict=True)], axis=0))
 
 
-def _log_distances(views: Views, references: Views) -> list[Scalars]:
+def _log_distances(views: _Views, references: _Views) -> list[Scalars]:
     return [np.log(np.maximum(cdist(*pair), 1e-6)) for pair in zip(views, references, strict=True)]

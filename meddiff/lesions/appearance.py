@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from meddiff.cases import Pixels
 from meddiff.lesions.shapes import SPECK
 
-CROP = 64            # side to which a lesion's bounding square is resampled [pixels]
-CELLS = 16           # side of the picture by which a lesion is recognised [cells]
-NOISE_FLOOR = 2.0    # structure weaker than this isn't a lesion's own [gray levels]
-BANDS = 4            # octaves of texture, from details of 1 to details of 8 pixels
-CHUNK = 64           # images computed together
+_CROP = 64            # side to which a lesion's bounding square is resampled [pixels]
+_CELLS = 16           # side of the picture by which a lesion is recognised [cells]
+_NOISE_FLOOR = 2.0    # structure weaker than this isn't a lesion's own [gray levels]
+_BANDS = 4            # octaves of texture, from details of 1 to details of 8 pixels
+IMAGES_AT_ONCE = 64   # images computed together
 Scalars = NDArray[np.float64]
 
 
@@ -39,7 +39,7 @@ class Parts:
     masks: Pixels
 
 
-def split(masks: Pixels) -> Parts:
+def split_lesions(masks: Pixels) -> Parts:
     """The connected parts (8 neighbours) of each class in masks `[N, H, W]` uint8 of 0 to K.
 
     Specks, parts smaller than a twentieth of the same mask's largest part, are left out as everywhere (`shapes.parts`): a few
@@ -61,7 +61,7 @@ def split(masks: Pixels) -> Parts:
     return Parts(np.array(owners, np.intp), np.array(classes, np.intp), single)
 
 
-def describe(images: Pixels, masks: Pixels) -> tuple[Scalars, Scalars]:
+def lesion_features(images: Pixels, masks: Pixels) -> tuple[Scalars, Scalars]:
     """Features of each image's lesion, measured 1 px (at 128 px) inside the mask's border, where no background mixes in.
 
     Args:
@@ -72,20 +72,20 @@ def describe(images: Pixels, masks: Pixels) -> tuple[Scalars, Scalars]:
         Appearance `[N, 9]`, how the lesion looks: mean gray / 16; 2 ln(1 + standard deviation); skewness; red - green and
         blue - (red + green) / 2, each / 8; 2 ln(1 + RMS of the detail) of four octaves.
         Identity `[N, 257]`, unit vectors, which lesion it is: a 16 x 16 picture of its bounding square less its mean gray, and a
-        constant of `NOISE_FLOOR`, so that a lesion without structure resembles none.
+        constant of `_NOISE_FLOOR`, so that a lesion without structure resembles none.
     """
     parts = []
-    for start in range(0, len(images), CHUNK):
-        rgb, inside = channels_first(images[start:start + CHUNK]), _interior(masks[start:start + CHUNK])
+    for start in range(0, len(images), IMAGES_AT_ONCE):
+        rgb, inside = channels_first(images[start:start + IMAGES_AT_ONCE]), _interior(masks[start:start + IMAGES_AT_ONCE])
         gray = rgb.mean(1, keepdim=True)
         parts.append((_appearance(rgb, gray, inside), _identity(gray, inside)))
     looks, selves = (torch.cat(part).double().numpy() for part in zip(*parts, strict=True))
     return looks, selves
 
 
-def statistics(images: Pixels, masks: Pixels | None) -> Scalars:
+def joint_features(images: Pixels, masks: Pixels | None) -> Scalars:
     """`[N, 266]` appearance and identity side by side, of the lesions or, without masks, of the whole images."""
-    return np.concatenate(describe(images, np.ones(images.shape[:3], np.uint8) if masks is None else masks), axis=1)
+    return np.concatenate(lesion_features(images, np.ones(images.shape[:3], np.uint8) if masks is None else masks), axis=1)
 
 
 def crop(values: Tensor, inside: Tensor, side: int) -> Tensor:
@@ -134,9 +134,9 @@ def _appearance(rgb: Tensor, gray: Tensor, inside: Tensor) -> Tensor:
     offset = gray - mean[:, None, None, None]
     deviation = average(offset**2, inside).sqrt()
     red, green, blue = ((rgb * inside).sum((2, 3)) / inside.sum((2, 3)).clamp(min=1e-6)).unbind(1)
-    columns = [mean / 16, 2 * torch.log1p(deviation), average(offset**3, inside) / (deviation + NOISE_FLOOR) ** 3,
+    columns = [mean / 16, 2 * torch.log1p(deviation), average(offset**3, inside) / (deviation + _NOISE_FLOOR) ** 3,
                (red - green) / 8, (blue - (red + green) / 2) / 8]
-    for _ in range(BANDS):  # a Haar pyramid of averages over the lesion's own pixels
+    for _ in range(_BANDS):  # a Haar pyramid of averages over the lesion's own pixels
         weight = F.avg_pool2d(inside, 2)
         coarse = F.avg_pool2d(gray * inside, 2) / weight.clamp(min=1e-6)
         columns.append(2 * torch.log1p(average((gray - F.interpolate(coarse, scale_factor=2.0)) ** 2, inside).sqrt()))
@@ -145,10 +145,10 @@ def _appearance(rgb: Tensor, gray: Tensor, inside: Tensor) -> Tensor:
 
 
 def _identity(gray: Tensor, inside: Tensor) -> Tensor:
-    square, weight = crop(torch.cat([gray, inside], 1), inside, CROP).split(1, 1)
+    square, weight = crop(torch.cat([gray, inside], 1), inside, _CROP).split(1, 1)
     mean = average(square, weight)[:, None, None, None]
-    cells = F.adaptive_avg_pool2d((square - mean) * weight, CELLS).flatten(1)
-    return F.normalize(torch.cat([cells, torch.full((len(cells), 1), NOISE_FLOOR * CELLS)], 1))
+    cells = F.adaptive_avg_pool2d((square - mean) * weight, _CELLS).flatten(1)
+    return F.normalize(torch.cat([cells, torch.full((len(cells), 1), _NOISE_FLOOR * _CELLS)], 1))
 
 
 def _window(inside: Tensor) -> Tensor:

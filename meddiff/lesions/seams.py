@@ -8,9 +8,9 @@ from scipy import ndimage
 
 from meddiff.cases import Pixels
 
-RING = 6           # width of the surroundings that steps are compared with [pixels]
-REAL_RIM = 1       # rim for which real lesions are measured [pixels]
-GREATEST = 1 / 16  # widest feather, as a share of the image's side
+_RING = 6           # width of the surroundings that steps are compared with [pixels]
+REAL_RIM = 1        # rim for which real lesions are measured [pixels]
+_GREATEST = 1 / 16  # widest feather, as a share of the image's side
 
 
 def seam(image: Pixels, mask: Pixels | NDArray[np.bool_], background: Pixels | None, rim: int) -> float:
@@ -33,7 +33,7 @@ def seam(image: Pixels, mask: Pixels | NDArray[np.bool_], background: Pixels | N
     distance = ndimage.distance_transform_edt(mask == 0)
     pairs = [np.concatenate([part.ravel() for part in _sides(distance, end)]) for end in (0, 1)]
     near, far = np.minimum(*pairs), np.maximum(*pairs)
-    around = (near > rim) & (far <= rim + RING + 1)
+    around = (near > rim) & (far <= rim + _RING + 1)
     crossings = [crossing for k in range(rim + 1) if (crossing := (near <= k) & (far > k)).any()]
     if not crossings or not around.any():
         return float("nan")
@@ -67,11 +67,11 @@ def join(
     Returns:
         `[H,W,3]` uint8, equal to the background farther than `rim` from the mask.
     """
-    frame, result, part = len(mask), background.copy(), window(mask, rim + RING + 2)
+    frame, result, part = len(mask), background.copy(), window(mask, rim + _RING + 2)
     painted, background, mask = painted[part], background[part], mask[part]
     depth, distance = ndimage.distance_transform_edt(mask), ndimage.distance_transform_edt(~mask)
     place = np.where(mask, depth - 1, -distance) + rim + 1
-    feather, widest = 0, min(depth.max() / 2, GREATEST * frame)
+    feather, widest = 0, min(depth.max() / 2, _GREATEST * frame)
     while True:
         share = (np.clip(place / (rim + 1 + feather), 0, 1) * (distance <= rim))[:, :, None]
         mixed = np.clip(np.round(share * painted + (1 - share) * background), 0, 255).astype(np.uint8)

@@ -14,9 +14,9 @@ from scipy import ndimage
 from meddiff.cases import Pixels
 
 SIDE = 0.5  # square root of a canonical lesion's area, as a share of the grid's side
-REACH = 0.25  # distances are cut off at this share of the square root of the area
+_REACH = 0.25  # distances are cut off at this share of the square root of the area
 FINE = 4
-SMOOTH = 2.0  # what this Gaussian takes off a contour is roughness [values of the map, not fine]
+_SMOOTH = 2.0  # what this Gaussian takes off a contour is roughness [values of the map, not fine]
 SPECK = 0.05  # a part smaller than this share of the largest one is a slip of the annotator's hand
 NEIGHBOURS = np.ones((3, 3), bool)
 Floats = NDArray[np.float64]
@@ -80,7 +80,7 @@ def canonical_fine(mask: Bits, grid: int) -> Floats:
     moved = ndimage.affine_transform(distance, matrix, offset, (size, size), order=1, cval=distance.min())
     inside = moved > np.quantile(moved, 1 - SIDE**2)  # smoothing shrank it, the smallest to nothing
     distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)  # stretching had changed it
-    clipped: Floats = np.clip(distance / (REACH * SIDE * size), -1, 1)
+    clipped: Floats = np.clip(distance / (_REACH * SIDE * size), -1, 1)
     return clipped
 
 
@@ -94,7 +94,7 @@ def coarse(fine: Floats) -> Floats:
 def disc(grid: int) -> Floats:
     """Map `[grid,grid]` in [-1,1] of the round canonical lesion."""
     y, x = (np.mgrid[:grid, :grid] + 0.5) / grid - 0.5
-    values: Floats = np.clip((SIDE / np.sqrt(np.pi) - np.hypot(y, x)) / (REACH * SIDE), -1, 1)
+    values: Floats = np.clip((SIDE / np.sqrt(np.pi) - np.hypot(y, x)) / (_REACH * SIDE), -1, 1)
     return values
 
 
@@ -120,14 +120,14 @@ def elastic(grid: int, rng: np.random.Generator) -> Floats:
 def roughness(fine: Floats) -> float:
     """How far a contour departs from its own smoothing, in units of the map: detail that the network hardly learns (ours)."""
     border = np.abs(fine) < 0.2
-    detail = fine - ndimage.gaussian_filter(fine, SMOOTH * FINE)
+    detail = fine - ndimage.gaussian_filter(fine, _SMOOTH * FINE)
     return float(detail[border].std()) if border.any() else 0.0
 
 
 def roughened(fine: Floats, wanted: float, rng: np.random.Generator) -> Floats:
     """Add what is lacking of the roughness `wanted`, with random phase."""
     noise = ndimage.gaussian_filter(rng.normal(size=fine.shape), 0.6 * FINE)
-    noise -= ndimage.gaussian_filter(noise, SMOOTH * FINE)
+    noise -= ndimage.gaussian_filter(noise, _SMOOTH * FINE)
     lacking = np.sqrt(max(0.0, wanted**2 - roughness(fine) ** 2))
     rough: Floats = fine + lacking / noise.std() * noise
     return rough
@@ -161,14 +161,14 @@ def largest(mask: Bits) -> Bits:
 
 
 @dataclass(frozen=True)
-class Part:
+class LesionPart:
     """One lesion of a mask: its class (1 to K), and where it is, `[H,W]`, without holes."""
 
     label: int
     where: Bits
 
 
-def parts(mask: Pixels) -> list[Part]:
+def parts(mask: Pixels) -> list[LesionPart]:
     """The lesions of a mask `[H,W]` of 0 to K, largest first.
 
     A lesion is a part of one class, connected over sides or corners. One below a twentieth of the mask's largest is a speck, and
@@ -177,7 +177,7 @@ def parts(mask: Pixels) -> list[Part]:
     found = []
     for label in range(1, int(mask.max(initial=0)) + 1):
         labels, n = ndimage.label(mask == label, NEIGHBOURS)
-        found += [Part(label, ndimage.binary_fill_holes(labels == i)) for i in range(1, n + 1)]
+        found += [LesionPart(label, ndimage.binary_fill_holes(labels == i)) for i in range(1, n + 1)]
     found.sort(key=lambda part: -int(part.where.sum()))
     return [part for part in found if part.where.sum() >= SPECK * found[0].where.sum()]
 

@@ -10,15 +10,15 @@ from scipy import ndimage
 from meddiff.cases import Pixels
 from meddiff.lesions.seams import window
 
-SCALES = (1.0, 2.0)  # standard deviations of the Gaussians between which the bands lie [pixels]
-DARK = 16.0          # added to gray levels before their logarithm, so that a black pixel's noise stays small [gray levels]
-RING = 8             # width of a lesion's surroundings [pixels]
-GUARD = 2            # pixels to either side of the border that belong to neither
-REACH = GUARD + RING + 9  # of the ring and the widest Gaussian around it, which ends at 4 deviations [pixels]
-WINDOW = 4.0         # standard deviation of the window of a local mean [pixels]
-OUTLIER = 2.5        # detail beyond this many deviations is structure (a hair, a sticker's edge) and is cut to it
+_SCALES = (1.0, 2.0)  # standard deviations of the Gaussians between which the bands lie [pixels]
+_DARK = 16.0          # added to gray levels before their logarithm, so that a black pixel's noise stays small [gray levels]
+_RING = 8             # width of a lesion's surroundings [pixels]
+_GUARD = 2            # pixels to either side of the border that belong to neither
+REACH = _GUARD + _RING + 9  # of the ring and the widest Gaussian around it, which ends at 4 deviations [pixels]
+_WINDOW = 4.0         # standard deviation of the window of a local mean [pixels]
+_OUTLIER = 2.5        # detail beyond this many deviations is structure (a hair, a sticker's edge) and is cut to it
 
-Array = NDArray[np.float32]
+_Array = NDArray[np.float32]
 
 
 def texture_ratios(images: Sequence[Pixels], masks: Sequence[Pixels]) -> list[float]:
@@ -42,8 +42,8 @@ def texture_ratios(images: Sequence[Pixels], masks: Sequence[Pixels]) -> list[fl
 
 
 def keep_texture(
-    painted: Array, background: Pixels, mask: NDArray[np.bool_], ratios: Sequence[float], strength: float = 1.0
-) -> Array:
+    painted: _Array, background: Pixels, mask: NDArray[np.bool_], ratios: Sequence[float], strength: float = 1.0
+) -> _Array:
     """Add the background's own detail under the mask where a painted lesion has less of it than real ones (ours).
 
     On the logarithm of the mean of channels, in which speckle and shading add up and a dark lesion stays dark. In each
@@ -71,39 +71,39 @@ def keep_texture(
     for band, under in reversed(list(enumerate(_bands(real, mask)))):
         usual = _deviation(under[inside])
         target = ratios[band] * min(usual, _deviation(around[band][ring]))
-        detail = np.clip(under, -OUTLIER * usual, OUTLIER * usual)
-        seen = np.sqrt(_mean(_bands(detail, mask)[band] ** 2, inside, WINDOW))
-        missing = np.sqrt(np.maximum(target**2 - _mean(_bands(after, mask)[band] ** 2, inside, WINDOW), 0))
+        detail = np.clip(under, -_OUTLIER * usual, _OUTLIER * usual)
+        seen = np.sqrt(_mean(_bands(detail, mask)[band] ** 2, inside, _WINDOW))
+        missing = np.sqrt(np.maximum(target**2 - _mean(_bands(after, mask)[band] ** 2, inside, _WINDOW), 0))
         after = after + strength * mask * detail * missing / np.maximum(seen, usual / 2)
-    completed: Array = (painted + DARK) * np.exp(after - before)[:, :, None] - DARK
-    result: Array = whole.astype(completed.dtype)
+    completed: _Array = (painted + _DARK) * np.exp(after - before)[:, :, None] - _DARK
+    result: _Array = whole.astype(completed.dtype)
     result[part] = np.where(mask[:, :, None], completed, painted)
     return result
 
 
-def _logarithm(image: Pixels | Array) -> Array:
-    gray: Array = np.log(np.clip(image.mean(axis=2, dtype=np.float32), 0, 255) + DARK)
+def _logarithm(image: Pixels | _Array) -> _Array:
+    gray: _Array = np.log(np.clip(image.mean(axis=2, dtype=np.float32), 0, 255) + _DARK)
     return gray
 
 
-def _bands(gray: Array, region: NDArray[np.bool_]) -> list[Array]:
+def _bands(gray: _Array, region: NDArray[np.bool_]) -> list[_Array]:
     """Differences of an image `[H,W]` and its ever wider means over the region, finest first: its border is no detail."""
-    return [fine - coarse for fine, coarse in pairwise([gray, *(_mean(gray, region, scale) for scale in SCALES)])]
+    return [fine - coarse for fine, coarse in pairwise([gray, *(_mean(gray, region, scale) for scale in _SCALES)])]
 
 
 def _regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """The inside of a lesion and its ring, both away from its border; of a thin lesion all is inside."""
-    inside, distance = ndimage.distance_transform_edt(mask) > GUARD, ndimage.distance_transform_edt(~mask)
-    return inside if inside.any() else mask, (distance > GUARD) & (distance <= GUARD + RING)
+    inside, distance = ndimage.distance_transform_edt(mask) > _GUARD, ndimage.distance_transform_edt(~mask)
+    return inside if inside.any() else mask, (distance > _GUARD) & (distance <= _GUARD + _RING)
 
 
-def _deviation(detail: Array) -> float:
+def _deviation(detail: _Array) -> float:
     """Standard deviation about 0 from the median magnitude, which structures don't move; never 0."""
     return max(1.4826 * float(np.median(np.abs(detail))), 1e-4)
 
 
-def _mean(values: Array, region: NDArray[np.bool_], scale: float) -> Array:
+def _mean(values: _Array, region: NDArray[np.bool_], scale: float) -> _Array:
     """Mean of the values in the region, in a Gaussian window `scale` wide, `[H,W]`; of no meaning far from the region."""
     weight = ndimage.gaussian_filter(region.astype(np.float32), scale, mode="constant")
-    mean: Array = ndimage.gaussian_filter(values * region, scale, mode="constant") / np.maximum(weight, 1e-6)
+    mean: _Array = ndimage.gaussian_filter(values * region, scale, mode="constant") / np.maximum(weight, 1e-6)
     return mean

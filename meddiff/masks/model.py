@@ -30,21 +30,21 @@ from meddiff.lesions.shapes import (
     roughened,
     roughness,
 )
-from meddiff.masks.placement import ALL_LEVELS, SIZES, Lesions, MaskLevels, Site, learn_lesions, place, replace
-from meddiff.masks.statistics import compactness, likeness, outline
+from meddiff.masks.placement import ALL_LEVELS, LESION_SIZES, Lesions, MaskLevels, Site, learn_lesions, place, replace
+from meddiff.masks.statistics import compactness, likeness, polar_outline
 from meddiff.params import MaskModelParams
 from meddiff.progress import Report, silent
 from meddiff.seeds import Stream, noise, numbers
 from meddiff.training import Schedule, train
 
-PATCH = 4  # the network sees patches of 4x4 values as channels: maps are smooth, and this is five times faster than single values
-DEVIATION = 0.2  # the network learns (map - disc) / this: taught whole maps it drew nothing but discs after 300 steps (measured)
-STEPS = 20
+_PATCH = 4  # the network sees patches of 4x4 values as channels: maps are smooth, and five times faster than single values
+_DEVIATION = 0.2  # the network learns (map - disc) / this: taught whole maps it drew nothing but discs after 300 steps (measured)
+_STEPS = 20
 COPY = 0.97  # least likeness to a training lesion that is called a copy: outlines 1.5 percent of the radius apart
-ORDINARY = 0.9  # ... but not where so many of the training lesions are as alike to another; a few twins don't raise the bound
-TRIES = 4  # maps drawn for one lesion until it is no copy
-TOGETHER = 64  # maps computed at once
-ROUGHER = (1.0, 1.25, 1.5, 1.75, 2.0)  # tried in turn, see `_matched_roughness`
+_ORDINARY = 0.9  # ... but not where so many of the training lesions are as alike to another; a few twins don't raise the bound
+_TRIES = 4  # maps drawn for one lesion until it is no copy
+_TOGETHER = 64  # maps computed at once
+_ROUGHER = (1.0, 1.25, 1.5, 1.75, 2.0)  # tried in turn, see `_matched_roughness`
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,10 @@ class MaskModel:
 
     def _novel(self, wanted: list[_Wanted], levels: MaskLevels) -> tuple[list[Shape], Floats, int, int]:
         """Shapes that are no copies where possible; their likeness; how many were drawn again, and how many are copies still."""
-        bound = max(COPY, float(np.quantile(self.alike, ORDINARY)))
+        bound = max(COPY, float(np.quantile(self.alike, _ORDINARY)))
         shapes, alike = self._shapes(wanted, levels, 0)
         redrawn = 0
-        for attempt in range(1, TRIES if levels.noise or levels.shape else 1):
+        for attempt in range(1, _TRIES if levels.noise or levels.shape else 1):
             copies = np.flatnonzero(alike > bound)
             redrawn += len(copies) if attempt == 1 else 0
             fresh, their = self._shapes([wanted[i] for i in copies], levels, attempt)
@@ -161,23 +161,23 @@ class MaskModel:
     def _shapes(self, wanted: list[_Wanted], levels: MaskLevels, attempt: int) -> tuple[list[Shape], Floats]:
         if not wanted:
             return [], np.zeros(0)
-        maps = [m for start in range(0, len(wanted), TOGETHER)
-                for m in self._maps(wanted[start:start + TOGETHER], levels.noise, attempt)]
+        maps = [m for start in range(0, len(wanted), _TOGETHER)
+                for m in self._maps(wanted[start:start + _TOGETHER], levels.noise, attempt)]
         shapes = [self._shape(sdf, each, levels.shape, attempt) for sdf, each in zip(maps, wanted, strict=True)]
-        return shapes, likeness(np.stack([outline(shape) for shape in shapes]), self.outlines).max(axis=1)
+        return shapes, likeness(np.stack([polar_outline(shape) for shape in shapes]), self.outlines).max(axis=1)
 
     @torch.no_grad()
     def _maps(self, wanted: list[_Wanted], random: bool, attempt: int) -> list[Floats]:
         side, device = self.unet.config.sample_size, self.unet.device
         keys = [(each.seed, each.number, attempt) if random else (0, 0, 0) for each in wanted]
         draws = [noise(seed, Stream.MASK_NOISE, number, turn) for seed, number, turn in keys]
-        z = torch.stack([torch.randn((PATCH**2, side, side), generator=draw) for draw in draws]).to(device)
+        z = torch.stack([torch.randn((_PATCH**2, side, side), generator=draw) for draw in draws]).to(device)
         condition = torch.from_numpy(self.lesions.condition[[each.lesion for each in wanted]]).to(device)
         scheduler = _scheduler()
-        scheduler.set_timesteps(STEPS, device=device)
+        scheduler.set_timesteps(_STEPS, device=device)
         for t in scheduler.timesteps:
             z = scheduler.step(self.unet(z, t, condition).sample, t, z).prev_sample
-        return list(disc(side * PATCH) + DEVIATION * F.pixel_shuffle(z, PATCH)[:, 0].double().cpu().numpy())
+        return list(disc(side * _PATCH) + _DEVIATION * F.pixel_shuffle(z, _PATCH)[:, 0].double().cpu().numpy())
 
     def _shape(self, sdf: Floats, each: _Wanted, random: bool, attempt: int) -> Shape:
         if not random:
@@ -232,17 +232,17 @@ def fit_mask_model(masks: Sequence[Pixels], params: MaskModelParams, device: str
     lesions, wheres = learn_lesions(masks, fields or [np.ones(mask.shape, bool) for mask in masks])
     fine = [canonical_fine(where, params.grid) for where in wheres]
     rough = np.array([_matched_roughness(where, m) for where, m in zip(wheres, fine, strict=True)])
-    outlines = np.stack([outline(Shape.of(m)) for m in fine])
+    outlines = np.stack([polar_outline(Shape.of(m)) for m in fine])
     whole = np.array([not cut_off(where) for where in wheres])
     taught = np.flatnonzero(whole if whole.mean() >= 0.5 else np.ones(len(whole), bool))
     conditions = torch.from_numpy(lesions.condition[taught]).to(device)
-    deviations = (np.stack([coarse(fine[i]) for i in taught]) - disc(params.grid)) / DEVIATION
+    deviations = (np.stack([coarse(fine[i]) for i in taught]) - disc(params.grid)) / _DEVIATION
     maps = torch.from_numpy(deviations).float()[:, None].to(device)
     unet, scheduler = _network(params, int(lesions.label.max())).to(device), _scheduler()
 
     def loss(generator: torch.Generator) -> Tensor:
         drawn = torch.randint(len(maps), (params.batch_size,), generator=generator).to(device)
-        clean = F.pixel_unshuffle(_augmented(maps[drawn], generator), PATCH)
+        clean = F.pixel_unshuffle(_augmented(maps[drawn], generator), _PATCH)
         noise = torch.randn(clean.shape, generator=generator).to(device)
         times = torch.randint(scheduler.config.num_train_timesteps, (len(clean),), generator=generator).to(device)
         return F.mse_loss(unet(scheduler.add_noise(clean, noise, times), times, conditions[drawn]).sample, clean)
@@ -265,15 +265,15 @@ def _matched_roughness(lesion: Bits, fine: Floats) -> float:
         return drawn
 
     aim = compactness(lesion)
-    return own * next((factor for factor in ROUGHER if compactness(redrawn(factor)) <= aim), ROUGHER[-1])
+    return own * next((factor for factor in _ROUGHER if compactness(redrawn(factor)) <= aim), _ROUGHER[-1])
 
 
 def _network(params: MaskModelParams, classes: int) -> UNet2DModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(params.seed)
-        return UNet2DModel(sample_size=params.grid // PATCH, in_channels=PATCH**2, out_channels=PATCH**2, layers_per_block=1,
+        return UNet2DModel(sample_size=params.grid // _PATCH, in_channels=_PATCH**2, out_channels=_PATCH**2, layers_per_block=1,
                            block_out_channels=(64, 64), norm_num_groups=8, attention_head_dim=32,
-                           num_class_embeds=classes * SIZES, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+                           num_class_embeds=classes * LESION_SIZES, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
                            up_block_types=("AttnUpBlock2D", "UpBlock2D"))
 
 

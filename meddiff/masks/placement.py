@@ -15,19 +15,19 @@ from scipy.stats import rankdata
 from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
 from meddiff.lesions.fields import box
-from meddiff.lesions.shapes import NEIGHBOURS, Bits, Floats, Part, Shape, largest, parts, pose_of
+from meddiff.lesions.shapes import NEIGHBOURS, Bits, Floats, LesionPart, Shape, largest, parts, pose_of
 from meddiff.seeds import Stream, numbers
 
 TRIES = 50  # the second half of them shrinks the lesion, step by step to a quarter of its diameter
-SHRINK = np.log(0.95)
+_SHRINK = np.log(0.95)
 CUT, CUT_AT_WORST = 0.03, 0.125  # share of a lesion that the field may cut off: wanted, and where no draw does better
 LEAST_PIXELS = 8
 GAP = 0.02  # least distance of two lesions, as a share of the frame's side
-SIZES, PEERS = 3, 8  # classes of size, fewer where they would hold less than `PEERS` training lesions each
-COMMON, TURNS = 0.85, 12  # of a lesion that replaces another: see `replace`
-SHIFT = 0.2  # deviation of its centre from the other's, as a share of the radius
-MARGIN = np.array([0.07, 0.03, 0.03, 0.05, 0.05])  # how far a pose may leave the training range; 0.07 is 15 percent of the area
-POSE_AXES, PLACE_AXES = [0, 3, 4], [1, 2]
+LESION_SIZES, _PEERS = 3, 8  # classes of size, fewer where they would hold less than `_PEERS` training lesions each
+COMMON, _TURNS = 0.85, 12  # of a lesion that replaces another: see `replace`
+_SHIFT = 0.2  # deviation of its centre from the other's, as a share of the radius
+_MARGIN = np.array([0.07, 0.03, 0.03, 0.05, 0.05])  # how far a pose may leave the training range; 0.07 is 15 percent of the area
+_POSE_AXES, _PLACE_AXES = [0, 3, 4], [1, 2]
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Lesions:
         for label in np.unique(self.label):
             mine = np.flatnonzero(self.label == label)
             rank = self.poses[mine, 0].argsort(kind="stable").argsort()
-            bins = min(SIZES, max(1, len(mine) // PEERS))
-            numbers[mine] = (label - 1) * SIZES + rank * bins // len(mine)
+            bins = min(LESION_SIZES, max(1, len(mine) // _PEERS))
+            numbers[mine] = (label - 1) * LESION_SIZES + rank * bins // len(mine)
         return numbers
 
     def lent(self, seed: int, random: bool) -> list[int]:
@@ -97,10 +97,10 @@ class Lesions:
         """Pose of a training lesion, or one near it: `[5]`."""
         pose: Floats = self.poses[lesion].copy()
         peers: Floats = self.poses[self.label == self.label[lesion]]
-        for random, stream, axes in ((levels.pose, Stream.POSE, POSE_AXES), (levels.placement, Stream.PLACEMENT, PLACE_AXES)):
+        for random, stream, axes in ((levels.pose, Stream.POSE, _POSE_AXES), (levels.placement, Stream.PLACEMENT, _PLACE_AXES)):
             if random:
                 rng = numbers(seed, stream, number, attempt)
-                pose[axes] = _smoothed(pose[axes], peers[:, axes], MARGIN[axes], rng)
+                pose[axes] = _smoothed(pose[axes], peers[:, axes], _MARGIN[axes], rng)
         return pose
 
 
@@ -113,7 +113,7 @@ class Site:
         ranks: for each, its rank by area among all sites' lesions of its class, as a share: above 0, below 1.
     """
 
-    parts: list[Part]
+    parts: list[LesionPart]
     ranks: list[float]
 
 
@@ -185,7 +185,7 @@ def place(shapes: Sequence[Shape], lent: Sequence[int], lesions: Lesions, levels
     return mask
 
 
-def replace(shapes: Sequence[Shape], lent: Sequence[int], lesions: Lesions, levels: MaskLevels, site: Sequence[Part],
+def replace(shapes: Sequence[Shape], lent: Sequence[int], lesions: Lesions, levels: MaskLevels, site: Sequence[LesionPart],
             field: Bits, seed: int) -> Pixels:
     """Draw a lesion at the place of each lesion of a site, with an outline and a size of its own.
 
@@ -208,16 +208,17 @@ def replace(shapes: Sequence[Shape], lent: Sequence[int], lesions: Lesions, leve
     return mask
 
 
-def _at(shape: Shape, lesion: int, lesions: Lesions, levels: MaskLevels, part: Part, field: Bits, seed: int, number: int) -> Bits:
+def _at(shape: Shape, lesion: int, lesions: Lesions, levels: MaskLevels, part: LesionPart, field: Bits, seed: int,
+        number: int) -> Bits:
     """The first draw that overlaps enough with a lesion, else the one that overlaps most."""
     own, old = pose_of(part.where), part.where & field
     size, radius = lesions.pose(lesion, levels, seed, number, 0)[0], np.exp(own[0]) / np.sqrt(np.pi)
     best, most = old, -1.0
-    for attempt in range(TURNS):
-        pose, free = lesions.pose(lesion, levels, seed, number, attempt), 1 - attempt / (TURNS - 1)
+    for attempt in range(_TURNS):
+        pose, free = lesions.pose(lesion, levels, seed, number, attempt), 1 - attempt / (_TURNS - 1)
         shift = numbers(seed, Stream.PLACEMENT, number, attempt, 2).normal(size=2) if levels.placement else np.zeros(2)
         pose[0] = size
-        pose[1:3] = own[1:3] + free * SHIFT * radius * shift
+        pose[1:3] = own[1:3] + free * _SHIFT * radius * shift
         pose[3:] = free * pose[3:] + (1 - free) * own[3:]
         drawn = (shape.draw(pose, len(field)) > 0) & field
         common = (drawn & old).sum() / max(1, min(drawn.sum(), old.sum()))
@@ -237,7 +238,7 @@ def _fitted(shape: Shape, lesion: int, lesions: Lesions, levels: MaskLevels, fie
     for attempt in range(TRIES):
         other = int(numbers(seed, Stream.PLACEMENT, number, attempt, 1).choice(peers)) if attempt else lesion
         pose = lesions.pose(other, levels, seed, number, attempt)
-        pose[0] += SHRINK * max(0, attempt - TRIES // 2)
+        pose[0] += _SHRINK * max(0, attempt - TRIES // 2)
         pose[1:3] = low + pose[1:3] * (high - low)
         if (cut := shape.cut(pose, field)) > least:
             continue

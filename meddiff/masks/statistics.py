@@ -12,11 +12,11 @@ from skimage import measure
 from meddiff.cases import Pixels
 from meddiff.lesions.shapes import SIDE, Bits, Floats, Shape, parts
 
-RINGS, ANGLES = 32, 64
-RADIUS = 0.5  # of the outermost ring, as a share of the canonical grid's side; the round lesion ends at 0.28
+_RINGS, _ANGLES = 32, 64
+_RADIUS = 0.5  # of the outermost ring, as a share of the canonical grid's side; the round lesion ends at 0.28
 
 
-def statistics(masks: Sequence[Pixels], classes: int = 1) -> pd.DataFrame:
+def mask_statistics(masks: Sequence[Pixels], classes: int = 1) -> pd.DataFrame:
     """One row a non-empty mask `[H,W]` of 0 to K.
 
     Columns: `area` as a share of the frame, number of `lesions`; of the largest lesion its `compactness` 4 pi A / P**2 (1 for a
@@ -43,18 +43,18 @@ def compactness(lesion: Bits) -> float:
 def comparison(real: Sequence[Pixels], invented: Sequence[Pixels]) -> pd.DataFrame:
     """One row a statistic: both means and medians, and the p-value of the two-sample Kolmogorov-Smirnov test."""
     classes = max(int(mask.max()) for mask in real)
-    ours, theirs = statistics(invented, classes), statistics(real, classes)
+    ours, theirs = mask_statistics(invented, classes), mask_statistics(real, classes)
     return pd.DataFrame([{"statistic": name, "real_mean": theirs[name].mean(), "invented_mean": ours[name].mean(),
                           "real_median": theirs[name].median(), "invented_median": ours[name].median(),
                           "ks_p_value": ks_2samp(theirs[name], ours[name]).pvalue} for name in theirs])
 
 
-def outline(shape: Shape) -> Bits:
+def polar_outline(shape: Shape) -> Bits:
     """A lesion in canonical pose and polar coordinates: `[RINGS, ANGLES]`."""
     grid = 64
     drawn = shape.draw(np.array([np.log(SIDE), 0.5, 0.5, 0.0, 0.0]), grid).astype(np.float64)
-    radius = ((np.arange(RINGS) + 0.5) / RINGS * RADIUS * grid)[:, None]
-    angle = np.arange(ANGLES) / ANGLES * 2 * np.pi
+    radius = ((np.arange(_RINGS) + 0.5) / _RINGS * _RADIUS * grid)[:, None]
+    angle = np.arange(_ANGLES) / _ANGLES * 2 * np.pi
     places = np.stack([radius * np.sin(angle), radius * np.cos(angle)]) + (grid - 1) / 2
     inside: Bits = ndimage.map_coordinates(drawn, places, order=1) > 0.5
     return inside
@@ -73,7 +73,7 @@ def likeness(some: Bits, others: Bits) -> Floats:
     Returns:
         `[S,O]` in [0,1].
     """
-    weight = np.sqrt(np.arange(RINGS) + 0.5)[:, None]  # a ring's area grows with its radius
+    weight = np.sqrt(np.arange(_RINGS) + 0.5)[:, None]  # a ring's area grows with its radius
     ours, theirs = ((np.fft.rfft(side * weight).transpose(2, 0, 1)) for side in (some, others))
     sizes = [(side * weight**2).sum(axis=(1, 2)) for side in (some, others)]
     table = np.zeros((len(some), len(others)))
@@ -86,7 +86,7 @@ def likeness(some: Bits, others: Bits) -> Floats:
 
 def _greatest(ours: NDArray[np.complex128], theirs: NDArray[np.complex128]) -> Floats:
     """Greatest intersection over all turns of two sets of transformed outlines `[F,S,R]` and `[F,O,R]`: `[S,O]`."""
-    greatest: Floats = np.fft.irfft(ours @ theirs.transpose(0, 2, 1), ANGLES, axis=0).max(axis=0)
+    greatest: Floats = np.fft.irfft(ours @ theirs.transpose(0, 2, 1), _ANGLES, axis=0).max(axis=0)
     return greatest
 
 

@@ -29,11 +29,11 @@ from meddiff.outputs.rows import (
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Row = TypeVar("Row", bound="DataclassInstance")
+_Row = TypeVar("_Row", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
-class StageTable(Generic[Row]):
+class StageTable(Generic[_Row]):
     """A kind of table.
 
     Attributes:
@@ -45,7 +45,7 @@ class StageTable(Generic[Row]):
     """
 
     name: str
-    row: type[Row]
+    row: type[_Row]
     stage: str
     title: str
     digits: str | None = None
@@ -82,12 +82,12 @@ class StageTable(Generic[Row]):
                 table[name] = known[name][1]
         return table[list(columns or known)]
 
-    def rows(self, folder: Path) -> list[Row]:
+    def rows(self, folder: Path) -> list[_Row]:
         """The table of a folder, row by row; raises as `read` does."""
         table = self.read(folder)
         return [self.row(*values) for values in zip(*(table[name].tolist() for name in table), strict=True)]
 
-    def write(self, folder: Path, rows: Iterable[Row] | pd.DataFrame) -> pd.DataFrame:
+    def write(self, folder: Path, rows: Iterable[_Row] | pd.DataFrame) -> pd.DataFrame:
         """Write rows, or a table's columns of these names, into a folder; return what was written."""
         if not isinstance(rows, pd.DataFrame):
             names = [field.name for field in fields(self.row)]

@@ -16,7 +16,15 @@ from torch.nn import functional as F
 
 from meddiff.cases import Pixels
 from meddiff.diffusion.foundation import load_foundation
-from meddiff.diffusion.inpainting import decode, embed_prompts, encode, model_input, place, predict, to_tensor
+from meddiff.diffusion.inpainting import (
+    decode_latents,
+    embed_prompts,
+    encode_images,
+    model_input,
+    move_pipeline,
+    predict,
+    to_tensor,
+)
 from meddiff.errors import MeddiffError
 from meddiff.lesions.seams import join
 from meddiff.lesions.texture import keep_texture
@@ -142,7 +150,7 @@ class Painter:
         pipeline, device = self.pipeline, self.pipeline.unet.device
         images = torch.stack([to_tensor(b) for b in backgrounds]).to(device)
         exact = torch.from_numpy(np.stack(masks)).float()[:, None].to(device)
-        clean, condition = encode(pipeline.vae, images), model_input(pipeline, images, exact)
+        clean, condition = encode_images(pipeline.vae, images), model_input(pipeline, images, exact)
         distances = torch.from_numpy(np.stack([lesion_distances(mask) for mask in masks])).float()[:, None]
         near = -F.adaptive_max_pool2d(-distances, clean.shape[-2:]).to(device)
         draws = [torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
@@ -152,7 +160,7 @@ class Painter:
             return self._predict(torch.cat([z, condition], dim=1), t, prompts, params.guidance_scale)
 
         z = sample(network, pipeline.scheduler, clean, torch.stack(draws).to(clean), near, params)
-        return decode(pipeline.vae, z)
+        return decode_latents(pipeline.vae, z)
 
     def _predict(self, inputs: Tensor, t: Tensor, prompts: Tensor, guidance: float) -> Tensor:
         """The UNet's output, with classifier-free guidance from the empty prompt in the same pass."""
@@ -197,6 +205,6 @@ def load_painter(folder: Path, device: str) -> Painter:
     """
     pipeline, settings = load_foundation(str(folder.resolve())), folder / "meddiff.json"
     known = json.loads(settings.read_text()) if settings.is_file() else {"prompts": []}
-    place(pipeline, device)
+    move_pipeline(pipeline, device)
     prompts = known["prompts"] if "prompts" in known else [known["prompt"]]
     return Painter.of(pipeline, prompts, known.get("texture", ()), known.get("seams", ()))

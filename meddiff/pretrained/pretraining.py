@@ -24,16 +24,16 @@ from meddiff.params import FoundationParams
 from meddiff.progress import bar
 from meddiff.training import Schedule
 
-FULL, VIEW = 128, 64        # sides of the stored images and of most training views [pixels]
-FULL_SHARE = 0.25           # of the steps see whole images, a quarter as many
-PHOTO_SHARE = 0.4           # of the views show a photograph
-LESION_SHARE = 0.55         # of the phantom views paint the lesion, where there is one
-SEED = 1_000_000            # of the phantoms, far from any demo's
+_FULL, _VIEW = 128, 64        # sides of the stored images and of most training views [pixels]
+_FULL_SHARE = 0.25            # of the steps see whole images, a quarter as many
+_PHOTO_SHARE = 0.4            # of the views show a photograph
+_LESION_SHARE = 0.55          # of the phantom views paint the lesion, where there is one
+_SEED = 1_000_000             # of the phantoms, far from any demo's
 
 
 @dataclass(frozen=True)
 class Material:
-    """What is learnt from, all at `FULL` pixels.
+    """What is learnt from, all at `_FULL` pixels.
 
     Attributes:
         photographs: `[N,3,H,W]` uint8, not annotated.
@@ -47,8 +47,8 @@ class Material:
 
     def draw(self, generator: torch.Generator, batch: int) -> Drawn:
         """A batch of views: the lesion to paint, a shape without lesion to fill, or a shape of a photograph."""
-        whole = float(torch.rand(1, generator=generator)) < FULL_SHARE
-        n, side = (max(1, batch // 4), FULL) if whole else (batch, VIEW)
+        whole = float(torch.rand(1, generator=generator)) < _FULL_SHARE
+        n, side = (max(1, batch // 4), _FULL) if whole else (batch, _VIEW)
         pixels, masks, prompts = zip(*(self._view(side, generator) for _ in range(n)), strict=True)
         return Drawn(torch.cat(pixels), torch.cat(masks), torch.tensor([PROMPTS.index(prompt) for prompt in prompts]))
 
@@ -56,16 +56,16 @@ class Material:
         def chance() -> float:
             return float(torch.rand(1, generator=generator))
 
-        photograph = len(self.photographs) > 0 and chance() < PHOTO_SHARE
+        photograph = len(self.photographs) > 0 and chance() < _PHOTO_SHARE
         images = self.photographs if photograph else self.phantoms
         i = int(torch.randint(len(images), (1,), generator=generator))
         pixels = images[i:i + 1].float() / 127.5 - 1
-        lesion = torch.zeros(1, 1, FULL, FULL) if photograph else self.lesions[i:i + 1].float()
-        if side < FULL and chance() < 0.5:
-            y, x = torch.randint(FULL - side + 1, (2,), generator=generator).tolist()
+        lesion = torch.zeros(1, 1, _FULL, _FULL) if photograph else self.lesions[i:i + 1].float()
+        if side < _FULL and chance() < 0.5:
+            y, x = torch.randint(_FULL - side + 1, (2,), generator=generator).tolist()
             pixels, lesion = pixels[..., y:y + side, x:x + side], lesion[..., y:y + side, x:x + side]
-        elif side < FULL:
-            pixels, lesion = F.avg_pool2d(pixels, FULL // side), (F.avg_pool2d(lesion, FULL // side) > 0.5).float()
+        elif side < _FULL:
+            pixels, lesion = F.avg_pool2d(pixels, _FULL // side), (F.avg_pool2d(lesion, _FULL // side) > 0.5).float()
         if chance() < 0.5:
             pixels, lesion = pixels.flip(-1), lesion.flip(-1)
         if photograph:
@@ -74,7 +74,7 @@ class Material:
         if not bool((pixels == pixels[:, :1]).all()):  # no phantom has the bluish or white skin that lenses and lamps make
             cast = torch.rand(2, 1, 3, 1, 1, generator=generator) - 0.5
             pixels = (pixels * (1 + 0.3 * cast[0]) + 0.6 * cast[1]).clamp(-1, 1)
-        if not photograph and 0.01 < float(lesion.mean()) < 0.5 and chance() < LESION_SHARE:
+        if not photograph and 0.01 < float(lesion.mean()) < 0.5 and chance() < _LESION_SHARE:
             return pixels, lesion, LESION
         shape = random_shapes(1, side, generator)
         if photograph:
@@ -89,9 +89,9 @@ def gather(photographs: Sequence[Path], phantoms: int) -> Material:
     cases: list[Case] = []
     for offset, modality in enumerate(("ultrasound", "dermoscopy")):
         for lesion, n in ((True, phantoms), (False, max(1, phantoms // 4))):
-            cases += make_phantoms(n, lesion, FULL, modality, SEED + offset)
+            cases += make_phantoms(n, lesion, _FULL, modality, _SEED + offset)
     masks = np.stack([case.mask for case in cases if case.mask is not None])
-    return Material(torch.stack(read) if read else torch.zeros(0, 3, FULL, FULL, dtype=torch.uint8),
+    return Material(torch.stack(read) if read else torch.zeros(0, 3, _FULL, _FULL, dtype=torch.uint8),
                     torch.stack([to_bytes(case.image) for case in cases]), torch.from_numpy(masks)[:, None])
 
 
@@ -101,10 +101,10 @@ def to_bytes(image: Pixels) -> Tensor:
 
 
 def _square(path: Path) -> Pixels:
-    return np.array(Image.fromarray(read_image(path)).resize((FULL, FULL), Image.Resampling.BOX), dtype=np.uint8)
+    return np.array(Image.fromarray(read_image(path)).resize((_FULL, _FULL), Image.Resampling.BOX), dtype=np.uint8)
 
 
-def main() -> None:
+def make_pretrained() -> None:
     """Train, and write the pipeline folder with `training.json`: the settings, the photographs' hashes and the losses."""
     quiet()
     parser = argparse.ArgumentParser(description=__doc__)
@@ -127,7 +127,7 @@ def main() -> None:
     material = gather(paths, options.phantoms)
     sample = torch.cat([material.photographs[::8], material.phantoms[::8]])
     pipeline = load_foundation(str(options.start)) if options.start else build_embedded(
-        FoundationParams(), F.avg_pool2d(sample.float() / 127.5 - 1, FULL // VIEW))
+        FoundationParams(), F.avg_pool2d(sample.float() / 127.5 - 1, _FULL // _VIEW))
     schedule = Schedule(options.steps, options.learning_rate, 0, ema_decay=0.999, warmup=100, cosine=True)
     with bar("pretrain") as report:
         losses = inpaint(pipeline, lambda generator: material.draw(generator, options.batch_size), schedule, options.device,
@@ -144,4 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    make_pretrained()

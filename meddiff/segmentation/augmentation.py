@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Augment = Callable[[Tensor, Tensor, torch.Generator, bool], tuple[Tensor, Tensor]]  # arguments and result: see `augment`
-MESH = 6  # control points a side of the elastic change
+_MESH = 6  # control points a side of the elastic change
 
 
 @dataclass(frozen=True)
-class _Ranges:
+class Ranges:
     """Greatest amounts; what is 0 by default is left out, with its random numbers.
 
     Attributes:
@@ -39,8 +39,8 @@ class _Ranges:
     holes: int = 0
 
 
-CLASSIC = _Ranges(angle=0.35, scale=0.32, shift=0.2, gamma=0.4, contrast=0.4, brightness=0.2, noise=0.06, blurred=0.3)
-STRONG = _Ranges(angle=0.61, scale=0.5, shift=0.3, gamma=0.7, contrast=0.6, brightness=0.3, noise=0.12, blurred=0.5,
+CLASSIC = Ranges(angle=0.35, scale=0.32, shift=0.2, gamma=0.4, contrast=0.4, brightness=0.2, noise=0.06, blurred=0.3)
+STRONG = Ranges(angle=0.61, scale=0.5, shift=0.3, gamma=0.7, contrast=0.6, brightness=0.3, noise=0.12, blurred=0.5,
                  elastic=0.05, colour=0.25, holes=4)
 
 
@@ -58,7 +58,7 @@ def augment(images: Tensor, masks: Tensor, generator: torch.Generator, vertical_
         degrees, scale 0.8 to 1.25, shift up to 10 %, gamma and contrast 0.75 to 1.33, brightness up to 10 %, noise of
         standard deviation up to 0.06, a 3-pixel blur of up to full weight on three in ten images.
     """
-    return _change(images, masks, generator, vertical_flips, CLASSIC)
+    return augment_within(images, masks, generator, vertical_flips, CLASSIC)
 
 
 def augment_strongly(
@@ -72,14 +72,15 @@ def augment_strongly(
     displacements of deviation 2.5 % of the side) and four holes of 5 to 15 % of the side (cutout, DeVries and Taylor, 2017; the
     mask stays, so that the hidden part is told from what is around it). Channels of colour images by 0.84 to 1.19.
     """
-    return _change(images, masks, generator, vertical_flips, STRONG)
+    return augment_within(images, masks, generator, vertical_flips, STRONG)
 
 
 AUGMENTATIONS: dict[str, Augment] = {"classic": augment, "strong": augment_strongly}  # by the name that arms give
 
 
-def _change(images: Tensor, masks: Tensor, generator: torch.Generator, vertical_flips: bool,
-            by: _Ranges) -> tuple[Tensor, Tensor]:
+def augment_within(images: Tensor, masks: Tensor, generator: torch.Generator, vertical_flips: bool,
+                   by: Ranges) -> tuple[Tensor, Tensor]:
+    """Changes drawn from these ranges; arguments and result as of `augment`."""
     n, device = len(images), images.device
 
     def uniform(low: float, high: float) -> Tensor:
@@ -99,7 +100,7 @@ def _change(images: Tensor, masks: Tensor, generator: torch.Generator, vertical_
 
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
     if by.elastic:
-        points = by.elastic * (uniform(0, 1) < 0.5) * torch.randn(n, 2, MESH, MESH, generator=generator)
+        points = by.elastic * (uniform(0, 1) < 0.5) * torch.randn(n, 2, _MESH, _MESH, generator=generator)
         bent = F.interpolate(points, images.shape[2:], mode="bicubic", align_corners=True)
         grid = grid + bent.permute(0, 2, 3, 1)
     grid = grid.to(device)

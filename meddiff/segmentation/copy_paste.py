@@ -15,12 +15,12 @@ from meddiff.lesions.fields import box, imaged_field
 from meddiff.lesions.shapes import NEIGHBOURS, Bits, Floats, cut_off
 from meddiff.masks.placement import CUT, CUT_AT_WORST, GAP, LEAST_PIXELS, TRIES, Lesions, MaskLevels, learn_lesions
 
-ANGLE, SCALE = np.deg2rad(20), np.log(1.25)  # greatest rotation where upside down is wrong; greatest change of size (logarithm)
-SHRINK = np.log(0.97)  # of each try in the second half
+_ANGLE, _SCALE = np.deg2rad(20), np.log(1.25)  # greatest rotation where upside down is wrong; greatest change of size (logarithm)
+_SHRINK = np.log(0.97)  # of each try in the second half
 SOFT = 42  # the soft border is 1/42 of the side wide, 3 pixels at 128
-GAIN = 2.0  # greatest factor that matches the gray levels, and its inverse the least
-NEAR = MaskLevels(pose=False)  # a centre near a real one
-CASE, BACKGROUND, PLACE = 1, 2, 3  # streams of random numbers [seed, stream, ...]
+_GAIN = 2.0  # greatest factor that matches the gray levels, and its inverse the least
+_NEAR = MaskLevels(pose=False)  # a centre near a real one
+_CASE, _BACKGROUND, _PLACE = 1, 2, 3  # streams of random numbers [seed, stream, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +80,14 @@ def copy_paste(cases: Sequence[Case], backgrounds: Sequence[Pixels], n: int, see
                            "Add lesion-free images, raise `backgrounds.residue`, or leave the arm out")
     lesions, cuts = _cut(cases)
     fields = [imaged_field(image) for image in backgrounds]
-    sources, grounds = _turns(sorted(cuts), seed, CASE), _turns(range(len(backgrounds)), seed, BACKGROUND)
+    sources, grounds = _turns(sorted(cuts), seed, _CASE), _turns(range(len(backgrounds)), seed, _BACKGROUND)
     pairs: list[Case] = []
     for draw in range(n * TRIES):
         if len(pairs) == n:
             return pairs
         source, ground = next(sources), next(grounds)
         centres = _centres(sites[ground]) if sites else [None] * len(cuts[source])
-        image, mask = _paste(cuts[source], lesions, backgrounds[ground], fields[ground], centres, [seed, PLACE, draw],
+        image, mask = _paste(cuts[source], lesions, backgrounds[ground], fields[ground], centres, [seed, _PLACE, draw],
                              upside_down)
         if mask.any():
             pairs.append(Case(f"paste_{len(pairs):04d}", image, mask, cases[source].group))
@@ -145,7 +145,7 @@ def _paste(cuts: Sequence[_Cut], lesions: Lesions, background: Pixels, field: Bi
         ring = (distance > 0) & (distance <= soft) & shown & field & ~taken
         opaque = np.where((classes > 0) | ring, 1 - distance / (soft + 1), 0)
         if ring.any():
-            content *= np.clip((np.median(image[ring], axis=0) + 1) / (np.median(content[ring], axis=0) + 1), 1 / GAIN, GAIN)
+            content *= np.clip((np.median(image[ring], axis=0) + 1) / (np.median(content[ring], axis=0) + 1), 1 / _GAIN, _GAIN)
         image += opaque[:, :, None] * (content - image)
         mask = np.maximum(mask, classes)
         taken |= ndimage.binary_dilation(classes > 0, NEIGHBOURS, gap)
@@ -161,7 +161,7 @@ def _fitted(cut: _Cut, lesions: Lesions, field: Bits, taken: Bits, at: Floats | 
         rng = np.random.default_rng([*stream, attempt])
         # The first tries stay near this lesion's own place, the others go near any lesion's.
         near = cut.number if attempt < TRIES // 4 else int(rng.integers(len(lesions.image)))
-        centre = lesions.pose(near, NEAR, int(rng.integers(2**31)), 0, 0)[1:3]
+        centre = lesions.pose(near, _NEAR, int(rng.integers(2**31)), 0, 0)[1:3]
         matrix = _turned(rng, upside_down, attempt)
         target = (low + centre * (high - low)) * len(field) - 0.5 if at is None else at
         offset = cut.centre - matrix @ target
@@ -178,8 +178,8 @@ def _fitted(cut: _Cut, lesions: Lesions, field: Bits, taken: Bits, at: Floats | 
 
 def _turned(rng: np.random.Generator, upside_down: bool, attempt: int) -> Floats:
     """A random change `[2, 2]` of (y, x), from the new place back to the old one."""
-    angle = rng.uniform(-np.pi, np.pi) if upside_down else rng.uniform(-ANGLE, ANGLE)
-    scale = np.exp(rng.uniform(-SCALE, SCALE) + SHRINK * max(0, attempt - TRIES // 2))
+    angle = rng.uniform(-np.pi, np.pi) if upside_down else rng.uniform(-_ANGLE, _ANGLE)
+    scale = np.exp(rng.uniform(-_SCALE, _SCALE) + _SHRINK * max(0, attempt - TRIES // 2))
     cos, sin = np.cos(angle), np.sin(angle)
     matrix: Floats = np.array([[cos, -sin], [sin, cos]]) @ np.diag([1.0, rng.choice([-1.0, 1.0])]) / scale
     return matrix

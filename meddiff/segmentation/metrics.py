@@ -11,8 +11,8 @@ from scipy.ndimage import label
 
 from meddiff.errors import MeddiffError
 
-HIT = 0.1    # least IoU of a lesion with what is predicted of it; ours, as loose as that of nnDetection (Baumgartner et al. 2021)
-EIGHT = np.ones((3, 3), dtype=bool)  # pixels that touch at a corner are of one lesion
+_HIT = 0.1    # least IoU of a lesion and what is predicted of it; ours, as loose as that of nnDetection (Baumgartner et al. 2021)
+_EIGHT = np.ones((3, 3), dtype=bool)  # pixels that touch at a corner are of one lesion
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ def case_scores(prediction: NDArray[Any] | None, reference: NDArray[Any], tolera
 
 def detect(prediction: NDArray[Any], reference: NDArray[Any]) -> Detection:
     """Count the lesions of two `[H, W]` masks (non-zero is lesion); a single predicted pixel is a lesion, too."""
-    (predicted, n_predicted), (wanted, n_wanted) = (label(np.asarray(mask) > 0, EIGHT) for mask in (prediction, reference))
+    (predicted, n_predicted), (wanted, n_wanted) = (label(np.asarray(mask) > 0, _EIGHT) for mask in (prediction, reference))
     both = np.bincount((wanted * (n_predicted + 1) + predicted).ravel(), minlength=(n_wanted + 1) * (n_predicted + 1))
     area = both.reshape(n_wanted + 1, n_predicted + 1)     # row and column 0: background
     overlap = area[1:, 1:]
-    hit = overlap >= HIT * (area.sum(1)[1:, None] + area.sum(0)[None, 1:] - overlap)
+    hit = overlap >= _HIT * (area.sum(1)[1:, None] + area.sum(0)[None, 1:] - overlap)
     return Detection(n_wanted, int(hit.any(1).sum()), int((~hit.any(0)).sum()))

@@ -111,7 +111,7 @@ def load_encoder(network: nn.Module, name: str, file: Path) -> None:
                            "Name another file in segment.encoder_weights, or its network in segment.encoder") from e
 
 
-def encode(network: nn.Module, images: Tensor) -> Tensor:
+def deep_features(network: nn.Module, images: Tensor) -> Tensor:
     """Deep features `[B, 64, H/8, W/8]` of `unet` and `segresnet` (the inspector is a `unet`) for images `[B, 3, H, W]`."""
     if isinstance(network, SegResNet):
         return network.encode(images)[0]

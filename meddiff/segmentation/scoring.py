@@ -11,7 +11,7 @@ from meddiff.progress import Report, silent
 from meddiff.segmentation.metrics import case_scores, detect
 from meddiff.segmentation.segmenter import Segmenter, within_frame
 
-Predictions = Mapping[tuple[str, int], Pixels]    # `[N, S, S]` of 0 to K by arm and seed
+_Predictions = Mapping[tuple[str, int], Pixels]    # `[N, S, S]` of 0 to K by arm and seed
 
 
 def predict_cases(segmenter: Segmenter, cases: Sequence[Case]) -> Pixels:
@@ -25,7 +25,7 @@ def reference_of(case: Case) -> Pixels:
     return np.zeros(case.image.shape[:2], np.uint8) if case.mask is None else case.mask
 
 
-def score_predictions(predictions: Predictions, cases: Sequence[Case], strata: Sequence[str], tolerance: float,
+def score_predictions(predictions: _Predictions, cases: Sequence[Case], strata: Sequence[str], tolerance: float,
                       classes: Sequence[str], report: Report = silent) -> pd.DataFrame:
     """One row a case, class, arm and seed: the columns of `per_case.csv`.
 

@@ -20,11 +20,11 @@ from meddiff.params import SegmentParams
 from meddiff.progress import Report, silent
 from meddiff.segmentation.augmentation import Augment, augment
 from meddiff.segmentation.metrics import class_dice
-from meddiff.segmentation.networks import WIDTHS, Architecture, encode, load_encoder
+from meddiff.segmentation.networks import WIDTHS, Architecture, deep_features, load_encoder
 from meddiff.training import Schedule, train
 
-EVALUATIONS = 5
-Pair = TypeVar("Pair")
+_EVALUATIONS = 5
+_Pair = TypeVar("_Pair")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class Segmenter:
         Returns:
             `[N, 64, H/8, W/8]` float32 on the CPU, unbounded.
         """
-        return self._batched(images, batch_size, lambda batch: encode(self.network, batch))
+        return self._batched(images, batch_size, lambda batch: deep_features(self.network, batch))
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `config.json`."""
@@ -182,7 +182,7 @@ def train_segmenter(
     best = _Best(Segmenter(network, architecture), validation, checkpoint)
 
     def after_step(done: int, total: int, values: Mapping[str, float]) -> None:
-        if validation and (done == total or done % max(1, total // EVALUATIONS) == 0):
+        if validation and (done == total or done % max(1, total // _EVALUATIONS) == 0):
             best.look()
         report(done, total, dict(values) if np.isnan(best.dice) else {**values, "dice": best.dice})
 
@@ -192,7 +192,7 @@ def train_segmenter(
     return Segmenter(network.eval(), architecture, best.dice, tuple(losses))
 
 
-def chosen(pairs: Sequence[Pair], limit: int, seed: int) -> list[Pair]:
+def chosen(pairs: Sequence[_Pair], limit: int, seed: int) -> list[_Pair]:
     """At most `limit` of the pairs, at least one, picked by the seed, in their order; chosen from anew, they stay the same."""
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:max(1, limit)]
     return [pairs[i] for i in sorted(order.tolist())]

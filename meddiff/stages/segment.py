@@ -24,7 +24,7 @@ from meddiff.segmentation.pools import Pool, Pools
 from meddiff.segmentation.segmenter import train_segmenter
 from meddiff.services.tracking import StageRun
 
-TOLD = 50  # points of a loss curve
+_TOLD = 50  # points of a loss curve
 
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
@@ -75,6 +75,6 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
 
 def _record(tracker: StageRun, folder: Path, arm: str, seed: int) -> None:
     losses, dice = read_losses(folder), VALIDATION.read(folder)["dice"].dropna()
-    for step in range(0, len(losses), math.ceil(len(losses) / TOLD)):
+    for step in range(0, len(losses), math.ceil(len(losses) / _TOLD)):
         tracker.metrics({f"loss_{arm}_{seed}": float(losses[step])}, step + 1)
     tracker.metrics({f"val_dice_{arm}_{seed}": float(score) for score in dice})

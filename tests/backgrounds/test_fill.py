@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, gaussian_filter
 
-from meddiff.backgrounds.fill import fill_with_texture, join
+from meddiff.backgrounds.fill import clone, fill_with_texture
 from meddiff.datasets.demo import make_phantoms
 from meddiff.segmentation.inspector import near_lesions
 
@@ -110,9 +110,9 @@ def test_content_is_joined_by_its_gradients() -> None:
     clean, hole = texture(64), disc(64, 0.25) > 0
     other = np.clip(texture(64, 1).astype(int) - 60, 0, 255).astype(np.uint8)
     content = np.where(binary_dilation(hole)[:, :, None], other, clean)
-    result = join(clean, content, hole, np.ones_like(hole))
+    result = clone(clean, content, hole, np.ones_like(hole))
     assert np.array_equal(result[~hole], clean[~hole])
     assert abs(result[hole].mean() - clean[hole].mean()) < 15          # the content's level is not taken over, ...
     inner = disc(64, 0.15) > 0
     assert np.corrcoef(result[inner, 0], content[inner, 0])[0, 1] > 0.8  # ... its texture is
-    assert np.array_equal(join(clean, clean, hole, np.ones_like(hole)), clean)
+    assert np.array_equal(clone(clean, clean, hole, np.ones_like(hole)), clean)

@@ -18,7 +18,7 @@ from benchmarks.speed import generation, settled, training, training_settings
 from benchmarks.table import Variant, compare
 from meddiff.cases import Case
 from meddiff.diffusion.finetuning import finetune
-from meddiff.diffusion.inpainting import embed_prompts, place, predict
+from meddiff.diffusion.inpainting import embed_prompts, move_pipeline, predict
 from meddiff.painting.painter import Painter
 from meddiff.params import FinetuneParams, GenerateParams
 from meddiff.training import Schedule, train
@@ -72,7 +72,7 @@ def test_channels_last_predicts_the_same() -> None:
         before = predict(pipeline, inputs, torch.tensor(500), texts)
         pipeline.unet.to(memory_format=torch.channels_last)
         assert torch.allclose(predict(pipeline, inputs, torch.tensor(500), texts), before, atol=1e-5)
-    place(pipeline, "cpu")
+    move_pipeline(pipeline, "cpu")
     assert not pipeline.vae.use_slicing
 
 

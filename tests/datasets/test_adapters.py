@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from meddiff.cases import Case
-from meddiff.datasets.adapters import Outline, RawCase, decode, fit_square, in_memory, read
+from meddiff.datasets.adapters import Polygon, RawCase, decode, fit_square, in_memory, read
 from meddiff.errors import MeddiffError
 
 H, W = 20, 30
@@ -244,7 +244,7 @@ def test_lesion_free_image_with_a_lesion_is_named(tmp_path: Path) -> None:
 
 
 def test_outline_is_filled_in_x_and_y() -> None:
-    square = Outline(np.array([[2.0, 1.0], [2.0, 4.0], [9.0, 4.0], [9.0, 1.0]]), Path("x.xml"))
+    square = Polygon(np.array([[2.0, 1.0], [2.0, 4.0], [9.0, 4.0], [9.0, 1.0]]), Path("x.xml"))
     found = decode(RawCase("a", np.zeros((8, 12, 3), np.uint8), (square,), "a")).mask
     assert found is not None
     ys, xs = np.nonzero(found)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from meddiff.cases import read_image
 from meddiff.datasets.demo import make_phantoms
 from meddiff.datasets.splits import (
-    PARTS,
+    SPLITS,
     Member,
     Split,
     choose_labelled,
@@ -35,7 +35,7 @@ def place(result: Split) -> dict[str, str]:
     return {id: part for part, ids in result.parts.items() for id in ids}
 
 
-cases = st.lists(st.tuples(st.integers(0, 14), st.booleans(), st.sampled_from([None, *PARTS])), min_size=12, max_size=40)
+cases = st.lists(st.tuples(st.integers(0, 14), st.booleans(), st.sampled_from([None, *SPLITS])), min_size=12, max_size=40)
 links = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=6)
 
 
@@ -136,7 +136,7 @@ def test_a_lesion_free_copy_of_a_test_image_with_a_lesion_is_neither() -> None:
 def test_a_share_of_the_lesion_free_groups_is_held_back_for_the_test() -> None:
     free = [Member(f"n{i:04d}", f"p{i // 2:04d}", False) for i in range(1000)]
     for own in (False, True):   # also where the dataset's own split tells the cases alone
-        lesions = [Member(case.id, case.group, True, PARTS[i // 20] if own else None) for i, case in enumerate(members(60, 1))]
+        lesions = [Member(case.id, case.group, True, SPLITS[i // 20] if own else None) for i, case in enumerate(members(60, 1))]
         result = split([*lesions, *free], NONE, 0.2, 0.25)
         held = {id for id in result.parts["test"] if id.startswith("n")}
         assert abs(len(held) / 1000 - 0.25) < 0.05
@@ -151,15 +151,15 @@ def test_a_share_of_the_lesion_free_groups_is_held_back_for_the_test() -> None:
 
 @pytest.mark.parametrize(("n", "left"), [(5, 5), (8, 8), (9, 8), (12, 8)])
 def test_eight_backgrounds_are_left_where_there_are_so_many(n: int, left: int) -> None:
-    lesions = [Member(case.id, case.group, True, PARTS[i % 3]) for i, case in enumerate(members(60, 1))]
+    lesions = [Member(case.id, case.group, True, SPLITS[i % 3]) for i, case in enumerate(members(60, 1))]
     result = split([*lesions, *[Member(f"n{i}", f"n{i}", False) for i in range(n)]], NONE, 0.2, 0.99)
     assert len(result.backgrounds) == left
     assert sum(id.startswith("n") for id in result.parts["test"]) == n - left
 
 
 def test_parts_that_the_dataset_gives_lesion_free_images_hold() -> None:
-    lesions = [Member(f"c{i}", f"c{i}", True, PARTS[i % 3]) for i in range(9)]
-    free = [Member(f"n{i}", f"n{i}", False, PARTS[i % 3]) for i in range(60)]
+    lesions = [Member(f"c{i}", f"c{i}", True, SPLITS[i % 3]) for i in range(9)]
+    free = [Member(f"n{i}", f"n{i}", False, SPLITS[i % 3]) for i in range(60)]
     result = split([*lesions, *free, *[Member(f"u{i}", f"u{i}", False) for i in range(40)]], NONE, 0.2, 0.5)
     assert {id for id in result.parts["test"] if id[0] == "n"} == {f"n{i}" for i in range(2, 60, 3)}
     assert set(result.backgrounds) == {f"n{i}" for i in range(0, 60, 3)} | {f"u{i}" for i in range(40)}
@@ -195,7 +195,7 @@ def test_images_without_annotation_join_the_training_alone(theirs: list[int], ne
 
 
 def test_a_chain_of_images_without_annotation_leads_to_the_test_too() -> None:
-    annotated = [Member(part, part, True, part) for part in PARTS]
+    annotated = [Member(part, part, True, part) for part in SPLITS]
     others = {"near": "near", "next": "next", "patient": "patient", "relative": "patient", "other": "other"}
     pairs = np.array([(2, 3), (3, 4), (4, 5)])  # test - near - next - patient
     made = with_unannotated(split(annotated, NONE, 0.2, 0.25), annotated, others, pairs)
@@ -271,7 +271,7 @@ def test_no_part_lacks_a_class_that_enough_groups_have() -> None:
     for start in range(0, 600, 60):
         items = [Member(f"c{i}", f"g{start + i}", True, None, 2 if i % 15 == 0 else 1) for i in range(60)]
         where = place(split(items, NONE, 0.15, 0.25))
-        assert {where[item.id] for item in items if item.label == 2} == set(PARTS)
+        assert {where[item.id] for item in items if item.label == 2} == set(SPLITS)
         before = place(split([Member(item.id, item.group, True) for item in items], NONE, 0.15, 0.25))
         assert sum(where[id] != before[id] for id in where) <= 2    # the others stay where they were
 

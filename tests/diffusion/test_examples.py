@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from meddiff.cases import Case
 from meddiff.diffusion.examples import Examples
-from meddiff.diffusion.inpainting import encode, to_tensor
+from meddiff.diffusion.inpainting import encode_images, to_tensor
 from meddiff.errors import MeddiffError
 from tests.pipelines import embedded
 
@@ -81,7 +81,7 @@ def test_latents_are_those_of_the_case_and_its_mirror_image(cases: Callable[...,
     examples = _examples(cases(4))
     for case, own, mirrored in zip(cases(4), examples.latents[::2], examples.latents[1::2], strict=True):
         images = torch.stack([to_tensor(case.image), to_tensor(case.image).flip(-1)])
-        assert torch.allclose(torch.stack([own, mirrored]), encode(examples.pipeline.vae, images), atol=1e-5)
+        assert torch.allclose(torch.stack([own, mirrored]), encode_images(examples.pipeline.vae, images), atol=1e-5)
 
 
 def test_cases_without_lesion_are_left_out_and_none_is_an_error(cases: Callable[..., list[Case]]) -> None:

@@ -125,7 +125,7 @@ def test_frozen_weights_in_half_precision_change_nothing(
         pipeline = stable_diffusion()
         params = _params(mode="lora", precision="bfloat16", ema_decay=0.0, gradient_checkpointing=True)
         if not halved:
-            monkeypatch.setattr("meddiff.diffusion.finetuning._halved", lambda network: nullcontext())
+            monkeypatch.setattr("meddiff.diffusion.finetuning.halved", lambda network: nullcontext())
 
         def seen(done: int, total: int, values: object, unet: torch.nn.Module = pipeline.unet, halved: bool = halved) -> None:
             kinds.update((halved, p.requires_grad, p.dtype) for p in unet.parameters() if p.ndim > 1)

@@ -7,13 +7,13 @@ from diffusers import DDPMScheduler
 
 from meddiff.cases import Case
 from meddiff.diffusion.inpainting import (
-    _time_weights,
     diffusion_loss,
     embed_prompts,
-    encode,
+    encode_images,
     model_input,
     predict,
     text_embeddings,
+    time_weights,
     to_tensor,
 )
 from tests.pipelines import embedded, stable_diffusion, stable_diffusion_xl
@@ -28,7 +28,7 @@ def test_mask_channels_of_every_kind(cases: Callable[..., list[Case]]) -> None:
     images, masks = _tensors(cases(4))
     for pipeline in (embedded(images), stable_diffusion(), stable_diffusion_xl()):
         condition = model_input(pipeline, images, masks)
-        assert condition.shape[1] + encode(pipeline.vae, images).shape[1] == pipeline.unet.config.in_channels
+        assert condition.shape[1] + encode_images(pipeline.vae, images).shape[1] == pipeline.unet.config.in_channels
     exact = model_input(embedded(images), images, masks)[:, :16]
     assert torch.equal(torch.nn.functional.pixel_shuffle(exact, 4), masks)
 
@@ -71,7 +71,7 @@ def test_a_perfect_prediction_has_no_loss(
     """The targets, solved from the noisy latents by their definitions: z = √ᾱ x + √(1-ᾱ) ε, v = √ᾱ ε - √(1-ᾱ) x."""
     images, masks = _tensors(cases(4))
     pipeline = stable_diffusion(prediction=prediction)
-    latents = encode(pipeline.vae, images)
+    latents = encode_images(pipeline.vae, images)
     signal = DDPMScheduler.from_config(pipeline.scheduler.config).alphas_cumprod
 
     def perfect(pipeline: object, inputs: torch.Tensor, times: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
@@ -85,7 +85,7 @@ def test_a_perfect_prediction_has_no_loss(
 
 
 def _loss(pipeline, images: torch.Tensor, masks: torch.Tensor, inside: float, outside: float) -> float:
-    latents, condition = encode(pipeline.vae, images), model_input(pipeline, images, masks)
+    latents, condition = encode_images(pipeline.vae, images), model_input(pipeline, images, masks)
     prompts = embed_prompts(pipeline, ["x"]).expand(len(images), -1, -1)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)
@@ -95,11 +95,11 @@ def _loss(pipeline, images: torch.Tensor, masks: torch.Tensor, inside: float, ou
 def test_min_snr_weighs_every_time_and_none_above_gamma() -> None:
     for kind, at_noise, at_signal in (("sample", 1.0, 5.0), ("epsilon", 1.0, 0.0), ("v_prediction", 1.0, 0.0)):
         scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=kind, rescale_betas_zero_snr=True)
-        noise, signal = _time_weights(scheduler, torch.tensor([999, 0]), 5.0).tolist()
+        noise, signal = time_weights(scheduler, torch.tensor([999, 0]), 5.0).tolist()
         assert noise == pytest.approx(at_noise, abs=1e-3)
         assert signal == pytest.approx(at_signal, abs=0.05)
         if kind == "sample":
-            assert _time_weights(scheduler, torch.tensor([0]), 0.5).tolist() == [0.5]
+            assert time_weights(scheduler, torch.tensor([0]), 0.5).tolist() == [0.5]
 
 
 def test_errors_weigh_by_their_channels_share_of_the_picture(cases: Callable[..., list[Case]]) -> None:

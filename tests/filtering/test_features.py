@@ -23,7 +23,7 @@ from transformers import (
 from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
 from meddiff.filtering.features import Embedding, load_extractor
-from meddiff.lesions.appearance import statistics
+from meddiff.lesions.appearance import joint_features
 from meddiff.segmentation.segmenter import Architecture, Segmenter
 from tests.conftest import SHARED_DATA
 from tests.pasting import blob_cases, pasted, stack
@@ -42,8 +42,8 @@ def pairs() -> tuple[Pixels, Pixels]:
 def test_the_default_loads_nothing_and_is_the_statistics(pairs: tuple[Pixels, Pixels]) -> None:
     extractor = load_extractor()
     assert extractor.embedding is None
-    assert (extractor.features(*pairs) == statistics(*pairs)).all()
-    assert (extractor.features(pairs[0]) == statistics(pairs[0], None)).all()
+    assert (extractor.features(*pairs) == joint_features(*pairs)).all()
+    assert (extractor.features(pairs[0]) == joint_features(pairs[0], None)).all()
 
 
 def save_transformer(kind: str, folder: Path) -> int:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from meddiff.cases import Pixels
-from meddiff.filtering.fidelity import SUBSETS, Floats, assess, copies, density_coverage, describe, kid, shape_tests
-from meddiff.masks.statistics import statistics
+from meddiff.filtering.fidelity import SUBSETS, assess_fidelity, copies, density_coverage, describe, kid, shape_tests
+from meddiff.lesions.shapes import Floats
+from meddiff.masks.statistics import mask_statistics
 from tests.conftest import make_cases
 
 
@@ -96,8 +97,8 @@ def test_too_few_samples_are_undefined_rather_than_wrong() -> None:
 
 
 def test_shape_tests_tell_sizes_apart() -> None:
-    real, same = (statistics([c.mask for c in make_cases(40, seed=s) if c.mask is not None]) for s in (0, 1))
-    small = statistics([np.pad(np.ones((3, 3), np.uint8), (i % 9, 28 - i % 9)) for i in range(40)])
+    real, same = (mask_statistics([c.mask for c in make_cases(40, seed=s) if c.mask is not None]) for s in (0, 1))
+    small = mask_statistics([np.pad(np.ones((3, 3), np.uint8), (i % 9, 28 - i % 9)) for i in range(40)])
     assert all(0 <= test["distance"] < 0.4 for test in shape_tests(real, same).values())
     assert shape_tests(real, small)["area"]["distance"] == 1
     assert shape_tests(real, small)["area"]["p"] < 1e-6
@@ -119,7 +120,7 @@ def test_the_assessment_tells_generators_apart_and_is_json() -> None:
     good, repeated = describe(cells, pairs(80, 2)), describe(cells, pairs(1, 2) * 80)
     sets = {"good": good, "collapsed": repeated, "copying": describe(cells, mirrored), "none": good.rows(np.zeros(80, bool)),
             "half": good.rows(np.arange(80) < 40)}
-    found = assess(held_back, training, sets, "cells", {"good": 1.5})
+    found = assess_fidelity(held_back, training, sets, "cells", {"good": 1.5})
     assert list(found.sets) == ["training", *sets]
     assert (found.n_reference, found.n_training, found.sets["half"].n, found.sets["none"].n) == (80, 40, 40, 0)
     for space in ("image", "lesion"):
@@ -137,7 +138,7 @@ def test_the_assessment_tells_generators_apart_and_is_json() -> None:
     assert plain["sets"]["training"]["copies"] is None
     assert plain["sets"]["good"]["support"]["image"]["k"] == 5
     assert plain["extractor"] == "cells"
-    assert assess(held_back, training, sets, "cells", {"good": 1.5}).as_json() == found.as_json()
+    assert assess_fidelity(held_back, training, sets, "cells", {"good": 1.5}).as_json() == found.as_json()
 
 
 def test_chunks_leave_the_description_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

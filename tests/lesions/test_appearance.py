@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from meddiff.cases import Pixels
 from meddiff.lesions import shapes
-from meddiff.lesions.appearance import crop, describe, erode, split, statistics
+from meddiff.lesions.appearance import crop, erode, joint_features, lesion_features, split_lesions
 from tests.pasting import blob_cases, pasted, stack
 
 
@@ -21,7 +21,7 @@ def scene() -> Pixels:
 
 
 def test_lesions_are_the_connected_parts_of_a_class_without_specks() -> None:
-    parts = split(np.stack([scene(), np.zeros_like(scene()), (scene() > 0).astype(np.uint8)]))
+    parts = split_lesions(np.stack([scene(), np.zeros_like(scene()), (scene() > 0).astype(np.uint8)]))
     assert parts.owners.tolist() == [0, 0, 0, 2, 2]
     assert parts.classes.tolist() == [1, 1, 2, 1, 1]
     assert parts.masks.sum(axis=(1, 2)).tolist() == [401, 200, 320, 401, 520]
@@ -33,22 +33,22 @@ def test_a_speck_is_one_for_features_where_it_is_one_for_shapes() -> None:
     mask[4:44, 4:44] = 1
     mask[6:42, 6:42] = 0        # a ring of 304 pixels around an area of 1600
     mask[50:56, 50:58] = 2      # 48: a twentieth of the ring, not of what it encloses
-    parts = split(mask[None])
+    parts = split_lesions(mask[None])
     assert parts.classes.tolist() == [part.label for part in shapes.parts(mask)] == [1]
     assert parts.masks[0].sum() == 304, "the hole isn't lesion"
     mask[50:60, 50:60] = 2
-    assert sorted(split(mask[None]).classes.tolist()) == sorted(part.label for part in shapes.parts(mask)) == [1, 2]
+    assert sorted(split_lesions(mask[None]).classes.tolist()) == sorted(part.label for part in shapes.parts(mask)) == [1, 2]
 
 
 def test_no_lesion_gives_no_parts() -> None:
-    parts = split(np.zeros((2, 32, 32), np.uint8))
+    parts = split_lesions(np.zeros((2, 32, 32), np.uint8))
     assert parts.masks.shape == (0, 32, 32)
     assert len(parts.owners) == len(parts.classes) == 0
 
 
 def test_features_do_not_see_the_background() -> None:
     first, second = blob_cases(2, seed=2)
-    (look, here), (there_look, there), (_, other) = (describe(*stack([one])) for one in (
+    (look, here), (there_look, there), (_, other) = (lesion_features(*stack([one])) for one in (
         pasted(first), pasted(first, background=4), pasted(second)))
     assert np.linalg.norm(here - there) < 0.1 * np.linalg.norm(here - other)
     assert np.abs(look - there_look).max() < 0.2
@@ -56,13 +56,13 @@ def test_features_do_not_see_the_background() -> None:
 
 def test_features_do_not_depend_on_the_company() -> None:
     images, masks = stack([pasted(case) for case in blob_cases(24, seed=2) * 3])
-    for many, one in zip(describe(images, masks), describe(images[70:71], masks[70:71]), strict=True):
+    for many, one in zip(lesion_features(images, masks), lesion_features(images[70:71], masks[70:71]), strict=True):
         np.testing.assert_allclose(many[70], one[0], atol=1e-4)
 
 
 def test_statistics_of_whole_images_see_the_background() -> None:
     images, masks = stack([pasted(blob_cases(1, seed=2)[0], background=i) for i in (0, 4)])
-    lesion, whole = statistics(images, masks), statistics(images, None)
+    lesion, whole = joint_features(images, masks), joint_features(images, None)
     assert lesion.shape == whole.shape == (2, 266)
     assert np.linalg.norm(whole[0, 9:] - whole[1, 9:]) > 3 * np.linalg.norm(lesion[0, 9:] - lesion[1, 9:])
 

@@ -65,8 +65,8 @@ def poses(masks: Pixels) -> np.ndarray:
 
 
 def alike(some: Pixels, others: Pixels) -> np.ndarray:
-    ours, theirs = (np.stack([mask_statistics.outline(shapes.Shape.of(shapes.canonical_fine(mask > 0, 32))) for mask in masks])
-                    for masks in (some, others))
+    ours, theirs = (np.stack([mask_statistics.polar_outline(shapes.Shape.of(shapes.canonical_fine(mask > 0, 32)))
+                              for mask in masks]) for masks in (some, others))
     return mask_statistics.likeness(ours, theirs)
 
 
@@ -340,7 +340,7 @@ def test_poses_of_real_lesions_are_matched(name: str) -> None:
     paths = sorted((SHARED_DATA / name / "masks").glob("*.png"))[::7][:40]
     masks = [read_mask(path)[::4, ::4] for path in paths]
     model = fit_mask_model(masks, MaskModelParams(steps=20), "cpu")[0]
-    ours, theirs = (mask_statistics.statistics(list(some)) for some in (model.sample(range(100), 64), masks))
+    ours, theirs = (mask_statistics.mask_statistics(list(some)) for some in (model.sample(range(100), 64), masks))
     for statistic in ("area", "axis_ratio", "centre_y", "centre_x"):
         assert ks_2samp(ours[statistic], theirs[statistic]).pvalue > 0.01, statistic
 

@@ -11,19 +11,19 @@ from tests.lesions.test_shapes import ellipse
 
 
 def outline(mask: Bits | Pixels) -> Bits:
-    return mask_statistics.outline(Shape.of(shapes.canonical_fine(mask > 0, 32)))
+    return mask_statistics.polar_outline(Shape.of(shapes.canonical_fine(mask > 0, 32)))
 
 
 def test_statistics_of_a_disc_and_of_several_lesions() -> None:
     disc = ellipse(64, 20.5, 40.5, 12, 12, 0).astype(np.uint8)
-    row = mask_statistics.statistics([disc]).iloc[0]
+    row = mask_statistics.mask_statistics([disc]).iloc[0]
     assert row["compactness"] == pytest.approx(1, abs=0.08)
     assert row["axis_ratio"] == pytest.approx(1, abs=0.02)
     assert (row["centre_y"], row["centre_x"]) == pytest.approx((20 / 64, 40 / 64), abs=0.01)
     assert row["lesions"] == 1
     two = disc.copy()
     two[50:60, 2:12] = 2
-    row = mask_statistics.statistics([two], classes=2).iloc[0]
+    row = mask_statistics.mask_statistics([two], classes=2).iloc[0]
     assert row["lesions"] == 2
     assert row["class_2"] == pytest.approx(100 / (two > 0).sum())
     assert row["class_1"] + row["class_2"] == pytest.approx(1)

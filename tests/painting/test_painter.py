@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler
 from scipy import ndimage
 
 from meddiff.cases import Case
-from meddiff.diffusion.inpainting import encode, to_tensor
+from meddiff.diffusion.inpainting import encode_images, to_tensor
 from meddiff.errors import MeddiffError
 from meddiff.painting.painter import Painter, lesion_distances, load_painter
 from meddiff.painting.sampler import SCHEDULERS, background_change, guiding_mask, predicted_clean
@@ -60,7 +60,7 @@ def test_a_model_that_knows_the_image_paints_it(
     pipeline.scheduler = DDIMScheduler.from_config(
         pipeline.scheduler.config, prediction_type=prediction, rescale_betas_zero_snr=zero_snr
     )
-    clean = encode(pipeline.vae, to_tensor(known[0].image)[None])
+    clean = encode_images(pipeline.vae, to_tensor(known[0].image)[None])
 
     def perfect(pipeline: object, inputs: torch.Tensor, t: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
         z, signal = inputs[:, :48], DDIMScheduler.from_config(painter.pipeline.scheduler.config).alphas_cumprod[int(t)]

@@ -16,8 +16,8 @@ import torch
 import yaml
 from PIL import Image
 
+from meddiff import served
 from meddiff.cases import Case, read_image, read_mask, write_image, write_mask
-from meddiff.delivery.served import _load_pyfunc
 from meddiff.diffusion.inpainting import to_tensor
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
@@ -140,7 +140,7 @@ def test_masks_are_invented_within_the_background(folder: Path, cases: Callable[
 
 
 def test_served_model_answers_a_table_of_requests(folder: Path, cases: Callable[..., list[Case]]) -> None:
-    model = _load_pyfunc(str(folder))
+    model = served._load_pyfunc(str(folder))
     stream = io.BytesIO()
     mask = cases(1, seed=3)[0].mask
     Image.fromarray(mask * np.uint8(255)).save(stream, format="PNG")

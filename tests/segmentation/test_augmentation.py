@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from meddiff.segmentation.augmentation import CLASSIC, STRONG, _change, _Ranges, augment, augment_strongly
+from meddiff.segmentation.augmentation import CLASSIC, STRONG, Ranges, augment, augment_strongly, augment_within
 from meddiff.segmentation.segmenter import to_input
 
 
@@ -107,13 +107,13 @@ def test_the_strong_one_is_stronger(cases):
     assert all(getattr(STRONG, name) > value for name, value in vars(CLASSIC).items())
 
 
-NOTHING = _Ranges(angle=0, scale=0, shift=0, gamma=0, contrast=0, brightness=0, noise=0, blurred=0)  # but for mirroring
+NOTHING = Ranges(angle=0, scale=0, shift=0, gamma=0, contrast=0, brightness=0, noise=0, blurred=0)  # but for mirroring
 
 
 def test_the_elastic_change_bends_half_of_the_images():
     images = torch.linspace(-0.9, 0.9, 64).view(1, 1, 64, 1).expand(48, 3, 64, 64).contiguous()  # straight lines across
     masks = (images[:, :1] > 0).float()
-    changed, moved = _change(images, masks, seeded(9), False, replace(NOTHING, elastic=STRONG.elastic))
+    changed, moved = augment_within(images, masks, seeded(9), False, replace(NOTHING, elastic=STRONG.elastic))
     bent = (changed - images).abs().amax((1, 2, 3)) > 1e-4
     assert 0.3 < bent.float().mean() < 0.7
     assert torch.equal(bent, (moved != masks).flatten(1).any(1))
@@ -123,8 +123,8 @@ def test_the_elastic_change_bends_half_of_the_images():
 
 def test_holes_hide_the_image_and_not_the_mask(cases):
     images, masks = batch(cases, 48)
-    plain, expected = _change(images, masks, seeded(9), False, NOTHING)
-    changed, moved = _change(images, masks, seeded(9), False, replace(NOTHING, holes=STRONG.holes))
+    plain, expected = augment_within(images, masks, seeded(9), False, NOTHING)
+    changed, moved = augment_within(images, masks, seeded(9), False, replace(NOTHING, holes=STRONG.holes))
     assert torch.equal(moved, expected)
     hidden = (changed != plain).any(1).float().mean((1, 2))
     assert 0.3 < (hidden > 0).float().mean() < 0.7

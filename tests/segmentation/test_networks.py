@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from meddiff.errors import MeddiffError
 from meddiff.params import SegmentParams
-from meddiff.segmentation.networks import DEVIATION, MEAN, RESNETS, WIDTHS, Architecture, encode, load_encoder
+from meddiff.segmentation.networks import DEVIATION, MEAN, RESNETS, WIDTHS, Architecture, deep_features, load_encoder
 from meddiff.segmentation.segmenter import train_segmenter
 
 FLEXIBLE = {"network": "flexible_unet", "steps": 2, "batch_size": 4}
@@ -124,4 +124,4 @@ def test_settings_that_do_not_go_together_are_refused():
 @pytest.mark.parametrize("network", ["unet", "segresnet"])
 def test_features_have_an_eighth_of_the_resolution(network):
     with torch.no_grad():
-        assert encode(Architecture(network, WIDTHS[network]).build(), torch.zeros(2, 3, 64, 32)).shape == (2, 64, 8, 4)
+        assert deep_features(Architecture(network, WIDTHS[network]).build(), torch.zeros(2, 3, 64, 32)).shape == (2, 64, 8, 4)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from meddiff.datasets.adapters.dermoscopy import isic2017, isic2018, ph2
 from meddiff.datasets.adapters.folder import folder
-from meddiff.datasets.adapters.raw import Fitted, Outline, RawCase, decode, fit_square, image_mode, in_memory
+from meddiff.datasets.adapters.raw import Fitted, Polygon, RawCase, decode, fit_square, image_mode, in_memory
 from meddiff.datasets.adapters.ultrasound import busi, ddti
 from meddiff.errors import MeddiffError
 
-__all__ = ["Fitted", "Outline", "RawCase", "decode", "fit_square", "image_mode", "in_memory", "read"]
+__all__ = ["Fitted", "Polygon", "RawCase", "decode", "fit_square", "image_mode", "in_memory", "read"]
 
-ONE_CLASS: dict[str, Callable[[Path], list[RawCase]]] = {"isic2017": isic2017, "isic2018": isic2018, "ph2": ph2, "ddti": ddti}
-SEVERAL: dict[str, Callable[[Path, Sequence[str]], list[RawCase]]] = {"folder": folder, "busi": busi}
+_ONE_CLASS: dict[str, Callable[[Path], list[RawCase]]] = {"isic2017": isic2017, "isic2018": isic2018, "ph2": ph2, "ddti": ddti}
+_SEVERAL: dict[str, Callable[[Path, Sequence[str]], list[RawCase]]] = {"folder": folder, "busi": busi}
 
 
 def read(dataset: str, path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
@@ -34,10 +34,10 @@ def read(dataset: str, path: Path, classes: Sequence[str] = ("lesion",)) -> list
     """
     if not path.is_dir():
         raise MeddiffError(path, f"the folder of the `{dataset}` dataset must be there", "Correct `prepare.path` in params.yaml")
-    if dataset in ONE_CLASS and len(classes) > 1:
+    if dataset in _ONE_CLASS and len(classes) > 1:
         raise MeddiffError("prepare.classes", f"the `{dataset}` layout tells one class of lesions, not {len(classes)}",
                            "Name one class, or bring masks of class indices in the layout `folder`")
-    found = ONE_CLASS[dataset](path) if dataset in ONE_CLASS else SEVERAL[dataset](path, classes)
+    found = _ONE_CLASS[dataset](path) if dataset in _ONE_CLASS else _SEVERAL[dataset](path, classes)
     cases = sorted(found, key=lambda case: case.id)
     if not cases:
         raise MeddiffError(path, f"a `{dataset}` dataset must hold an image", "Check `prepare.dataset` and `prepare.path`")

@@ -5,7 +5,7 @@ from pathlib import Path
 from meddiff.datasets.adapters.raw import RawCase, image_files, require_pairs
 from meddiff.errors import MeddiffError
 
-MASK_ENDING = "_segmentation"
+_MASK_ENDING = "_segmentation"
 
 
 def isic2017(path: Path) -> list[RawCase]:
@@ -43,8 +43,9 @@ def _isic(folders: dict[str, tuple[Path, Path]]) -> list[RawCase]:
     cases = []
     for part, (data, truth) in there.items():
         images = {stem: file for stem, file in image_files(data).items() if not stem.endswith("_superpixels")}
-        masks = {stem.removesuffix(MASK_ENDING): file for stem, file in image_files(truth).items() if stem.endswith(MASK_ENDING)}
-        require_pairs(images, masks, f"{truth.name}/{{}}{MASK_ENDING}.png")
+        masks = {stem.removesuffix(_MASK_ENDING): file for stem, file in image_files(truth).items()
+                 if stem.endswith(_MASK_ENDING)}
+        require_pairs(images, masks, f"{truth.name}/{{}}{_MASK_ENDING}.png")
         preset = part if complete or part != "train" else None
         cases += [RawCase(name, file, (masks[name],), name, part=preset) for name, file in images.items()]
     return cases

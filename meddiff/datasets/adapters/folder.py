@@ -8,8 +8,8 @@ from typing import Any
 from meddiff.datasets.adapters.raw import RawCase, image_files, require_pairs
 from meddiff.errors import MeddiffError
 
-PARTS = ("train", "val", "test")
-REMEDY = "Complete it, or delete the file to have a split made"
+_PARTS = ("train", "val", "test")
+_REMEDY = "Complete it, or delete the file to have a split made"
 
 
 def folder(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
@@ -47,8 +47,8 @@ def _groups(file: Path, images: dict[str, Path]) -> dict[str, str]:
 
 def _parts(file: Path, images: dict[str, Path]) -> dict[str, str]:
     listed = _read_json(file)
-    if listed and (set(listed) != set(PARTS) or not all(isinstance(names, list) for names in listed.values())):
-        raise MeddiffError(file, "a split has the lists `train`, `val` and `test`", REMEDY)
+    if listed and (set(listed) != set(_PARTS) or not all(isinstance(names, list) for names in listed.values())):
+        raise MeddiffError(file, "a split has the lists `train`, `val` and `test`", _REMEDY)
     parts: dict[str, str] = {}
     for part, names in listed.items():
         for name in names:
@@ -59,7 +59,7 @@ def _parts(file: Path, images: dict[str, Path]) -> dict[str, str]:
             parts[name] = part
     if listed and len(parts) < len(images):
         missing = min(images.keys() - parts.keys())
-        raise MeddiffError(file, f"every image must be in a part, `{missing}` is in none", REMEDY)
+        raise MeddiffError(file, f"every image must be in a part, `{missing}` is in none", _REMEDY)
     return parts
 
 

@@ -11,11 +11,11 @@ from skimage.draw import polygon2mask
 from meddiff.cases import Case, Frame, Pixels, read_image, read_mask
 from meddiff.errors import MeddiffError
 
-IMAGE_TYPES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_IMAGE_TYPES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, eq=False)
-class Outline:
+class Polygon:
     """A lesion drawn as a polygon.
 
     Attributes:
@@ -44,7 +44,7 @@ class RawCase:
 
     id: str
     image: Path | Pixels
-    masks: tuple[Path | Pixels | Outline, ...]
+    masks: tuple[Path | Pixels | Polygon, ...]
     group: str
     lesion_free: bool = False
     part: str | None = None
@@ -102,10 +102,10 @@ def image_mode(raw: RawCase) -> str:
         return header.mode
 
 
-def _mask(source: Path | Pixels | Outline, shape: tuple[int, ...], raw: RawCase) -> Pixels:
+def _mask(source: Path | Pixels | Polygon, shape: tuple[int, ...], raw: RawCase) -> Pixels:
     if isinstance(source, np.ndarray):
         return source
-    if isinstance(source, Outline):
+    if isinstance(source, Polygon):
         mask = np.asarray(polygon2mask(shape, source.points[:, ::-1]), dtype=np.uint8)
     else:
         mask = read_mask(source, raw.classes)
@@ -146,7 +146,7 @@ def image_files(folder: Path) -> dict[str, Path]:
                            "Correct `prepare.path`, or unpack the dataset as its authors publish it")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_TYPES and not path.name.startswith("."):
+        if path.suffix.lower() in _IMAGE_TYPES and not path.name.startswith("."):
             if path.stem in files:
                 raise MeddiffError(path, f"a stem must be unique, {files[path.stem].name} has it too", "Remove or rename one")
             files[path.stem] = path

@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from meddiff.datasets.adapters.raw import Outline, RawCase, image_files
+from meddiff.datasets.adapters.raw import Polygon, RawCase, image_files
 from meddiff.errors import MeddiffError
 
-LESIONS = ("benign", "malignant")
+_LESIONS = ("benign", "malignant")
 
 
 def busi(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
@@ -27,13 +27,13 @@ def busi(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
     Raises:
         MeddiffError: see `read`.
     """
-    if len(classes) > 1 and set(classes) != set(LESIONS):
+    if len(classes) > 1 and set(classes) != set(_LESIONS):
         raise MeddiffError("prepare.classes", f"BUSI tells the classes benign and malignant, not {', '.join(classes)}",
                            "Write [benign, malignant], or one class for all lesions")
     root = path / "Dataset_BUSI_with_GT"
     root = root if root.is_dir() else path
-    labels = {name: list(classes).index(name) + 1 if len(classes) > 1 else 1 for name in LESIONS}
-    return [case for name in (*LESIONS, "normal") for case in _busi_class(root / name, labels.get(name, 1))]
+    labels = {name: list(classes).index(name) + 1 if len(classes) > 1 else 1 for name in _LESIONS}
+    return [case for name in (*_LESIONS, "normal") for case in _busi_class(root / name, labels.get(name, 1))]
 
 
 def _busi_class(folder: Path, label: int) -> list[RawCase]:
@@ -71,7 +71,7 @@ def ddti(path: Path) -> list[RawCase]:
         MeddiffError: see `read`; or an XML file or the JSON in it is malformed.
     """
     cases = []
-    outlines: dict[str, tuple[Outline, ...]] = {}
+    outlines: dict[str, tuple[Polygon, ...]] = {}
     for file in sorted(path.glob("*.xml")):
         outlines |= _marks(file)
     for stem, image in image_files(path).items():
@@ -82,20 +82,20 @@ def ddti(path: Path) -> list[RawCase]:
     return cases
 
 
-def _marks(file: Path) -> dict[str, tuple[Outline, ...]]:
+def _marks(file: Path) -> dict[str, tuple[Polygon, ...]]:
     """The polygons of one case by image stem. A document type is refused: entities could expand without bound."""
     content = file.read_bytes()
     try:
         if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
             raise ValueError("it declares a document type")
-        marks: dict[str, list[Outline]] = defaultdict(list)
+        marks: dict[str, list[Polygon]] = defaultdict(list)
         for mark in ElementTree.fromstring(content).iter("mark"):
             shapes = json.loads((mark.findtext("svg") or "").strip() or "[]")
             stem = f"{file.stem}_{int(mark.findtext('image') or '')}" if shapes else ""
             for shape in shapes:
                 points = np.array([(float(point["x"]), float(point["y"])) for point in shape["points"]])
                 if len(points) >= 3:
-                    marks[stem].append(Outline(points, file))
+                    marks[stem].append(Polygon(points, file))
     except (ElementTree.ParseError, ValueError, TypeError, KeyError, AttributeError) as e:
         raise MeddiffError(file, f"a DDTI case holds marks with polygons as JSON in XML ({type(e).__name__}: {e})",
                            "Replace the file with an intact copy, or take the case out") from e

@@ -39,7 +39,7 @@ _BESIDE = {"unfiltered": Part("chance-filter", "as many pairs drawn by chance fr
 _OUTCOME = "outcome.json"
 
 # Runs one variant: its name, overrides, environment variables, and the folder for its pictures.
-RunVariant = Callable[[str, Overrides, Mapping[str, str], Path], Outcome]
+_RunVariant = Callable[[str, Overrides, Mapping[str, str], Path], Outcome]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Ablation:
         return tuple(row.part.name for row in self.rows if row.error)
 
 
-def ablate(layout: Layout, params: Params, names: Sequence[str] = (), run: RunVariant | None = None) -> Ablation:
+def ablate(layout: Layout, params: Params, names: Sequence[str] = (), run: _RunVariant | None = None) -> Ablation:
     """Run the full method and each part switched in turn, and write `reports/ablation/`; interrupted, the same command goes on.
 
     A variant that fails is a row with its error, and the others go on.
@@ -89,7 +89,7 @@ def ablate(layout: Layout, params: Params, names: Sequence[str] = (), run: RunVa
 class _Variants:
     """Runs variants one after the other, keeps what they gave, and records them."""
 
-    def __init__(self, layout: Layout, params: Params, record: tracking.Run, run: RunVariant) -> None:
+    def __init__(self, layout: Layout, params: Params, record: tracking.Run, run: _RunVariant) -> None:
         self.layout, self.params, self.record, self.run = layout, params, record, run
         self.work, self.done = layout.work / "ablate", dict[str, VariantRow]()
 

@@ -39,7 +39,7 @@ from meddiff.services import tracking
 
 _ACTION = "benchmark"
 # Runs one cell: the cell, environment variables, an empty folder.
-RunCell = Callable[[Cell, Mapping[str, str], Path], None]
+_RunCell = Callable[[Cell, Mapping[str, str], Path], None]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Benchmark:
     page: Path
 
 
-def benchmark(layout: Layout, params: Params, run: RunCell | None = None) -> Benchmark:
+def benchmark(layout: Layout, params: Params, run: _RunCell | None = None) -> Benchmark:
     """Run the cells that aren't finished, and write `reports/benchmark/`; interrupted, the same command goes on.
 
     A cell that fails is named on the page, and the others go on.
@@ -101,7 +101,7 @@ def lines_of(result: Benchmark) -> list[str]:
 
 
 def work(layout: Layout, params: Params, cells: Sequence[Cell], record: tracking.Run,
-         run: RunCell | None = None, wait: bool = False) -> dict[str, str]:
+         run: _RunCell | None = None, wait: bool = False) -> dict[str, str]:
     """Run every cell that is neither finished nor held by another process.
 
     Args:
@@ -175,7 +175,7 @@ def _tables(found: Sequence[CellResult], params: Params) -> Tables:
                   significance.detection(per_case, params.evaluate), significance.by_size(per_case, params.evaluate), per_case)
 
 
-def _run(layout: Layout, params: Params, cell: Cell, record: tracking.Run, folder: Path, run: RunCell | None) -> None:
+def _run(layout: Layout, params: Params, cell: Cell, record: tracking.Run, folder: Path, run: _RunCell | None) -> None:
     whole, tags = parse_params(merged(params, cell.overrides), cell.name), {"meddiff.recipe": cell.recipe}
     with tracking.recorded_run(layout, whole, cell.name, f"{record.id}-{cell.name}", record, tags) as own:
         run = run or partial(run_cell, layout)

@@ -7,8 +7,8 @@ import pandas as pd
 from meddiff.experiments.benchmark.page import limits, verdicts
 from meddiff.pages import markdown_table, render
 
-PRIVATE = ("Not privacy-preserving: backgrounds are real images, and the model learned from real lesions and may repeat parts of "
-           "them. The copy check is no proof. Protect model and samples like patient data.")
+_PRIVATE = ("Not privacy-preserving: backgrounds are real images, and the model learned from real lesions and may repeat parts "
+            "of them. The copy check is no proof. Protect model and samples like patient data.")
 _HEADS = ("dataset", "annotated images", "seeds", "generated", "accepted", "share of copies", "expected of real lesions",
           "KID, lesion")
 
@@ -30,7 +30,7 @@ def dataset_card(facts: dict[str, Any], gains: pd.DataFrame, cells: pd.DataFrame
 
 def _card(name: str, facts: dict[str, Any], gains: pd.DataFrame, **values: object) -> str:
     return render(f"experiments/benchmark/{name}.md.j2", facts=facts, verdicts=verdicts(gains, facts["budget"]),
-                  limits=[*limits(facts), PRIVATE], **values)
+                  limits=[*limits(facts), _PRIVATE], **values)
 
 
 def _range(values: "pd.Series[int]") -> str:

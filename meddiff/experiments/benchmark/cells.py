@@ -23,7 +23,7 @@ from meddiff.params.file import load_params, parse_params
 from meddiff.params.overrides import Overrides, merged, nested
 from meddiff.services import versioning
 
-Recipe = Literal["method", "paper"]
+_Recipe = Literal["method", "paper"]
 _ALL = 10**9  # annotated cases: more than any dataset has
 _SETTABLE = (*STAGES, "compute")  # sections of settings on which a cell depends
 _ROW = "cell.json"
@@ -45,7 +45,7 @@ class Cell:
     dataset: BenchmarkDataset
     budget: int | Literal["all"]
     seed: int
-    recipe: Recipe
+    recipe: _Recipe
     arms: tuple[str, ...]
     samples: int | None = None
 

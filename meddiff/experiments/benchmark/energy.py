@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-COUNTERS = Path("/sys/class/powercap")  # RAPL, on Linux; often for the root user alone
-EVERY = 10.0  # seconds between two looks: counters of processors wrap within minutes to hours
-SMI = ("nvidia-smi", "--query-gpu=power.draw", "--format=csv,noheader,nounits")
+_COUNTERS = Path("/sys/class/powercap")  # RAPL, on Linux; often for the root user alone
+_EVERY = 10.0  # seconds between two looks: counters of processors wrap within minutes to hours
+_SMI = ("nvidia-smi", "--query-gpu=power.draw", "--format=csv,noheader,nounits")
 
 
 @contextmanager
-def metered(counters: Path = COUNTERS, every: float = EVERY) -> Iterator[Callable[[], float]]:
+def metered(counters: Path = _COUNTERS, every: float = _EVERY) -> Iterator[Callable[[], float]]:
     """Meter the energy of the whole machine while a block runs, whatever else it does.
 
     Args:
@@ -49,7 +49,7 @@ class _Meter:
         packages = [zone for zone in sorted(counters.glob("*-rapl:*")) if _text(zone / "name").startswith("package")]
         self.counts = {zone: count for zone in packages if not math.isnan(count := _number(zone / "energy_uj"))}
         self.ranges = {zone: _number(zone / "max_energy_range_uj") for zone in self.counts}
-        self.gpus = shutil.which(SMI[0]) is not None and not math.isnan(_watts())
+        self.gpus = shutil.which(_SMI[0]) is not None and not math.isnan(_watts())
 
     def look(self) -> float:
         """Energy so far [J]; NaN if nothing tells now: what was used meanwhile counts at the next look that is answered."""
@@ -70,7 +70,7 @@ class _Meter:
 def _watts() -> float:
     """Power of all NVIDIA GPUs of the machine, NaN if they don't tell."""
     try:
-        return sum(map(float, subprocess.run(SMI, capture_output=True, text=True, check=True, timeout=30).stdout.split()))
+        return sum(map(float, subprocess.run(_SMI, capture_output=True, text=True, check=True, timeout=30).stdout.split()))
     except (OSError, ValueError, subprocess.SubprocessError):
         return math.nan
 

@@ -12,7 +12,7 @@ from meddiff.evaluation.arms import arm_name, look_of
 from meddiff.pages import Picture
 from meddiff.params.arms import BASELINE, TREATED, rivals_of
 
-INK, LINE = "#1f2933", "#9aa5b1"
+_INK, _LINE = "#1f2933", "#9aa5b1"
 
 
 def figures(scores: pd.DataFrame, gains: pd.DataFrame, facts: dict[str, Any]) -> list[Picture]:
@@ -47,7 +47,7 @@ def _budgets(gains: pd.DataFrame, datasets: list[str]) -> Figure:
             mean, low, high = (own[name].to_numpy(float) * 100 for name in ("mean", "lower", "upper"))
             axis.errorbar(x, mean, np.abs([mean - low, high - mean]), color=look_of(arm).colour, marker="o", capsize=3,
                           linewidth=1.6, label=arm_name(arm))
-        axis.axhline(0, color=INK, linewidth=0.8)
+        axis.axhline(0, color=_INK, linewidth=0.8)
         axis.set_xticks(range(len(places)), [str(place) for place in places])
         axis.set_title(dataset, fontsize=11)
         axis.set_xlabel("annotated images")
@@ -75,7 +75,7 @@ def _arms(scores: pd.DataFrame, budget: int) -> Figure:
                 mean, low, high = (float(own.loc[arm, name]) for name in ("mean", "lower", "upper"))
                 axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=look_of(arm).colour, capsize=3)
         if BASELINE in own.index:
-            axis.axvline(float(own.loc[BASELINE, "mean"]), color=LINE, linewidth=0.8, linestyle="--")
+            axis.axvline(float(own.loc[BASELINE, "mean"]), color=_LINE, linewidth=0.8, linestyle="--")
         axis.set_yticks(range(len(arms)), [arm_name(arm) for arm in arms], fontsize=9)
         axis.invert_yaxis() if axis is axes.flat[0] else None
         axis.set_title(dataset, fontsize=11)
@@ -88,7 +88,7 @@ def _arms(scores: pd.DataFrame, budget: int) -> Figure:
 
 def _plain(axis: Any) -> None:
     axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(colors=INK, labelsize=9)
+    axis.tick_params(colors=_INK, labelsize=9)
 
 
 def _png(figure: Figure) -> bytes:

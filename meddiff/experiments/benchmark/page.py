@@ -24,17 +24,17 @@ from meddiff.experiments.benchmark.tables import (
 from meddiff.pages import Picture, Table, counted, points, render
 from meddiff.params.arms import BASELINE, TREATED, rivals_of
 
-ALPHA = 0.05
-LEAST_SEEDS = 5  # for a claim: with 3 intervals were too narrow in simulations (`bootstrap.mean_interval`)
+_ALPHA = 0.05
+_LEAST_SEEDS = 5  # for a claim: with 3 intervals were too narrow in simulations (`bootstrap.mean_interval`)
 
 
 def decision(row: Any) -> str:
     """`gain`, `loss`, `undecided` or `few` seeds: claimed only where the interval and the corrected test agree."""
-    if row.seeds < LEAST_SEEDS:
+    if row.seeds < _LEAST_SEEDS:
         return "few"
-    if row.p_holm < ALPHA and row.lower > 0:
+    if row.p_holm < _ALPHA and row.lower > 0:
         return "gain"
-    return "loss" if row.p_holm < ALPHA and row.upper < 0 else "undecided"
+    return "loss" if row.p_holm < _ALPHA and row.upper < 0 else "undecided"
 
 
 def interval(row: Any) -> str:
@@ -94,10 +94,10 @@ def benchmark_page(tables: Tables, pictures: Sequence[Picture], facts: dict[str,
 def limits(facts: dict[str, Any]) -> list[str]:
     """What limits the result, one sentence each."""
     few, validation = len(facts["seeds"]), " or ".join(map(str, facts["validation"]))
-    narrow = (f": with fewer than {LEAST_SEEDS} intervals are too narrow, so nothing is claimed." if few < LEAST_SEEDS else
+    narrow = (f": with fewer than {_LEAST_SEEDS} intervals are too narrow, so nothing is claimed." if few < _LEAST_SEEDS else
               ": intervals of so few may hold the true gain less often than they say (of five in simulations: 89 to 96 % "
               "instead of 95)."
-              if few < 2 * LEAST_SEEDS else ".")
+              if few < 2 * _LEAST_SEEDS else ".")
     told = [f"{counted(few, 'seed')}, each with its own annotated cases, generator and segmenters{narrow}",
             f"Images of {facts['size']} pixels and segmenters of {facts['steps']} steps ({facts['network']}): larger images or "
             "longer training may give other gains.",

@@ -20,7 +20,7 @@ from meddiff.params import EvaluateParams
 from meddiff.params.arms import BASELINE, rivals_of
 
 AVERAGE = "average"  # of the datasets, in the place of a dataset's name
-KEY = ("dataset", "budget", "arm", "metric")
+_KEY = ("dataset", "budget", "arm", "metric")
 GAINS = ("dataset", "budget", "arm", "against", "metric", "mean", "lower", "upper", "p", "cases", "seeds", "p_holm")
 _GAIN = {"mean": "gain", "lower": "gain_lower", "upper": "gain_upper"}
 
@@ -59,8 +59,8 @@ def by_size(table: pd.DataFrame, settings: EvaluateParams) -> pd.DataFrame:
         part = table[table["stratum"] == size]
         if len(part):
             over = gains(part, settings, ("dice",))
-            over = over[over["against"] == BASELINE].rename(columns=_GAIN)[[*KEY, *_GAIN.values()]]
-            found.append(scores(part, settings).assign(stratum=size).merge(over, "left", list(KEY)))
+            over = over[over["against"] == BASELINE].rename(columns=_GAIN)[[*_KEY, *_GAIN.values()]]
+            found.append(scores(part, settings).assign(stratum=size).merge(over, "left", list(_KEY)))
     return pd.concat(found, ignore_index=True)
 
 

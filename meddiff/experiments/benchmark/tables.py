@@ -12,11 +12,11 @@ from meddiff.evaluation.summary import SIZES
 from meddiff.pages import Entry, Table, counted, points, signed
 from meddiff.params.arms import BASELINE, rivals_of
 
-SETS = {"training": "annotated real lesions", "generated": "generated", "accepted": "accepted",
-        "corroded": "accepted, corroded masks"}
-FIDELITY = {"kid.lesion.mean": "KID, lesion", "kid.image.mean": "KID, image", "support.lesion.density": "density",
-            "support.lesion.coverage": "coverage", "copies.share": "share of copies",
-            "copies.expected_share": "expected of real lesions", "seam": "seam"}
+_SETS = {"training": "annotated real lesions", "generated": "generated", "accepted": "accepted",
+         "corroded": "accepted, corroded masks"}
+_FIDELITY = {"kid.lesion.mean": "KID, lesion", "kid.image.mean": "KID, image", "support.lesion.density": "density",
+             "support.lesion.coverage": "coverage", "copies.share": "share of copies",
+             "copies.expected_share": "expected of real lesions", "seam": "seam"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,15 +163,15 @@ def fidelity_table(cells: pd.DataFrame, budget: int, extractor: str) -> Table:
     """How near the samples are to real ones, in the extractor's features."""
     part, rows = cells[cells["budget"] == budget], []
     for (dataset, recipe), own in part.groupby(["dataset", "recipe"], sort=False):
-        for group, words in SETS.items():
-            names = [f"sets.{group}.{name}" for name in FIDELITY]
+        for group, words in _SETS.items():
+            names = [f"sets.{group}.{name}" for name in _FIDELITY]
             if any(name in own and own[name].notna().any() for name in names):
                 values = [own[name].mean() if name in own else math.nan for name in names]
                 rows.append([f"{dataset}, {recipe}", words, *("–" if math.isnan(value) else f"{value:.3g}" for value in values)])
     note = (f"Means over seeds. Against held-back real images (validation part); features: {extractor}. KID: 0 is the same "
             "distribution. Density and coverage: about 1 and near 1 are best. Copies: share nearer to a training lesion than "
             "every held-back lesion is, and the share of real lesions of which that is expected.")
-    return Table(["", "set", *FIDELITY.values()], rows, note=note)
+    return Table(["", "set", *_FIDELITY.values()], rows, note=note)
 
 
 def cost_table(cells: pd.DataFrame) -> Table:

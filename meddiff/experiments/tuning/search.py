@@ -49,10 +49,10 @@ class TuneResult:
     diff_file: Path
 
 
-RunTrial = Callable[[Overrides, Mapping[str, str]], Outcome]
+_RunTrial = Callable[[Overrides, Mapping[str, str]], Outcome]
 
 
-def tune(layout: Layout, params: Params, trials: int | None = None, run: RunTrial | None = None) -> TuneResult:
+def tune(layout: Layout, params: Params, trials: int | None = None, run: _RunTrial | None = None) -> TuneResult:
     """Search until the study holds `trials` finished trials; interrupted, the same command goes on.
 
     The study belongs to the settings that aren't searched, the code and the data: change one, and another study begins. Its
@@ -90,7 +90,7 @@ class _Search:
     """The objective: runs one trial, records it, and sees to what is to be done again."""
 
     def __init__(self, layout: Layout, params: Params, axes: list[Axis], study: optuna.Study, record: tracking.Run,
-                 run: RunTrial) -> None:
+                 run: _RunTrial) -> None:
         self.layout, self.params, self.axes, self.study, self.record, self.run = layout, params, axes, study, record, run
         self.failures = 0
         self.fatal: MeddiffError | None = None

@@ -15,7 +15,7 @@ class Base(DeclarativeBase):
     """What all tables share: the catalogue's metadata."""
 
 
-class ProjectRow(Base):
+class ProjectEntry(Base):
     """One project folder and when its files were last read."""
 
     __tablename__ = "meddiff_projects"
@@ -23,18 +23,18 @@ class ProjectRow(Base):
     rebuilt: Mapped[datetime | None] = mapped_column(sa.DateTime)
 
 
-class BatchRow(Base):
+class BatchEntry(Base):
     """A folder of samples and the verdict of its quality check."""
 
     __tablename__ = "meddiff_batches"
-    project: Mapped[str] = mapped_column(sa.ForeignKey(ProjectRow.name), primary_key=True)
+    project: Mapped[str] = mapped_column(sa.ForeignKey(ProjectEntry.name), primary_key=True)
     id: Mapped[str] = mapped_column(primary_key=True)
     samples: Mapped[int]
     passed: Mapped[bool | None]
     reasons: Mapped[str]
 
 
-class SampleRow(Base):
+class SampleEntry(Base):
     """A generated pair and what it was made from. `generator` is the hash of fine-tuned pipeline and mask model together."""
 
     __tablename__ = "meddiff_samples"
@@ -50,7 +50,7 @@ class SampleRow(Base):
     generator: Mapped[str] = mapped_column(index=True)
 
 
-class DecisionRow(Base):
+class DecisionEntry(Base):
     """The filter's scores and verdict on a sample."""
 
     __tablename__ = "meddiff_decisions"
@@ -65,12 +65,12 @@ class DecisionRow(Base):
     reason: Mapped[str]
 
 
-class PromotionRow(Base):
+class PromotionEntry(Base):
     """One passing or refusal at the gate; not derivable from the project's files, so never deleted by a rebuild."""
 
     __tablename__ = "meddiff_promotions"
     number: Mapped[int] = mapped_column(primary_key=True)
-    project: Mapped[str] = mapped_column(sa.ForeignKey(ProjectRow.name), index=True)
+    project: Mapped[str] = mapped_column(sa.ForeignKey(ProjectEntry.name), index=True)
     model: Mapped[str]
     version: Mapped[str]
     passed: Mapped[bool]

@@ -15,7 +15,7 @@ from meddiff.layout import Layout
 from meddiff.outputs.samples import DECISION_COLUMNS, SAMPLE_COLUMNS, VERDICTS, Records, read_records
 from meddiff.params import Params
 from meddiff.services.catalog.database import open_session
-from meddiff.services.catalog.models import Base, BatchRow, DecisionRow, ProjectRow, PromotionRow, SampleRow
+from meddiff.services.catalog.models import Base, BatchEntry, DecisionEntry, ProjectEntry, PromotionEntry, SampleEntry
 from meddiff.services.catalog.records import CatalogCounts, PromotionRecord, SampleRecord
 
 REBUILD = "Run `meddiff catalog rebuild`"
@@ -39,13 +39,13 @@ def rebuild(layout: Layout, params: Params) -> CatalogCounts:
     rows = _rows(read_records(layout.synthetic, layout.filtered), project)
     with open_session(layout, params) as session:
         _claim(session, project, _now())
-        for table in (DecisionRow, SampleRow, BatchRow):
+        for table in (DecisionEntry, SampleEntry, BatchEntry):
             session.execute(sa.delete(table).where(table.project == project))
         for kind, values in rows.items():
             if values:
                 session.execute(sa.insert(kind), values)
-        promotions = session.scalar(sa.select(sa.func.count(PromotionRow.number)).where(PromotionRow.project == project)) or 0
-    return CatalogCounts(len(rows[BatchRow]), len(rows[SampleRow]), len(rows[DecisionRow]), promotions)
+        promotions = session.scalar(sa.select(sa.func.count(PromotionEntry.number)).where(PromotionEntry.project == project)) or 0
+    return CatalogCounts(len(rows[BatchEntry]), len(rows[SampleEntry]), len(rows[DecisionEntry]), promotions)
 
 
 def outdated(layout: Layout, params: Params) -> bool:
@@ -53,7 +53,7 @@ def outdated(layout: Layout, params: Params) -> bool:
     files = [*layout.synthetic.glob("*/batch.parquet"), layout.filtered / "decisions.parquet"]
     written = max((path.stat().st_mtime for path in files if path.is_file()), default=0.0)
     with open_session(layout, params) as session:
-        known = session.get(ProjectRow, project_name(layout, params))
+        known = session.get(ProjectEntry, project_name(layout, params))
         read = known.rebuilt if known else None
     return read is not None and datetime.fromtimestamp(written, UTC).replace(tzinfo=None) > read
 
@@ -66,12 +66,13 @@ def show(layout: Layout, params: Params, id: str) -> SampleRecord:
     """
     project = project_name(layout, params)
     with open_session(layout, params) as session:
-        row = session.execute(_query(project).where(SampleRow.id == id)).one_or_none()
+        row = session.execute(_query(project).where(SampleEntry.id == id)).one_or_none()
         if row is None:
             raise MeddiffError(f"sample {id}", f"the catalogue holds no such sample of project {project}",
                                f"{REBUILD} if the files are newer, or mend the id")
-        promotions = sa.select(PromotionRow).where(PromotionRow.project == project, PromotionRow.generator == row[0].generator)
-        return _record(*row, promotions=[_promotion(each) for each in session.scalars(promotions.order_by(PromotionRow.number))])
+        query = sa.select(PromotionEntry).where(PromotionEntry.project == project, PromotionEntry.generator == row[0].generator)
+        promotions = session.scalars(query.order_by(PromotionEntry.number))
+        return _record(*row, promotions=[_promotion(each) for each in promotions])
 
 
 def find(layout: Layout, params: Params, status: str | None = None, limit: int = 50) -> list[SampleRecord]:
@@ -87,12 +88,12 @@ def find(layout: Layout, params: Params, status: str | None = None, limit: int =
         raise MeddiffError(f"status `{status}`", f"a status is one of {', '.join(STATUSES)}", "Choose one of them")
     project = project_name(layout, params)
     with open_session(layout, params) as session:
-        known = session.get(ProjectRow, project)
+        known = session.get(ProjectEntry, project)
         if known is None or known.rebuilt is None:
             raise MeddiffError(f"project {project}", "its files were never read into the catalogue", REBUILD)
-        query = _query(project).order_by(SampleRow.id).limit(limit)
+        query = _query(project).order_by(SampleEntry.id).limit(limit)
         if status is not None:
-            query = query.where(sa.func.coalesce(DecisionRow.verdict, "undecided") == status)
+            query = query.where(sa.func.coalesce(DecisionEntry.verdict, "undecided") == status)
         return [_record(*row) for row in session.execute(query)]
 
 
@@ -100,7 +101,7 @@ def record_promotion(layout: Layout, params: Params, model: str, version: str, p
                      generator: str = "") -> PromotionRecord:
     """Keep one decision of the gate; `generator` is the model's hash as the samples carry it, where it is known."""
     project = project_name(layout, params)
-    row = PromotionRow(project=project, model=model, version=version, passed=passed, reasons=json.dumps(list(reasons)),
+    row = PromotionEntry(project=project, model=model, version=version, passed=passed, reasons=json.dumps(list(reasons)),
                        generator=generator, at=_now())
     with open_session(layout, params) as session:
         _claim(session, project)
@@ -109,16 +110,16 @@ def record_promotion(layout: Layout, params: Params, model: str, version: str, p
         return _promotion(row)
 
 
-def _query(project: str) -> sa.Select[SampleRow, BatchRow, DecisionRow]:
-    return (sa.select(SampleRow, BatchRow, DecisionRow)
-            .join(BatchRow, (BatchRow.project == SampleRow.project) & (BatchRow.id == SampleRow.batch))
-            .outerjoin(DecisionRow, (DecisionRow.project == SampleRow.project) & (DecisionRow.id == SampleRow.id))
-            .where(SampleRow.project == project))
+def _query(project: str) -> sa.Select[SampleEntry, BatchEntry, DecisionEntry]:
+    return (sa.select(SampleEntry, BatchEntry, DecisionEntry)
+            .join(BatchEntry, (BatchEntry.project == SampleEntry.project) & (BatchEntry.id == SampleEntry.batch))
+            .outerjoin(DecisionEntry, (DecisionEntry.project == SampleEntry.project) & (DecisionEntry.id == SampleEntry.id))
+            .where(SampleEntry.project == project))
 
 
-def _record(sample: SampleRow, batch: BatchRow, decision: DecisionRow | None,
+def _record(sample: SampleEntry, batch: BatchEntry, decision: DecisionEntry | None,
             promotions: Sequence[PromotionRecord] = ()) -> SampleRecord:
-    decision = decision or DecisionRow(verdict="undecided", reason="the filter hasn't run")
+    decision = decision or DecisionEntry(verdict="undecided", reason="the filter hasn't run")
     values = {name: getattr(sample, name) for name in SAMPLE_COLUMNS} | {name: getattr(decision, name) for name in _SCORES}
     accepted = decision.verdict == "accepted"
     return SampleRecord(**values, batch_passed=batch.passed, batch_reasons=tuple(json.loads(batch.reasons)),
@@ -131,7 +132,7 @@ def _now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def _promotion(row: PromotionRow) -> PromotionRecord:
+def _promotion(row: PromotionEntry) -> PromotionRecord:
     reasons = tuple(json.loads(row.reasons))
     return PromotionRecord(row.model, row.version, row.passed, reasons, row.generator, row.at.replace(tzinfo=UTC))
 
@@ -144,12 +145,12 @@ def _rows(records: Records, project: str) -> dict[type[Base], list[dict[str, Any
     batches = [{"project": project, "id": str(batch), "samples": int(n), "reasons": json.dumps(records.reasons.get(batch, ())),
                 "passed": not records.reasons[batch] if batch in records.reasons else None}
                for batch, n in records.samples.groupby("batch").size().items()]
-    return {BatchRow: batches, SampleRow: plain(records.samples), DecisionRow: plain(records.decisions[["id", *_SCORES]])}
+    return {BatchEntry: batches, SampleEntry: plain(records.samples), DecisionEntry: plain(records.decisions[["id", *_SCORES]])}
 
 
 def _claim(session: Session, project: str, rebuilt: datetime | None = None) -> None:
     """Write the project's row first, so that another writer of the project waits here until this transaction ends."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    row = dialect.insert(ProjectRow).values(name=project, rebuilt=rebuilt)
-    session.execute(row.on_conflict_do_update(index_elements=[ProjectRow.name],
-                                              set_={"rebuilt": sa.func.coalesce(row.excluded.rebuilt, ProjectRow.rebuilt)}))
+    row = dialect.insert(ProjectEntry).values(name=project, rebuilt=rebuilt)
+    session.execute(row.on_conflict_do_update(index_elements=[ProjectEntry.name],
+                                              set_={"rebuilt": sa.func.coalesce(row.excluded.rebuilt, ProjectEntry.rebuilt)}))

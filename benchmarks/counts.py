@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from meddiff.diffusion.finetuning import _halved, _prepared
+from meddiff.diffusion.finetuning import halved, _prepared
 from meddiff.diffusion.inpainting import decode_latents, diffusion_loss, encode_images, model_input, predict
 from meddiff.params import FinetuneParams
 
@@ -144,7 +144,7 @@ def memory(kind: str, size: int, params: FinetuneParams, published: bool = False
                 part.register_forward_pre_hook(lambda part, given: (given[0].float(), *given[1:]))
         images, masks, texts = hollow.inputs(size, params.batch_size)
         latents, condition = encode_images(hollow.vae, images), model_input(hollow, images, masks)
-        with _halved(network if half else None):
+        with halved(network if half else None):
             held = [(p.requires_grad, p.numel(), p.element_size()) for p in network.parameters()]
             with Living() as living:
                 encode_images(hollow.vae, images if published else images[:1])

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from meddiff.diffusion.finetuning import halved, _prepared
+from meddiff.diffusion.finetuning import _prepared, halved
 from meddiff.diffusion.inpainting import decode_latents, diffusion_loss, encode_images, model_input, predict
 from meddiff.params import FinetuneParams
 

@@ -69,7 +69,8 @@ def layout(prepared: Path, tmp_path: Path) -> Layout:
                  ).to_parquet(layout.filtered / "decisions.parquet")
     (layout.filtered / "batches.json").write_text('{"b0000": {"reasons": []}}')
     layout.segmenters.mkdir(parents=True)
-    (layout.segmenters / "validation.csv").write_text("arm,seed,dice,steps,seconds,n_real,n_synthetic\nreal,0,0.5,1,1,12,0\n")
+    table = "arm,seed,dice,steps,seconds,n_real,n_synthetic,n_wanted\nreal,0,0.5,1,1,12,0,0\n"
+    (layout.segmenters / "validation.csv").write_text(table)
     return layout
 
 
@@ -86,7 +87,8 @@ def add_row(table: Path, **values: str) -> None:
     with table.open("w", newline="") as out:
         writer = csv.DictWriter(out, rows[0].keys())
         writer.writeheader()
-        writer.writerows([*rows, dict.fromkeys(rows[0], "") | values])
+        blank = {name: "0" if name in ("top", "left", "height", "width") else "" for name in rows[0]}
+        writer.writerows([*rows, blank | values])
 
 
 def plant(layout: Layout, place: Path, table: str, id: str, image: Pixels, **values: str) -> None:
@@ -171,7 +173,7 @@ def test_a_rejected_sample_is_looked_at_where_an_arm_learns_from_it(layout: Layo
     with pytest.raises(MeddiffError, match=PASSED):
         evaluate.run(layout, SETTINGS, Unrecorded())
     with (layout.segmenters / "validation.csv").open("a") as trained:
-        trained.write("unfiltered,0,0.5,1,1,12,1\n")
+        trained.write("unfiltered,0,0.5,1,1,12,1,1\n")
     with pytest.raises(MeddiffError, match=rf"`{drawn}` is a near-duplicate of test case `{case.id}`"):
         evaluate.run(layout, SETTINGS, Unrecorded())
 

@@ -83,7 +83,7 @@ class MaskModel:
         unet: predicts the clean map, less the disc, in patches `[B,16,G/4,G/4]`, for a condition (see `Lesions.condition`).
         lesions: the training lesions.
         roughness: `[L]` that makes maps as rough as the training lesions, see `_matched_roughness`.
-        outlines: `[L,R,A]` of the training lesions, see `mask_statistics.outline`.
+        outlines: `[L,R,A]` of the training lesions, see `statistics.polar_outline`.
     """
 
     unet: UNet2DModel

@@ -71,7 +71,7 @@ class Segmenter:
         return np.asarray(self._batched(images, batch_size, self.network).argmax(1).numpy(), np.uint8)
 
     def features(self, images: Pixels, batch_size: int = 32) -> Tensor:
-        """Deep features of the encoder, of the networks that `networks.encode` knows.
+        """Deep features of the encoder, of the networks that `networks.deep_features` knows.
 
         Args:
             images: `[N, H, W, 3]` uint8 RGB.

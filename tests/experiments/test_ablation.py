@@ -195,7 +195,7 @@ pd.DataFrame([{"id": f"s{i}", "batch": "b0000", "seed": i, "background": "n", "a
     "filter": """
 folder = root / "filtered"; folder.mkdir(exist_ok=True)
 kept = 6 - round(4 * p["filter"]["agreement"])
-if p["filter"]["min_contrast"] == 0 and p["filter"]["agreement"]:
+if p["filter"].get("min_contrast") == 0 and p["filter"]["agreement"]:
     sys.exit("meddiff: filter.min_contrast: it must be more. Mend it.")
 pd.DataFrame([{"id": f"s{i}", "batch": "b0000", "similarity": 0.5, "nearest": "c", "agreement": 0.9, "contrast": 9.0, "area": 0.1,
                "verdict": "accepted" if i < kept else "rejected", "reason": "" if i < kept else "agreement"} for i in range(6)]

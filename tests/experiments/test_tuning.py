@@ -253,7 +253,7 @@ pd.DataFrame([{"id": f"s{i}", "batch": "b0000", "seed": i, "background": "n", "a
 """,
     "filter": """
 folder = root / "filtered"; folder.mkdir(exist_ok=True)
-kept = round(10 * p["filter"]["similarity_high"]) - round(10 * p["filter"]["similarity_low"])
+kept = round(10 * p["filter"]["similarity_high"]) - round(10 * p["filter"].get("similarity_low", 0.02))
 pd.DataFrame([{"id": f"s{i}", "batch": "b0000", "similarity": 0.5, "nearest": "c", "agreement": 0.9, "contrast": 9.0, "area": 0.1,
                "verdict": "accepted" if i < kept else "rejected", "reason": ""} for i in range(10)]
              ).to_parquet(folder / "decisions.parquet")

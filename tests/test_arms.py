@@ -11,7 +11,7 @@ from meddiff.errors import MeddiffError
 from meddiff.evaluation import arms as looks
 from meddiff.evaluation.arms import LOOKS, ArmLook, arm_name, look_of, main_arms
 from meddiff.experiments.benchmark.figures import figures
-from meddiff.experiments.benchmark.page import render
+from meddiff.experiments.benchmark.page import benchmark_page
 from meddiff.experiments.benchmark.significance import by_size, detection, gains, scores
 from meddiff.experiments.benchmark.tables import Tables
 from meddiff.layout import Layout
@@ -63,7 +63,7 @@ def test_a_further_arm_is_in_segment_report_benchmark_and_export(further: str, t
     used = pd.read_csv(layout.segmenters / "validation.csv").assign(dataset="busi", budget=40)
     tables = Tables(scores(table, params.evaluate), compared, cells(), used, detection(table, params.evaluate),
                     by_size(table, params.evaluate), table)
-    page = re.sub("<[^>]+>", " ", render(tables, figures(tables.scores, compared, FACTS), FACTS, []))
+    page = re.sub("<[^>]+>", " ", benchmark_page(tables, figures(tables.scores, compared, FACTS), FACTS, []))
     assert len(re.findall(r"real \+ the first pairs", page)) >= 6, "scores, sizes, detection, differences, both ways, and a rival"
     assert re.search(r"Dice points of real \+ synthetic images over\s+busi\s+real \+ the first pairs", page)
 

@@ -247,7 +247,7 @@ def test_a_run_lives_from_its_beginning_to_its_end(empty: Path) -> None:
     layout, params = Layout(empty), load_params(empty / "params.yaml")
 
     def now(name: str) -> tuple[str, str | None]:
-        (run,) = runs(empty, f"tags.`mlflow.runName` = '{name}'")
+        *_, run = runs(empty, f"tags.`mlflow.runName` = '{name}'")  # the newest
         return run.info.status, run.data.tags.get("meddiff.error")
 
     def attempt(error: BaseException | None = None, told: str = "") -> str:

@@ -149,7 +149,7 @@ def test_what_has_nothing_left_to_encode_waits_on_the_cpu(
     for name in ("vae", "text_encoder", "unet"):
         part = getattr(pipeline, name)
         monkeypatch.setattr(part, "to", lambda *to, name=name, **kinds: moved.add(name) if to == ("cpu",) else None)
-    monkeypatch.setattr("meddiff.diffusion.finetuning.place", lambda pipeline, device: None)
+    monkeypatch.setattr("meddiff.diffusion.finetuning.move_pipeline", lambda pipeline, device: None)
     finetune(pipeline, cases(6), _params(**settings), "cpu")
     assert moved == idle
 

@@ -218,7 +218,7 @@ def test_all_is_a_budget_of_its_own_on_every_dataset(project: Layout) -> None:
 def test_samples_grow_with_the_annotated_cases(project: Layout) -> None:
     params = settings(project, budgets=(10, "all"), samples_per_case=7.5)
     assert {cell.budget: cell.overrides["generate"]["n"] for cell in cells_of(params)} == {10: 75, 40: 300, "all": 300}
-    assert "n" not in cells_of(settings(project))[0].overrides["generate"]
+    assert "n" not in cells_of(settings(project))[0].overrides.get("generate", {})
     few = cells_of(settings(project, budgets=("all",), samples_per_case=0.5))[0]
     assert few.overrides["generate"]["n"] == params.generate.n
 

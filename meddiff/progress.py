@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -20,27 +20,39 @@ def silent(done: int, total: int, values: Mapping[str, float]) -> None:
 
 
 @contextmanager
-def bar(label: str) -> Iterator[Report]:
-    """Yield a `Report` that draws a bar labelled `label` on standard error."""
+def bars() -> Iterator[Callable[[str], AbstractContextManager[Report]]]:
+    """Yield what begins a `bar` of a label, beside those of other threads: a terminal has room for one display alone."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[values]}"),
                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    begun, last = time.monotonic(), (0, 0, "")
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=None, values="")
 
-        def report(done: int, total: int, values: Mapping[str, float]) -> None:
-            nonlocal last
-            text = " ".join(f"{name} {value:.4g}" for name, value in values.items())
-            last = (done, total, text)
-            progress.update(task, completed=done, total=total, values=text)
+        @contextmanager
+        def begin(label: str) -> Iterator[Report]:
+            begun, last = time.monotonic(), (0, 0, "")
+            task = progress.add_task(label, total=None, values="")
 
+            def report(done: int, total: int, values: Mapping[str, float]) -> None:
+                nonlocal last
+                text = " ".join(f"{name} {value:.4g}" for name, value in values.items())
+                last = (done, total, text)
+                progress.update(task, completed=done, total=total, values=text)
+
+            yield report
+            if not console.is_terminal and last[1]:
+                print(f"{label}: {last[0]}/{last[1]} {last[2]} in {time.monotonic() - begun:.0f} s", file=sys.stderr)
+
+        yield begin
+
+
+@contextmanager
+def bar(label: str) -> Iterator[Report]:
+    """Yield a `Report` that draws a bar labelled `label` on standard error."""
+    with bars() as begin, begin(label) as report:
         yield report
-    if not console.is_terminal and last[1]:
-        print(f"{label}: {last[0]}/{last[1]} {last[2]} in {time.monotonic() - begun:.0f} s", file=sys.stderr)
 
 
 def with_progress(label: str, total: int, items: Iterable[T]) -> Iterator[T]:

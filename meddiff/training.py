@@ -1,18 +1,27 @@
-"""The one training loop: seeded steps, gradient clip, moving average, checkpoints that resume by the same command."""
+"""The one training loop: seeded steps, gradient clip, moving average, checkpoints that resume by the same command.
+
+Small networks are trained side by side, each on one thread: two threads that share one wait for each other at each of its many
+small operations, above all where another process wants the processor too.
+"""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
+from typing import TypeVar
 
 import torch
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from meddiff.progress import Report, silent
+from meddiff.progress import Report, bars, silent
 
 CHECKPOINT_SECONDS = 20.0
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,47 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
+def side_by_side(jobs: Mapping[str, Callable[[Report], _T]], device: str) -> list[_T]:
+    """Trainings that don't depend on each other: on the CPU as many at once as torch has threads, each on one; else in turn.
+
+    The first error, or Ctrl-C, ends the others at their next report.
+
+    Args:
+        jobs: by the label of their bar; each calls the `Report` that it is given after each step.
+        device: on which they compute.
+
+    Returns:
+        What the jobs return, in their order.
+    """
+    threads, stop = torch.get_num_threads(), Event()
+
+    def work(label: str, job: Callable[[Report], _T]) -> _T:
+        with begin(label) as report:
+
+            def heeding(done: int, total: int, values: Mapping[str, float]) -> None:
+                report(done, total, values)
+                if stop.is_set():
+                    raise CancelledError
+
+            return job(heeding)
+
+    if device == "cpu":
+        torch.set_num_threads(1)  # of the threads to come
+    try:
+        with bars() as begin, ThreadPoolExecutor(threads if device == "cpu" else 1) as pool:
+            futures = [pool.submit(work, label, job) for label, job in jobs.items()]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        torch.set_num_threads(threads)
+    return [future.result() for future in futures]
+
+
 def train(
     parameters: Iterable[nn.Parameter],
     loss: Callable[[torch.Generator], Tensor],
@@ -66,10 +116,9 @@ def train(
         The loss of each step, those before a resume included.
     """
     weights = [p for p in parameters if p.requires_grad]
-    fused = weights[0].is_cuda  # all weights in a few launches; on the CPU no faster, and the last bits differ
-    optimizer = torch.optim.AdamW(weights, schedule.learning_rate, weight_decay=schedule.weight_decay, fused=fused)
+    optimizer = torch.optim.AdamW(weights, schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
     ema = (
-        EMAModel(weights, decay=schedule.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75, foreach=fused)
+        EMAModel(weights, decay=schedule.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75, foreach=weights[0].is_cuda)
         if schedule.ema_decay
         else None
     )
@@ -136,7 +185,7 @@ def _resume(
             buffer.copy_(tensors[f"buffer.{i}"])
         for i, weight in enumerate(weights):
             weight.copy_(tensors[f"weight.{i}"])
-            # A fused optimizer counts its steps on the GPU, and wants each state as its weight lies in memory.
+            # A fused optimizer counts its steps on the device, and wants each state as its weight lies in memory.
             optimizer.state[weight] = {"step": tensors[f"step.{i}"].to(weight.device)} | {
                 name: torch.empty_like(weight).copy_(tensors[f"{name}.{i}"]) for name in ("exp_avg", "exp_avg_sq")
             }

@@ -23,6 +23,7 @@ from meddiff.progress import Report, silent
 from meddiff.segmentation.inspector import near_lesions, predicted, probability, reduced
 from meddiff.segmentation.metrics import class_dice
 from meddiff.segmentation.segmenter import Segmenter, train_segmenter, within_frame
+from meddiff.training import side_by_side
 
 _TOGETHER = 64  # images that are looked at together
 ENOUGH_SITES = 8  # fewer aren't used
@@ -36,10 +37,12 @@ Fit = Callable[..., Segmenter]  # `train_finder`, or `inspector.train_inspector`
 class Training(Protocol):
     """Trains a segmenter by `fit`, kept under its name while it is unfinished; `taught` are further cases on which it depends."""
 
-    def __call__(self, name: str, fit: Fit, params: SegmentParams, seed: int, taught: Sequence[Case], /) -> Segmenter: ...
+    def __call__(
+        self, name: str, fit: Fit, params: SegmentParams, seed: int, taught: Sequence[Case], report: Report, /
+    ) -> Segmenter: ...
 
 
-def search_sites(cases: Sequence[Case], settings: BackgroundsParams, training: Training) -> list[Case]:
+def search_sites(cases: Sequence[Case], settings: BackgroundsParams, training: Training, device: str) -> list[Case]:
     """The images without annotation in which the finders of the last round agree, with what they see there as masks.
 
     A round that leaves too few for sites ends the search: the next would learn nothing from them.
@@ -47,13 +50,16 @@ def search_sites(cases: Sequence[Case], settings: BackgroundsParams, training: T
     Args:
         cases: images without annotation.
         training: trains `train_finder` on the annotated cases.
+        device: on which it does.
     """
     found, rounds = list[Case](), settings.finder_rounds if cases else 0
     params = SegmentParams(steps=max(1, settings.finder_steps), share=_TAUGHT, ratio=max(1, len(cases)),
                            precision=settings.precision)
     for number in range(rounds):
-        one, other = (training(f"finder {number + 1}{name}", partial(train_finder, taught=found), params,
-                               settings.seed + 1 + _APART * (2 * number + place), found) for place, name in enumerate("ab"))
+        names = {f"finder {number + 1}{name}": settings.seed + 1 + _APART * (2 * number + i) for i, name in enumerate("ab")}
+        jobs = {name: partial(training, name, partial(train_finder, taught=found), params, seed, found)
+                for name, seed in names.items()}
+        one, other = side_by_side(jobs, device)
         sites = find_sites(cases, (one, other), settings.site_agreement, settings.largest)
         found = [replace(case, mask=site) for case, site in zip(cases, sites, strict=True) if site is not None]
         if len(found) < ENOUGH_SITES:

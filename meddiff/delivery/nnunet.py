@@ -116,7 +116,7 @@ def _pairs(layout: Layout, arm: Arm, ratio: float, n_real: int) -> list[Case]:
     for kind in arm.adds:
         name, found = "found" if kind == "found" else "synthetic", KINDS[kind](layout)
         if not found:
-            raise nothing(layout, kind, f"the arm {arm.name}", "Choose another by --arm")
+            raise nothing(layout, kind, arm.name, "Choose another by --arm")
         drawn = sorted(np.random.default_rng(0).permutation(len(found))[:limit].tolist())
         kept += [replace(found[i], id=f"{name}_{found[i].id}", group="").read() for i in drawn]
     return kept

@@ -169,8 +169,7 @@ def _done(summary: Summary) -> list[str]:
         f"Each arm: {counted(_seeds(summary), 'training seed')}, {summary.steps} optimizer steps, the same batch size, initial "
         f"weights and classic augmentation{' (stronger in one arm, which says so)' if stronger else ''}.",
         "The best weights on the validation cases were kept. The test cases were opened for this page alone.",
-        "Intervals: bootstrap over patients and seeds of the paired difference of each case.",
-        f"Training of all segmenters took {summary.seconds / 60:.1f} minutes."]
+        "Intervals: bootstrap over patients and seeds of the paired difference of each case."]
 
 
 def _quality(summary: Summary) -> Table:

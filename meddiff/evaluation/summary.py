@@ -77,7 +77,6 @@ class Summary:
         quality: of the synthetic samples.
         n_real, n_synthetic: training pairs: annotated, and synthetic in the pool of the synthetic arm (of any arm without it).
         steps: optimizer steps, equal in every arm.
-        seconds: training of all segmenters.
         by_class: class -> arm or `gain` -> interval of the Dice; empty where there is one class.
         gains: arm -> Dice of this arm less that of the real arm, paired; empty without a real arm.
         effects: further arm -> Dice of the synthetic arm less that of this one, paired: what it is ahead of a rival, or what
@@ -93,7 +92,6 @@ class Summary:
     n_real: int
     n_synthetic: int
     steps: int
-    seconds: float
     by_class: dict[str, dict[str, Interval]] = field(default_factory=dict)
     gains: dict[str, Interval] = field(default_factory=dict)
     effects: dict[str, Interval] = field(default_factory=dict)
@@ -147,7 +145,7 @@ def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, set
     Args:
         table: one row a case, class, arm and seed: case, group, class, arm, seed, the `METRICS`, the `_COUNTS`, lesion_area,
             stratum.
-        training: `validation.csv`: arm, seed, steps, seconds, n_real, n_synthetic.
+        training: `validation.csv`: arm, seed, steps, n_real, n_synthetic.
         quality: see `assess`.
         settings: resamples, confidence and seed of the bootstrap.
 
@@ -166,7 +164,7 @@ def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, set
         excluded={str(arm): {name: int(part[name].isna().sum()) for name in METRICS}
                   for arm, part in table.groupby("arm", sort=False)},
         quality=quality, n_real=int(training["n_real"].max()), n_synthetic=int(treated["n_synthetic"].max()),
-        steps=int(training["steps"].max()), seconds=float(training["seconds"].sum()),
+        steps=int(training["steps"].max()),
         by_class={name: _dice(part, settings) for name, part in by_class.items()}, gains=gains,
         effects=_effects(cases, settings), detection=detection)
 

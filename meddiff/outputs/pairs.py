@@ -80,20 +80,20 @@ KINDS: dict[str, Callable[[Layout], list[PairFiles]]] = {
     "found": list_found, "lesion_free": list_grounds, "cleared": partial(list_grounds, cleared=True)}
 
 
-def nothing(layout: Layout, kind: str, arm: str, instead: str) -> MeddiffError:
+def nothing(layout: Layout, kind: str, arm: str, instead: str = "Leave the arm out") -> MeddiffError:
     """The error of an arm for which there is no pair of a kind.
 
     Args:
         kind: of `KINDS`.
-        arm: in words.
+        arm: its name.
         instead: what else to do where no lesion is found, such as `Leave the arm out`.
     """
     if kind == "found":
-        return MeddiffError(layout.backgrounds / "sites", f"{arm} needs training images without annotation in which a lesion is "
-                            "found, and there is none", f"{instead}, lower backgrounds.site_agreement, or set "
+        return MeddiffError(layout.backgrounds / "sites", f"the {arm} arm needs training images without annotation in which a "
+                            "lesion is found, and there is none", f"{instead}, lower backgrounds.site_agreement, or set "
                             "backgrounds.finder_steps above 0")
-    return MeddiffError(layout.filtered / "decisions.parquet", f"{arm} needs at least one accepted pair, the filter left none",
-                        "Look at reports/quality, then train the generator longer or widen the filter's bounds")
+    return MeddiffError(layout.filtered / "decisions.parquet", f"the {arm} arm needs at least one accepted pair, the filter left "
+                        "none", "Look at reports/quality, then train the generator longer or widen the filter's bounds")
 
 
 def _files(layout: Layout, id: str, batch: str, masks: Path) -> PairFiles:

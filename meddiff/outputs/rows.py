@@ -188,7 +188,7 @@ class ValidationRow:
 
     Attributes:
         dice: best mean Dice on the validation cases, NaN without any.
-        steps, seconds: of its training.
+        steps: of its training.
         n_real, n_synthetic: pairs that it learned from: annotated ones, and those that the arm adds.
         n_wanted: pairs that the arm would have used if there were enough.
     """
@@ -197,7 +197,6 @@ class ValidationRow:
     seed: int
     dice: float
     steps: int
-    seconds: float
     n_real: int
     n_synthetic: int
     n_wanted: int

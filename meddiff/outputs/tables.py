@@ -1,5 +1,6 @@
 """Every table that a stage leaves: its file, its rows, and the one way to read and to write it."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -112,6 +113,12 @@ def write_losses(folder: Path, losses: Iterable[float]) -> None:
 def read_losses(folder: Path) -> NDArray[np.float64]:
     """The loss of each step of a training, none where it left no curve."""
     return LOSSES.read(folder)["loss"].to_numpy(np.float64) if (folder / LOSSES.name).is_file() else np.empty(0)
+
+
+def loss_points(folder: Path, most: int = 50) -> dict[int, float]:
+    """Of the losses in a folder at most so many, evenly spread, by the number of their step."""
+    losses = read_losses(folder)
+    return {step + 1: float(losses[step]) for step in range(0, len(losses), math.ceil(len(losses) / most))}
 
 
 CASES = StageTable("cases.csv", CaseRow, "prepare", "the prepared split")

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from meddiff.segmentation.networks import WIDTHS, Architecture, deep_features, l
 from meddiff.training import Schedule, train
 
 _EVALUATIONS = 5
+_ONE_AT_A_TIME = Lock()  # torch's global generator is one for all threads
 _Pair = TypeVar("_Pair")
 
 
@@ -153,7 +155,7 @@ def train_segmenter(
     encoder = params.encoder if params.network == "flexible_unet" else ""
     architecture = Architecture(params.network, WIDTHS[params.network], classes, encoder)
     _check([*real, *synthetic, *validation], len(real), architecture)
-    with torch.random.fork_rng(devices=[]):
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = architecture.build().to(device)
     if params.encoder_weights:

@@ -21,7 +21,7 @@ from meddiff.outputs.rows import BackgroundRow, NormalRow, RemovalRow
 from meddiff.outputs.tables import BACKGROUNDS, NORMAL, REMOVALS
 from meddiff.painting.painter import load_painter
 from meddiff.params import Params, SegmentParams
-from meddiff.progress import bar, tell, with_progress
+from meddiff.progress import Report, bar, tell, with_progress
 from meddiff.segmentation.inspector import train_inspector
 from meddiff.segmentation.segmenter import Segmenter
 from meddiff.services.tracking import StageRun
@@ -35,14 +35,14 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     device, train = params.compute.device, layout.cases("train")
     cases, unlabelled = read_cases(train), read_unannotated(train) if settings.finder_steps else []
 
-    def training(name: str, fit: Fit, own: SegmentParams, seed: int, taught: Sequence[Case]) -> Segmenter:
+    def training(name: str, fit: Fit, own: SegmentParams, seed: int, taught: Sequence[Case], report: Report) -> Segmenter:
         checkpoint = checkpoint_file(layout, "backgrounds", train, name, own, seed, classes, device, digest(taught))
-        with bar(name) as report:
-            return fit(cases, params=own, seed=seed, classes=classes, device=device, checkpoint=checkpoint, report=report)
+        return fit(cases, params=own, seed=seed, classes=classes, device=device, checkpoint=checkpoint, report=report)
 
     brief = SegmentParams(steps=settings.inspector_steps, precision=settings.precision)
-    inspector = training("inspector", train_inspector, brief, settings.seed, ())
-    found, searched = search_sites(unlabelled, settings, training), time.monotonic()
+    with bar("inspector") as report:
+        inspector = training("inspector", train_inspector, brief, settings.seed, (), report)
+    found, searched = search_sites(unlabelled, settings, training, device), time.monotonic()
     cleared = clear_sites(with_progress("clear sites", len(found), found))
     sites = cleared if len(cleared) >= ENOUGH_SITES else []
     normal = NORMAL.rows(layout.normal)[:0 if settings.sources == "removed" else None]

@@ -1,10 +1,10 @@
 """Stage `segment`: one segmenter for each arm and seed, trained alike but for what the arm is about."""
 
-import math
 import shutil
-import time
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import pandas as pd
 
@@ -15,16 +15,15 @@ from meddiff.layout import Layout, replacing
 from meddiff.outputs.cases import read_cases
 from meddiff.outputs.pairs import KINDS, nothing
 from meddiff.outputs.rows import DroppedRow, ValidationRow
-from meddiff.outputs.tables import DROPPED, VALIDATION, read_losses, write_losses
+from meddiff.outputs.tables import DROPPED, VALIDATION, loss_points, write_losses
 from meddiff.params import Params
 from meddiff.params.arms import arm_of
-from meddiff.progress import bar, tell
+from meddiff.progress import Report, tell
 from meddiff.segmentation.augmentation import AUGMENTATIONS
-from meddiff.segmentation.pools import Pool, Pools
+from meddiff.segmentation.pools import Pools
 from meddiff.segmentation.segmenter import train_segmenter
 from meddiff.services.tracking import StageRun
-
-_TOLD = 50  # points of a loss curve
+from meddiff.training import side_by_side
 
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
@@ -40,41 +39,42 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     real, validation = read_cases(layout.cases("train")), read_cases(layout.cases("val"))
     tracker.dataset(pd.DataFrame({"id": [c.id for c in real], "group": [c.group for c in real]}), "train", "training")
     weights = Path(settings.encoder_weights).expanduser() if settings.encoder_weights else ""
-    common = (code("segmentation.segmenter"), device, params.compute.threads, classes, weights, digest(real), digest(validation))
-    pools = Pools(real, settings, lambda kind: KINDS[kind](layout),
-                  lambda kind, arm: nothing(layout, kind, f"the {arm} arm", "Leave the arm out"))
+    common = code("segmentation.segmenter"), device, classes, weights, digest(real), digest(validation)
+    pools = Pools(real, settings, lambda kind: KINDS[kind](layout), partial(nothing, layout))
     tell("segment", (f"the arm {arm} is left out: {reason}" for arm, reason in pools.dropped.items()))
+    work, recording, locks = layout.work / "segment", Lock(), defaultdict[str, Lock](Lock)
 
-    def train(arm: str, seed: int, pool: Pool, checkpoint: Path, folder: Path) -> None:
-        begun, augment = time.monotonic(), AUGMENTATIONS[arm_of(arm).augmentation]
-        with bar(f"segment {arm} seed {seed}") as report:
-            net = train_segmenter(real, pool.pairs, pool.settings, seed, validation, device, checkpoint, report, classes, augment)
-        net.save(folder)
-        write_losses(folder, net.losses)
-        VALIDATION.write(folder, [ValidationRow(arm, seed, net.validation_dice, settings.steps, time.monotonic() - begun,
-                                                len(real), len(pool.pairs), pool.wanted)])
-
-    work, kept, rows = layout.work / "segment", list[Path](), list[pd.DataFrame]()
-    for arm, seed in ((arm, seed) for arm in settings.arms if arm not in pools.dropped for seed in settings.seeds):
-        pool = pools.of(arm, seed)
+    def train(arm: str, seed: int, report: Report) -> tuple[Path, pd.DataFrame]:
+        pool, augment = pools.of(arm, seed), AUGMENTATIONS[arm_of(arm).augmentation]
         if not pool.pairs and pool.wanted:
             tell("segment", [f"there is no pair for the arm {arm}: it is trained on the real cases alone"])
-        name = key(*common, pool.settings, arm_of(arm).augmentation, seed, digest(pool.pairs))  # arms of equal pairs share it
-        kept.append(finish(work / name, partial(train, arm, seed, pool, work / f"{name}.safetensors")))
-        rows.append(VALIDATION.read(kept[-1]).assign(arm=arm, n_wanted=pool.wanted))
-        _record(tracker, kept[-1], arm, seed)
+        name = key(*common, pool.settings, arm_of(arm).augmentation, seed, digest(pool.pairs))
+
+        def make(folder: Path) -> None:
+            checkpoint = work / f"{name}.safetensors"
+            net = train_segmenter(real, pool.pairs, pool.settings, seed, validation, device, checkpoint, report, classes, augment)
+            net.save(folder)
+            write_losses(folder, net.losses)
+            VALIDATION.write(folder, [ValidationRow(arm, seed, net.validation_dice, settings.steps, len(real), len(pool.pairs),
+                                                    pool.wanted)])
+
+        with locks[name]:  # arms of equal pairs share it
+            folder = finish(work / name, make)
+        row = VALIDATION.read(folder).assign(arm=arm, n_wanted=pool.wanted)
+        with recording:
+            for step, loss in loss_points(folder).items():
+                tracker.metrics({f"loss_{arm}_{seed}": loss}, step)
+            tracker.metrics({f"val_dice_{arm}_{seed}": dice for dice in row["dice"].dropna()})
+        return folder, row
+
+    each = [(arm, seed) for arm in settings.arms if arm not in pools.dropped for seed in settings.seeds]
+    jobs = {f"segment {arm} seed {seed}": partial(train, arm, seed) for arm, seed in each}
+    kept, rows = zip(*side_by_side(jobs, device), strict=True)
     with replacing(layout.segmenters) as fresh:
         table = VALIDATION.write(fresh, pd.concat(rows, ignore_index=True))
         DROPPED.write(fresh, (DroppedRow(arm, reason) for arm, reason in pools.dropped.items()))
-        for folder, arm, seed in zip(kept, table["arm"], table["seed"], strict=True):
+        for folder, (arm, seed) in zip(kept, each, strict=True):
             shutil.copytree(folder, fresh / arm / str(seed), ignore=shutil.ignore_patterns("*.csv"))
     forget(work, kept)
     tracker.file(layout.segmenters / VALIDATION.name)
     tracker.headline({f"val_dice_{arm}": float(dice) for arm, dice in table.groupby("arm")["dice"].mean().dropna().items()})
-
-
-def _record(tracker: StageRun, folder: Path, arm: str, seed: int) -> None:
-    losses, dice = read_losses(folder), VALIDATION.read(folder)["dice"].dropna()
-    for step in range(0, len(losses), math.ceil(len(losses) / _TOLD)):
-        tracker.metrics({f"loss_{arm}_{seed}": float(losses[step])}, step + 1)
-    tracker.metrics({f"val_dice_{arm}_{seed}": float(score) for score in dice})

@@ -69,7 +69,7 @@ def layout(prepared: Path, tmp_path: Path) -> Layout:
                  ).to_parquet(layout.filtered / "decisions.parquet")
     (layout.filtered / "batches.json").write_text('{"b0000": {"reasons": []}}')
     layout.segmenters.mkdir(parents=True)
-    table = "arm,seed,dice,steps,seconds,n_real,n_synthetic,n_wanted\nreal,0,0.5,1,1,12,0,0\n"
+    table = "arm,seed,dice,steps,n_real,n_synthetic,n_wanted\nreal,0,0.5,1,12,0,0\n"
     (layout.segmenters / "validation.csv").write_text(table)
     return layout
 

@@ -139,7 +139,7 @@ def test_arms_differ_in_their_training_pairs_alone(cases, tmp_path, arm, real, p
 
 def test_images_without_annotation_go_out_with_the_lesions_found_in_them(cases, tmp_path):
     layout = project(tmp_path / "project", cases)
-    with pytest.raises(MeddiffError, match=r"backgrounds/sites: the arm combined needs training images without annotation"):
+    with pytest.raises(MeddiffError, match=r"backgrounds/sites: the combined arm needs training images without annotation"):
         export(layout, settings(ONE), tmp_path / "none", "combined")
     found = cases(6, seed=1)[4]
     write_mask(layout.backgrounds / "sites" / f"{found.id}_site.png", found.mask)
@@ -179,7 +179,7 @@ def test_what_cannot_be_exported_is_named(cases, tmp_path):
     with pytest.raises(MeddiffError, match=r"cases\.csv: the place for datasets must be a folder"):
         export(layout, settings(ONE), layout.cases("test") / "cases.csv")
     pd.DataFrame({"id": ["s0"], "batch": "b0", "verdict": "rejected"}).to_parquet(layout.filtered / "decisions.parquet")
-    with pytest.raises(MeddiffError, match="the arm synthetic needs at least one accepted pair"):
+    with pytest.raises(MeddiffError, match="the synthetic arm needs at least one accepted pair"):
         export(layout, settings(ONE), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -99,7 +99,7 @@ def test_the_card_tells_how_it_was_made_and_what_it_is_not(layout: Layout, store
 def test_the_card_tells_the_gain_of_these_pairs_alone(layout: Layout, store: ObjectStore, accepted: int, told: str) -> None:
     layout.report.mkdir(parents=True)
     summary = Summary(arms={}, gain=Interval(0.02, 0.01, 0.03, 0.95, 40, 3), by_size={}, excluded={},
-                      quality=Quality(6, accepted, 2, 2, 0, {}), n_real=30, n_synthetic=4, steps=300, seconds=1.0)
+                      quality=Quality(6, accepted, 2, 2, 0, {}), n_real=30, n_synthetic=4, steps=300)
     (layout.report / "summary.json").write_text(json.dumps(summary.as_json()))
     publish(layout, Params(), store, "v1")
     assert told in (store.get("v1/README.md") or b"").decode()

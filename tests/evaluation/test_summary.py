@@ -31,7 +31,7 @@ def scores(arms: tuple[str, ...] = ("real", "synthetic"), cases: int = 9, seeds:
 
 
 def training(seeds: int = 2) -> pd.DataFrame:
-    return pd.DataFrame([{"arm": arm, "seed": s, "dice": 0.5, "steps": 20, "seconds": 3.0, "n_real": 8, "n_synthetic": n}
+    return pd.DataFrame([{"arm": arm, "seed": s, "dice": 0.5, "steps": 20, "n_real": 8, "n_synthetic": n}
                          for arm, n in (("real", 0), ("synthetic", 4)) for s in range(seeds)])
 
 
@@ -47,7 +47,7 @@ def test_means_gain_sizes_and_exclusions():
     assert summary.by_size["small"]["gain"].mean == pytest.approx(0.1)
     assert summary.excluded == {"real": {"dice": 0, "iou": 0, "hd95": 2, "nsd": 0},
                                 "synthetic": {"dice": 0, "iou": 0, "hd95": 0, "nsd": 0}}
-    assert (summary.n_real, summary.n_synthetic, summary.steps, summary.seconds) == (8, 4, 20, 12)
+    assert (summary.n_real, summary.n_synthetic, summary.steps) == (8, 4, 20)
     assert summary.headlines() == pytest.approx({"dice_real": 0.5, "dice_synthetic": 0.6, "acceptance": 0.4, "copies": 0.1,
                                                  "gain": 0.1, "gain_lower": 0.1, "gain_upper": 0.1})
 

@@ -50,7 +50,7 @@ def test_optional_columns_have_defaults(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "rule"), [
     (None, r"validation.csv: the table of trained segmenters must be there"), ("", "a table must decode"),
-    ("arm,seed,dice,steps,seconds,n_real,n_synthetic,n_wanted\nreal,,0.5,1,1,1,1,1\n", "a table must decode"),
+    ("arm,seed,dice,steps,n_real,n_synthetic,n_wanted\nreal,,0.5,1,1,1,1\n", "a table must decode"),
     ("arm\nreal\n", "lacks the column seed")])
 def test_what_is_wrong_with_a_file_is_named(text: str | None, rule: str, tmp_path: Path) -> None:
     if text is not None:
@@ -67,7 +67,7 @@ def test_bytes_that_are_no_parquet_file_are_named(tmp_path: Path) -> None:
 
 
 def test_numbers_keep_all_digits_unless_the_table_says_otherwise(tmp_path: Path) -> None:
-    VALIDATION.write(tmp_path, [ValidationRow("real", 0, 1 / 3, 4, 2 / 3, 8, 0, 0)])
+    VALIDATION.write(tmp_path, [ValidationRow("real", 0, 1 / 3, 4, 8, 0, 0)])
     REMOVALS.write(tmp_path, [RemovalRow("c", "texture", 1 / 3, math.nan, "")])
     assert repr(1 / 3) in (tmp_path / "validation.csv").read_text()
     assert (tmp_path / "removals.csv").read_text().splitlines()[1] == "c,texture,0.3333,,"

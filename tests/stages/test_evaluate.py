@@ -128,7 +128,6 @@ def test_segment_leaves_every_arm_and_seed(layout):
     assert (table["steps"] == 3).all()
     assert (table["n_real"] == 8).all()
     assert table["n_synthetic"].tolist() == [0, 0, 3, 3]
-    assert (table["seconds"] > 0).all()
     for arm, seed, dice in zip(table["arm"], table["seed"], table["dice"], strict=True):
         assert Segmenter.load(layout.segmenters / arm / str(seed)).validation_dice == pytest.approx(dice)
         assert tracker.values[f"val_dice_{arm}_{seed}"] == pytest.approx(dice)

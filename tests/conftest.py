@@ -63,7 +63,7 @@ def tiny() -> Params:
                 "similarity_high": 1.0,
                 "min_contrast": 0.0,
             },
-            "segment": {"steps": 4, "batch_size": 4, "seeds": [0, 1]},
+            "segment": {"arms": ["real", "synthetic"], "steps": 4, "batch_size": 4, "seeds": [0, 1]},
             "evaluate": {"resamples": 50, "pictures": 2},
             "compute": {"threads": 1, "device": "cpu", "precision": "float32"},
         }

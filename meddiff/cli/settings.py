@@ -10,8 +10,10 @@ from meddiff.cli.project import project, project_root
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 
-# For real images. With the demo's few steps a segmenter learns too little for more images to help it: benchmarks/README.md.
-_LONGER = {"segment.steps": 1500, "backgrounds.finder_steps": 1000, "backgrounds.finder_rounds": 2, "generate.n": 300}
+# For real images: the demo's cases, steps and samples are as few as its phantoms need.
+_LABELLED = 40
+_LONGER = {"foundation.steps": 100, "backgrounds.finder_steps": 1000, "backgrounds.finder_rounds": 2, "mask_model.steps": 200,
+           "finetune.steps": 200, "generate.n": 300, "segment.steps": 1500}
 
 
 def init(
@@ -22,8 +24,8 @@ def init(
     classes: Annotated[str | None, typer.Option(help="Names of several classes of lesions, with commas between.")] = None,
 ) -> None:
     """Point the project at a dataset: checks the folder and changes params.yaml, comments and order kept."""
-    from meddiff.params import PrepareParams, SegmentParams
-    from meddiff.params.arms import ARMS
+    from meddiff.params import PrepareParams
+    from meddiff.params.arms import BASELINE, COMBINED, TREATED
     from meddiff.params.file import edit_params
     from meddiff.params.overrides import nested, setting
 
@@ -31,6 +33,9 @@ def init(
     where = str(path.resolve()) if path else PrepareParams().path
     if path is None and dataset != "demo":
         raise MeddiffError("--path", f"the folder of the `{dataset}` dataset must be given", "Add --path DIR")
+    before = (params.prepare.dataset, params.prepare.path)
+    if dataset != "demo" == params.prepare.dataset and params.prepare.n_labelled == PrepareParams().n_labelled:
+        n_labelled = n_labelled or _LABELLED
     names = [name.strip() for name in classes.split(",")] if classes else list(PrepareParams().classes)
     values = {"dataset": dataset, "path": where, "n_labelled": n_labelled, "size": size, "classes": names}
     change = {"prepare": {name: value for name, value in values.items() if value is not None}}
@@ -51,13 +56,13 @@ def init(
               else "the dataset has no split; `prepare` makes one by groups")
         share = 1 - params.prepare.val_fraction - params.prepare.test_fraction
         training = sum(case.part == "train" and bool(case.masks) for case in cases) if any(parts.values()) else marked * share
-        spare = unmarked or round(training) > (n_labelled or params.prepare.n_labelled)
-        if spare and params.segment.arms == SegmentParams().arms:
-            arms = [arm.name for arm in ARMS if arm.role in ("baseline", "method")]  # `combined` needs what is found there
-            later["segment"] = {"arms": arms}
-            told.append(f"segment.arms: {', '.join(arms)}, since lesions may be found in training images whose annotation isn't "
-                        "there or isn't used")
-    before = (params.prepare.dataset, params.prepare.path)
+        spare = unmarked > 0 or round(training) > (n_labelled or params.prepare.n_labelled)
+        few, more = (BASELINE, TREATED), (BASELINE, TREATED, COMBINED)  # `combined` needs what is found in spare images
+        arms, others = (more, few) if spare else (few, more)
+        if before != (dataset, where) and params.segment.arms == others:
+            later["segment"] = {"arms": list(arms)}
+            told.append(f"segment.arms: {', '.join(arms)}, since there are {'' if spare else 'no '}training images whose "
+                        "annotation is missing or not used, to find lesions in")
     if before != (dataset, where) and [(entry.dataset, entry.path) for entry in params.benchmark.datasets] == [before]:
         stem = re.sub("[^A-Za-z0-9]+", "-", Path(where).name).strip("-")[:40] if dataset == "folder" else ""
         entry = {"name": stem or dataset, "dataset": dataset, "path": where}

@@ -1,8 +1,10 @@
 """The demo data: procedural ultrasound-like and dermoscopy-like images whose lesion masks are exactly known.
 
 Ours; they imitate how the images look, not the physics behind them. Lengths are shares of the side, so that a case looks alike at
-every size. Besides lesions there are things that only resemble them (cysts, shadows, moles, hairs, rulers), and faint lesions.
-With two classes the first looks benign (smooth outline) and the second malignant (ragged, and taller than wide in ultrasound).
+every size. Lesions are round, lobed or spiculated, sharp or ill-defined, faint to plain, with a core, a rim or dots of their own,
+brighter than tissue at times, brown, reddish or bluish. Besides them there are things that only resemble them (cysts, shadows,
+moles), and things in front of them (hairs, bubbles, rulers, gains set by hand). With two classes the first looks benign (smooth
+outline) and the second malignant (ragged, and taller than wide in ultrasound).
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
 from meddiff.cases import Case, Pixels
-from meddiff.datasets.demo_lesions import ANY, Array, Labels, Look, Rng, field, inside, outline, place_lesions
+from meddiff.datasets.demo_lesions import ANY, PIGMENTS, Array, Labels, Look, Rng, field, inside, outline, place_lesions
 from meddiff.errors import MeddiffError
 
 MODALITIES = {"ultrasound": ("ultrasound",), "dermoscopy": ("dermoscopy",), "mixed": ("ultrasound", "dermoscopy")}
@@ -84,18 +86,22 @@ def _ultrasound(patient: Rng, view: Rng, size: int, labels: Labels) -> tuple[Arr
         centre = view.uniform(0.15, 0.9), view.uniform(0.05, 0.95)
         away = kind.distance(size, centre, view.uniform(0.02, 0.06), view.normal(0, 0.3))
         echo = echo - view.uniform(0.5, 2.2) * inside(away, 0.012) * (away < 0.08)
-    middle = ((0.3, 0.7), (0.25, 0.75))
-    for lesion in place_lesions(first, Look.in_ultrasound, view, size, labels, middle, lambda rng: rng.normal(0, 0.25)):
-        look, within = lesion.look, inside(lesion.distance, lesion.look.margin)
-        echo = echo * (1 - 0.6 * within) + within * (-look.strength + 0.22 * field(lesion.rng, size, 9) - 0.15)
+    middle = ((0.26, 0.74), (0.18, 0.82))
+    for lesion in place_lesions(first, Look.in_ultrasound, view, size, labels, middle, lambda rng: rng.normal(0, 0.3)):
+        look, away, rng = lesion.look, lesion.distance, lesion.rng
+        within = inside(away, look.margin * np.exp(0.6 * field(rng, size, 3)))                  # partly sharp, partly vague
+        inner = 0.25 * field(rng, size, 9) - look.strength - 0.15 + look.dots * (field(rng, size, 22) > 1.9)
+        inner = inner - look.core * inside(away + 0.45 * look.radius, 0.3 * look.radius)
+        echo = echo * (1 - 0.6 * within) + within * inner + look.rim * np.exp(-((away - 0.012) / 0.02) ** 2)
         shadow = np.cumsum(within, axis=0) / size / (2 * look.radius)
         echo = echo + look.extra * np.clip(shadow, 0, 1) * (1 - within) * (depth > lesion.depth)
-        mask[lesion.distance < 0] = lesion.label
+        mask[away < 0] = lesion.label
     for _ in range(view.integers(0, 3)):                              # shadows of ribs, of bad contact, of ligaments
         where, width, top = view.uniform(0, 1), view.uniform(0.03, 0.1), view.uniform(0.0, 0.5)
         column = np.exp(-(((np.arange(size) + 0.5) / size - where - 0.1 * (depth - 0.5)) / width) ** 2)
         echo = echo - view.uniform(0.4, 1.6) * column * inside(top - depth, 0.1)
-    gain, attenuation, dynamic = patient.uniform(108, 145), patient.uniform(0.2, 1.7), patient.uniform(40, 56)
+    gain, attenuation, dynamic = patient.uniform(95, 150), patient.uniform(0.0, 1.9), patient.uniform(34, 58)
+    echo = echo + view.uniform(0.0, 0.35) * field(view, size, 3, 9.0)                        # the gain of each depth, set by hand
     gray = gain + dynamic * (echo - attenuation * (depth - 0.35) + np.log(_speckle(view, size, depth)))
     return np.repeat(np.clip(gray, 0, 255)[:, :, None], 3, axis=2), mask
 
@@ -133,23 +139,25 @@ def _dermoscopy(patient: Rng, view: Rng, size: int, labels: Labels) -> tuple[Arr
     skin = tone * (1 + 0.035 * field(view, size, 3)[:, :, None])
     skin = skin + 7 * patient.uniform(0.3, 1) * field(view, size, 14)[:, :, None] * np.array([0.4, 1.0, 1.0])     # redness
     skin = skin + 4 * field(view, size, 40)[:, :, None]
-    pigment = np.array([0.36, 0.6, 0.72]) + patient.normal(0, 0.04, 3)                                           # absorption
     density = np.zeros((size, size))
     for _ in range(view.integers(0, 6)):                              # freckles and small moles: pigmented, but no lesions
         mole = outline(view, 0.06, (1.0, 1.5))
         away = mole.distance(size, (view.uniform(0, 1), view.uniform(0, 1)), view.uniform(0.012, 0.045), view.uniform(0, 3))
         density = np.maximum(density, view.uniform(0.25, 0.9) * inside(away, 0.02))
     first, mask = Look.in_dermoscopy(patient, labels[0] if labels else ANY), np.zeros((size, size), np.uint8)
-    middle = ((0.36, 0.64), (0.36, 0.64))
+    middle = ((0.3, 0.7), (0.3, 0.7))
+    image = skin * np.exp(-density[:, :, None] * PIGMENTS[0])
     for lesion in place_lesions(first, Look.in_dermoscopy, view, size, labels, middle, lambda rng: rng.uniform(0, 2 * np.pi)):
-        look, rng = lesion.look, lesion.rng
+        look, away, rng = lesion.look, lesion.distance, lesion.rng
         inner = 1 + 0.28 * field(rng, size, 6) + 0.35 * np.clip(field(rng, size, 3), -1, 1)                   # variegation
         ridges = np.abs(field(rng, size, 16)) < 0.35                                                            # network
-        dots = field(rng, size, 22) > 1.7
-        inner = inner + look.extra * gaussian_filter(ridges.astype(float), size / 160) + 0.7 * look.extra * dots
-        density = np.maximum(density, look.strength * np.clip(inner, 0.25, 2) * inside(lesion.distance, look.margin))
-        mask[lesion.distance < 0] = lesion.label
-    image = skin * np.exp(-density[:, :, None] * pigment)
+        inner = inner + look.extra * gaussian_filter(ridges.astype(float), size / 160) + look.dots * (field(rng, size, 20) > 1.6)
+        inner = inner + look.core * inside(away + 0.4 * look.radius, 0.4 * look.radius)
+        within = inside(away, look.margin * np.exp(0.5 * field(rng, size, 3)))                  # partly sharp, partly vague
+        density = look.strength * np.clip(inner, 0.2, 2) * within + look.rim * np.exp(-((away + 0.015) / 0.02) ** 2)
+        image = image * np.exp(-density[:, :, None] * look.pigment)
+        mask[away < 0] = lesion.label
+    image = _bubbles(image, view, size)
     image = _hairs(image, patient, view, size)
     return _lens(image, patient, size) + view.normal(0, 2.0, image.shape), mask
 
@@ -174,6 +182,16 @@ def _hairs(image: Array, patient: Rng, view: Rng, size: int) -> Array:
             pen.line([(x, y), (x, y - long * size * sharp)], fill=220, width=max(1, round(0.006 * size * sharp)))
     cover = np.asarray(layer.resize((size, size), Image.Resampling.BOX), dtype=np.float64)[:, :, None] / 255
     return np.asarray(image * (1 - dark * cover) + dark * cover * np.array([48, 36, 32]))
+
+
+def _bubbles(image: Array, view: Rng, size: int) -> Array:
+    """Bubbles of the gel below the lens in one image of five: bright rings, with a glint."""
+    for _ in range(int(view.integers(1, 7)) * (view.uniform() < 0.2)):
+        y, x = (np.mgrid[:size, :size] + 0.5) / size - view.uniform(0, 1, (2, 1, 1))
+        radius = view.uniform(0.015, 0.06)
+        ring, glint = (np.hypot(x, y) - radius) / 0.012, np.hypot(x + radius / 3, y + radius / 3) / 0.01
+        image = image + (235 - image) * np.clip(0.5 * (np.exp(-ring**2) + np.exp(-glint**2)), 0, 1)[:, :, None]
+    return image
 
 
 def _lens(image: Array, patient: Rng, size: int) -> Array:

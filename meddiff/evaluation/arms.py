@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from meddiff.params.arms import BASELINE, PUBLISHED, TREATED, arm_of
+from meddiff.params.arms import BASELINE, COMBINED, PUBLISHED, TREATED, arm_of
 
 ROOM = 6  # arms
 
@@ -28,7 +28,7 @@ class ArmLook:
 LOOKS = {
     BASELINE: ArmLook("real images only", "#52606d", 1),
     TREATED: ArmLook("real + synthetic images", "#0072b2", 5, "synthetic pairs"),
-    "combined": ArmLook("real + synthetic + unlabelled images", "#332288", 6, "synthetic pairs with unlabelled images"),
+    COMBINED: ArmLook("real + synthetic + unlabelled images", "#332288", 6, "synthetic pairs with unlabelled images"),
     "copy_paste": ArmLook("real + pasted real lesions", "#d55e00", 3),
     "copy_paste_sites": ArmLook("real + real lesions pasted where lesions were", "#f0e442"),
     "self_training": ArmLook("real + unlabelled images, lesions as found", "#000000", 4),

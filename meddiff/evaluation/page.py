@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from meddiff.cases import CLASS_COLOURS
-from meddiff.evaluation.arms import arm_name, main_arms
+from meddiff.evaluation.arms import arm_name, look_of, main_arms
 from meddiff.evaluation.bootstrap import Interval
 from meddiff.evaluation.figures import OUTLINES
 from meddiff.evaluation.summary import Summary
 from meddiff.pages import Entry, Picture, Table, counted, points, render
-from meddiff.params.arms import TREATED, arm_of
+from meddiff.params.arms import COMBINED, TREATED, arm_of
 
 NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 [px]", "nsd": "NSD"}
 # The filter's rules, in words.
@@ -22,24 +22,27 @@ _REASONS = {
 }
 
 
-def verdict(gain: Interval | None) -> str:
-    """The result in one sentence; a gain is claimed only where the whole interval is above zero."""
+def headline(summary: Summary) -> tuple[str, Interval | None]:
+    """The arm whose gain the page opens with, and this gain: `combined`, which uses all that there is, where it was trained."""
+    return (COMBINED, summary.gains[COMBINED]) if COMBINED in summary.gains else (TREATED, summary.gain)
+
+
+def verdict(gain: Interval | None, arm: str = TREATED) -> str:
+    """The result of an arm in one sentence; a gain is claimed only where the whole interval is above zero."""
     if gain is None or math.isnan(gain.mean):
-        return "No gain measured: that needs both the real and the synthetic arm, and test cases with lesions."
-    numbers = _in_words(gain)
-    if gain.lower > 0:
-        return f"Synthetic images raised the Dice: {numbers}."
-    if gain.upper < 0:
-        return f"Synthetic images lowered the Dice: {numbers}."
-    return f"No gain shown: {numbers}, and the interval includes zero."
+        return f"No gain measured: that needs both the real and the {arm} arm, and test cases with lesions."
+    numbers, pairs = _in_words(gain), look_of(arm).pairs
+    if gain.decided:
+        return f"{pairs.capitalize()} {'raised' if gain.lower > 0 else 'lowered'} the Dice: {numbers}."
+    return f"No gain shown by {pairs}: {numbers}, and the interval includes zero."
 
 
 def further(summary: Summary) -> list[str]:
-    """The paired gain of each further arm over real images, then the synthetic arm's difference from each, one sentence each;
-    undefined ones are left out.
+    """The paired gain over real images of each arm but the headline's, then the synthetic arm's difference from each, one
+    sentence each; undefined ones are left out.
     """
     gains = [f"“{arm_name(arm)}” against real images only: {_in_words(gain)}." for arm, gain in summary.gains.items()
-             if arm != TREATED and not math.isnan(gain.mean)]
+             if arm != headline(summary)[0] and not math.isnan(gain.mean)]
     return gains + [f"Synthetic arm against “{arm_name(arm)}”: {_in_words(effect)}." for arm, effect in summary.effects.items()
                     if not math.isnan(effect.mean)]
 
@@ -48,7 +51,9 @@ def _in_words(gain: Interval) -> str:
     return f"{points(gain.mean)} Dice points ({gain.confidence:.0%} interval {points(gain.lower)} to {points(gain.upper)})"
 
 
-def report_page(summary: Summary, pictures: Sequence[Picture], title: str, made: str, tolerance: float) -> str:
+def report_page(
+    summary: Summary, pictures: Sequence[Picture], title: str, made: str, tolerance: float, phantoms: bool = False
+) -> str:
     """Compose the page.
 
     Args:
@@ -57,23 +62,24 @@ def report_page(summary: Summary, pictures: Sequence[Picture], title: str, made:
         title: what was evaluated, such as the dataset's name and image size.
         made: date, or whatever tells this evaluation from others.
         tolerance: tolerance of the normalised surface distance [pixels].
+        phantoms: whether meddiff drew the images, which the page then says.
 
     Returns:
         A complete HTML document without references to other files or hosts.
     """
-    gain = summary.gain
+    arm, gain = headline(summary)
     tone = "" if gain is None or not gain.decided else "better" if gain.lower > 0 else "worse"
     colours = [(name, f"rgb{colour}") for name, colour in zip(summary.by_class, CLASS_COLOURS, strict=False)]
-    return render("evaluation/report.html.j2", title=title, made=made, verdict=verdict(gain), tone=tone, cards=_cards(summary),
-                  arms=_arms(summary, tolerance), further=further(summary), classes=_classes(summary), sizes=_sizes(summary),
-                  detection=_detection(summary), done=_done(summary), quality=_quality(summary), caveats=caveats(summary),
-                  pictures={picture.name: picture for picture in pictures},
+    return render("evaluation/report.html.j2", title=title, made=made, phantoms=phantoms, verdict=verdict(gain, arm), tone=tone,
+                  cards=_cards(summary), arms=_arms(summary, tolerance), further=further(summary), classes=_classes(summary),
+                  sizes=_sizes(summary), detection=_detection(summary), done=_done(summary), quality=_quality(summary),
+                  caveats=caveats(summary), pictures={picture.name: picture for picture in pictures},
                   outlines={"cases": colours or OUTLINES, "pairs": colours})
 
 
 def caveats(summary: Summary) -> list[str]:
     """What limits the result, one sentence each, from its own numbers."""
-    gain, found = summary.gain, []
+    (_, gain), found = headline(summary), []
     if gain and gain.cases < 100:
         found.append(f"{gain.cases} test cases: differences of about one point need 100 to 200 to be told from chance.")
     if (seeds := gain.seeds if gain else _seeds(summary)) < 5:
@@ -97,12 +103,12 @@ def caveats(summary: Summary) -> list[str]:
 
 def _cards(summary: Summary) -> list[tuple[str, str]]:
     """The main numbers, each with its meaning."""
-    gain, quality = summary.gain, summary.quality
-    means = {arm: summary.arms[arm]["dice"].mean for arm in main_arms(list(summary.arms))}
-    cards = [("–" if math.isnan(mean) else f"{mean:.3f}", f"Dice, {arm_name(arm)}") for arm, mean in means.items()]
+    (arm, gain), quality = headline(summary), summary.quality
+    means = {name: summary.arms[name]["dice"].mean for name in main_arms(list(summary.arms))}
+    cards = [("–" if math.isnan(mean) else f"{mean:.3f}", f"Dice, {arm_name(name)}") for name, mean in means.items()]
     if gain and not math.isnan(gain.mean):
         bounds = f"{points(gain.lower)} to {points(gain.upper)}"
-        cards.append((points(gain.mean), f"points of gain, {gain.confidence:.0%} interval {bounds}"))
+        cards.append((points(gain.mean), f"points of gain, {arm_name(arm)}, {gain.confidence:.0%} interval {bounds}"))
     return [*cards, (f"{quality.accepted} of {quality.generated}", "synthetic pairs accepted")]
 
 
@@ -146,7 +152,7 @@ def _dice_table(summary: Summary, what: str, parts: Mapping[str, Mapping[str, In
     arms = [*shown, *(["gain"] if summary.gain else [])]
     rows = [[(part, f"{next(iter(scores.values())).cases} cases"),
              *(_entry(scores[arm], "points" if arm == "gain" else "dice") for arm in arms)] for part, scores in parts.items()]
-    heads = [*(f"Dice, {arm_name(arm)}" for arm in shown), *(["gain [points]"] if summary.gain else [])]
+    heads = [*(f"Dice, {arm_name(arm)}" for arm in shown), *([f"gain, {arm_name(TREATED)} [points]"] if summary.gain else [])]
     return Table([what, *heads], rows, note=note)
 
 

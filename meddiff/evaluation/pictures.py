@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from meddiff.cases import Case, Pixels
-from meddiff.evaluation.arms import main_arms
+from meddiff.evaluation.arms import arm_name, main_arms
 from meddiff.evaluation.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
+from meddiff.evaluation.page import headline
 from meddiff.evaluation.summary import Summary, score_matrix
 from meddiff.pages import Picture
-from meddiff.params.arms import BASELINE, TREATED
+from meddiff.params.arms import BASELINE
 
 _Predictions = Mapping[tuple[str, int], Pixels]    # `[N, S, S]` of 0 to K by arm and seed
 
@@ -39,10 +40,11 @@ def make_pictures(table: pd.DataFrame, summary: Summary, cases: Sequence[Case], 
     pictures = [_picture("dice", arms_plot(means, {arm: scores["dice"] for arm, scores in summary.arms.items()}),
                          "Mean Dice of each arm: the bar is its interval, a stroke is one training seed. The arms share test "
                          "cases, so that bars may overlap although the paired gain is clear.")]
-    if summary.gain and summary.gain.cases:
-        gains = np.array([_mean(column) for column in (dice[TREATED] - dice[BASELINE]).T])
-        pictures.append(_picture("gain", gain_plot(gains, summary.gain),
-                                 "Dice of each test case with synthetic data less that without, mean over seeds."))
+    first, gain = headline(summary)
+    if gain and gain.cases:
+        gains = np.array([_mean(column) for column in (dice[first] - dice[BASELINE]).T])
+        pictures.append(_picture("gain", gain_plot(gains, gain),
+                                 f"Dice of each test case, {arm_name(first)}, less that with real images only; mean over seeds."))
     shown = _spaced(cases, predictions, {arm: dice[arm] for arm in main_arms(list(dice))}, number)
     pictures.append(_picture("cases", case_sheet(shown, classes),
                              "Evenly spaced from the best to the worst test case by mean Dice; predictions of the first seed:"))

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-BASELINE, TREATED = "real", "synthetic"
+BASELINE, TREATED, COMBINED = "real", "synthetic", "combined"
 PUBLISHED = "paper"  # an arm of the benchmark alone: `synthetic` of cells with the paper's recipe, a rival like others
 
 
@@ -53,7 +53,7 @@ class Arm:
 ARMS = (
     Arm(BASELINE, "baseline"),
     Arm(TREATED, "method", ("accepted",)),
-    Arm("combined", "method", ("accepted", "found")),
+    Arm(COMBINED, "method", ("accepted", "found")),
     Arm("copy_paste", "rival", pasted_on="lesion_free"),
     Arm("copy_paste_sites", "rival", pasted_on="cleared"),
     Arm("self_training", "rival", ("found",)),

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from meddiff.params.arms import BASELINE, TREATED, arm_names
+from meddiff.params.arms import BASELINE, COMBINED, TREATED, arm_names
 from meddiff.params.section import ArmName, ClassName, Fraction, Positive, Section, Seed, SharedPrecision, SharedSeed
 
 MaskRandomness = Literal["noise", "condition", "shape", "pose", "placement"]
@@ -20,7 +20,7 @@ class PrepareParams(Section):
     path: Annotated[str, Field(min_length=1)] = Field("raw", description="folder of the raw dataset; unused by `demo`")
     size: Annotated[int, Field(ge=32, le=1024, multiple_of=16)] = Field(64, description="side of the square images [pixels]")
     fit: Literal["pad", "squash"] = Field("pad", description="how a frame that isn't square becomes so")
-    n_labelled: Positive = Field(40, description="annotated training cases that the chain may see")
+    n_labelled: Positive = Field(10, description="annotated training cases that the chain may see")
     val_fraction: Fraction = Field(0.15, description="share of cases for validation where the dataset has no split")
     test_fraction: Fraction = Field(
         0.25, description="share of cases for the test where the dataset has no split, and of lesion-free images"
@@ -28,7 +28,7 @@ class PrepareParams(Section):
     duplicate_bits: Annotated[int, Field(ge=0, le=32)] = Field(
         4, description="64-bit perceptual hashes that differ in at most this many bits are near-duplicates"
     )
-    demo_cases: Positive = Field(140, description="phantoms with a lesion")
+    demo_cases: Positive = Field(600, description="phantoms with a lesion")
     demo_normal: Positive = Field(60, description="lesion-free phantoms")
     demo_modality: Literal["ultrasound", "dermoscopy", "mixed"] = Field("mixed", description="what the phantoms look like")
     demo_lesions: Annotated[int, Field(ge=1, le=5)] = Field(1, description="greatest number of lesions in one phantom")
@@ -56,7 +56,7 @@ class FoundationParams(Section):
     patch: Literal[2, 4, 8, 16] = Field(4, description="scratch: side of a patch that becomes one latent position [pixels]")
     channels: tuple[int, ...] = Field((64, 128), description="scratch: width of each UNet level")
     steps: Annotated[int, Field(ge=0)] = Field(
-        100, description="embedded, scratch: training steps on the training images without their masks"
+        50, description="embedded, scratch: training steps on the training images without their masks"
     )
     batch_size: Positive = Field(16, description="images of a training step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="of that training, at its peak")
@@ -97,7 +97,7 @@ class MaskModelParams(Section):
     """The diffusion model that invents masks."""
 
     grid: Annotated[int, Field(ge=16, le=128, multiple_of=8)] = Field(32, description="side of the signed distance maps [pixels]")
-    steps: Positive = Field(200, description="training steps")
+    steps: Positive = Field(150, description="training steps")
     batch_size: Positive = Field(16, description="lesions of a training step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="at its peak")
     seed: SharedSeed = 0
@@ -107,7 +107,7 @@ class FinetuneParams(Section):
     """Fine-tuning of the foundation on the few annotated cases."""
 
     mode: Literal["full", "lora", "token"] = Field("full", description="what learns: the UNet, a LoRA (merged), or a `token`")
-    steps: Positive = Field(200, description="optimizer steps")
+    steps: Positive = Field(150, description="optimizer steps")
     batch_size: Positive = Field(16, description="crops computed together")
     accumulation: Positive = Field(1, description="batches of one optimizer step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="of the UNet's weights or of the LoRA's")
@@ -204,10 +204,10 @@ class SegmentParams(Section):
         "", description="of flexible_unet: file of pretrained weights, full path; empty: random ones"
     )
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1)] = Field(
-        (BASELINE, TREATED), description=f"of {', '.join(arm_names())}: docs/reference/segmenters.md"
+        (BASELINE, TREATED, COMBINED), description=f"of {', '.join(arm_names())}: docs/reference/segmenters.md"
     )
     seeds: tuple[Seed, ...] = Field((0, 1, 2), description="each arm is trained once with each")
-    steps: Positive = Field(200, description="optimizer steps, the same in every arm")
+    steps: Positive = Field(400, description="optimizer steps, the same in every arm")
     batch_size: Positive = Field(8, description="images of a training step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(3e-3, description="at its peak")
     ratio: Annotated[float, Field(gt=0)] = Field(10.0, description="synthetic pairs used for each real pair, at most")

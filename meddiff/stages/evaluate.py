@@ -42,7 +42,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     cases, rows, training = read_cases(test), CASES.rows(test), VALIDATION.read(layout.segmenters)
     if not cases:
         raise MeddiffError(test, "the test needs at least one case", "Raise prepare.test_fraction")
-    records, source = read_records(layout.synthetic, layout.filtered), params.foundation.source
+    records, source, dataset = read_records(layout.synthetic, layout.filtered), params.foundation.source, params.prepare.dataset
     refuse_leaks(cases, list_used(layout, records, set(training["arm"])), params.prepare.duplicate_bits)
     known = photographs(FOUNDATION if source == "embedded" else Path(source))
     refuse_photographed(photographed({row.id: row.raw_sha256 for row in rows}, known), source)
@@ -55,16 +55,16 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
         table = score_predictions(predictions, cases, strata, settings.tolerance, classes, report)
     quality = assess(records.decisions, list(records.samples["batch"]), records.quarantined)
     summary, pairs = summarise(table, training, quality, settings), _pairs(layout, records, settings)
-    pictures = make_pictures(mean_over_classes(with_lesion(table)), summary, cases, predictions, pairs,
-                             read_losses(layout.generator), settings.pictures, len(classes))
-    title = f"{params.prepare.dataset}, {describe_images(cases, {row.mode for row in rows})}"
+    scored, losses, today = mean_over_classes(with_lesion(table)), read_losses(layout.generator), date.today().isoformat()
+    pictures = make_pictures(scored, summary, cases, predictions, pairs, losses, settings.pictures, len(classes))
+    phantoms, title = dataset == "demo", f"{dataset}, {describe_images(cases, {row.mode for row in rows})}"
     with replacing(layout.report) as folder:
         CASE_SCORES.write(folder, table)
         (folder / "summary.json").write_text(json.dumps(summary.as_json(), indent=2, allow_nan=False) + "\n")
         (folder / "pictures").mkdir()
         for picture in pictures:
             (folder / "pictures" / f"{picture.name}.png").write_bytes(picture.png)
-        (folder / "report.html").write_text(report_page(summary, pictures, title, date.today().isoformat(), settings.tolerance))
+        (folder / "report.html").write_text(report_page(summary, pictures, title, today, settings.tolerance, phantoms))
     fidelity = layout.filtered / "fidelity.json"
     tracker.headline(summary.headlines() | (memorisation(json.loads(fidelity.read_text())) if fidelity.is_file() else {}))
     for name in ("report.html", "summary.json", CASE_SCORES.name, "pictures"):

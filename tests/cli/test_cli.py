@@ -130,11 +130,12 @@ def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> N
     assert yaml.safe_load(after)["prepare"] == yaml.safe_load(before)["prepare"] | wanted
     values = yaml.safe_load(after)
     assert (values["segment"]["steps"], values["backgrounds"]["finder_steps"], values["generate"]["n"]) == (1500, 1000, 300)
+    assert (values["foundation"]["steps"], values["mask_model"]["steps"], values["finetune"]["steps"]) == (100, 200, 200)
     assert "params.yaml now says segment.steps: 1500" in done.stdout
     assert values["segment"]["arms"] == ["real", "synthetic", "combined"]
-    assert "params.yaml now says segment.arms: real, synthetic, combined, since lesions may be found" in done.stdout
+    assert "segment.arms" not in done.stdout, "they are the demo's, too"
     assert values["benchmark"]["datasets"] == [{"name": "raw", "dataset": "folder", "path": f"{project}/raw"}]
-    assert len(set(after.splitlines()) - set(before.splitlines())) == 11  # the section `benchmark` is new
+    assert len(set(after.splitlines()) - set(before.splitlines())) == 13  # the section `benchmark` is new
     assert run("init", "--dataset", "demo").exit_code == 0
     assert load_params(project / "params.yaml").benchmark == Params().benchmark
     assert yaml.safe_load((project / "params.yaml").read_text())["prepare"]["path"] == "raw"
@@ -144,10 +145,12 @@ def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> N
     assert (project / "params.yaml").read_text() == after, "what was chosen stays"
     (project / "params.yaml").write_text(before)
     assert run("init", "--dataset", "folder", "--path", "raw").exit_code == 0
-    assert yaml.safe_load((project / "params.yaml").read_text())["segment"] == values["segment"] | {"arms": ["real", "synthetic"]}
-    (project / "params.yaml").write_text(before)
-    done = run("init", "--dataset", "folder", "--path", "raw", "--n-labelled", "1")
-    assert "segment.arms: real, synthetic, combined" in done.stdout, "two of three masks fall into the training part, one is used"
+    alone = yaml.safe_load((project / "params.yaml").read_text())
+    assert alone["segment"] == values["segment"] | {"arms": ["real", "synthetic"]}
+    assert alone["prepare"]["n_labelled"] == 40
+    shutil.copytree(project / "raw", project / "other")
+    done = run("init", "--dataset", "folder", "--path", "other", "--n-labelled", "1")
+    assert "segment.arms: real, synthetic, combined, since there are training images" in done.stdout, "one of two masks is used"
     (project / "params.yaml").write_text(after)
     with pytest.raises(MeddiffError, match="must be there"):
         run("init", "--dataset", "busi", "--path", "nowhere")

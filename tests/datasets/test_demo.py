@@ -39,6 +39,29 @@ def test_lesions_are_darker_than_their_surroundings_as_a_rule() -> None:
     assert np.min(darker) < 25     # some are faint
 
 
+@pytest.mark.parametrize("modality", ["ultrasound", "dermoscopy"])
+def test_lesions_are_varied(modality: str) -> None:
+    """In size, outline, border, contrast and, on skin, colour."""
+    from scipy.ndimage import binary_dilation, binary_erosion
+
+    areas, ragged, borders, contrasts, hues = [], [], [], [], []
+    for case in make_phantoms(60, True, 96, modality, 0)[::2]:
+        assert case.mask is not None
+        inside, gray = case.mask > 0, case.image.mean(2)
+        around = binary_dilation(inside, iterations=6) & ~binary_dilation(inside, iterations=2)
+        areas.append(inside.mean())
+        ragged.append(roughness(case))
+        contrasts.append(gray[around].mean() - gray[binary_erosion(inside, iterations=2)].mean())
+        rim = binary_dilation(inside) & ~binary_erosion(inside)
+        borders.append((gray[around].mean() - gray[rim].mean()) / max(5.0, abs(contrasts[-1])))
+        hues.append(case.image[inside][:, 0].mean() / case.image[inside][:, 2].mean())
+    assert np.quantile(areas, 0.9) > 2.5 * np.quantile(areas, 0.1)
+    assert np.quantile(ragged, 0.9) > 1.15 * np.quantile(ragged, 0.1)
+    assert np.quantile(contrasts, 0.9) > 2 * max(5.0, np.quantile(contrasts, 0.1))
+    assert np.ptp(np.quantile(borders, [0.1, 0.9])) > 0.2
+    assert (np.ptp(np.quantile(hues, [0.1, 0.9])) > 0.4) == (modality == "dermoscopy")
+
+
 def test_normal_phantoms_have_no_lesion_and_other_names() -> None:
     cases = make_phantoms(9, False, 32, "mixed", 0)
     assert all(case.mask is not None and not case.mask.any() for case in cases)

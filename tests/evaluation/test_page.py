@@ -11,7 +11,7 @@ from PIL import Image
 from meddiff.cases import CLASS_COLOURS
 from meddiff.evaluation.bootstrap import Interval
 from meddiff.evaluation.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
-from meddiff.evaluation.page import caveats, report_page, verdict
+from meddiff.evaluation.page import caveats, further, headline, report_page, verdict
 from meddiff.evaluation.summary import Found, Quality, Summary
 from meddiff.pages import Picture
 from tests.markup import Checker
@@ -42,14 +42,34 @@ def pixels(figure) -> np.ndarray:
 @pytest.mark.parametrize(("found", "words"), [
     (interval(0.021, 0.004, 0.038), r"raised the Dice: \+2.1 Dice points \(95% interval \+0.4 to \+3.8\)\.$"),
     (interval(-0.021, -0.038, -0.004), r"lowered the Dice: −2.1"),
-    (interval(0.021, -0.004, 0.046), r"^No gain shown: \+2.1 .* includes zero"),
-    (interval(-0.021, -0.046, 0.004), r"^No gain shown: −2.1"),
+    (interval(0.021, -0.004, 0.046), r"^No gain shown by synthetic pairs: \+2.1 .* includes zero"),
+    (interval(-0.021, -0.046, 0.004), r"^No gain shown by synthetic pairs: −2.1"),
     (interval(float("nan"), float("nan"), float("nan"), 0), r"^No gain measured"),
     (None, r"^No gain measured"),
 ])
 def test_a_gain_is_claimed_only_with_the_whole_interval_above_zero(found, words):
     assert re.search(words, verdict(found))
     assert ("raised" in verdict(found)) == (found is not None and found.lower > 0)
+
+
+def test_the_headline_is_of_the_arm_that_uses_all_and_names_it():
+    clear, unclear = interval(0.05, 0.03, 0.07, 150), interval(0.01, -0.01, 0.03)
+    both = replace(summary(unclear), gains={"synthetic": unclear, "combined": clear})
+    assert headline(both) == ("combined", clear)
+    page = report_page(both, [], "demo", "now", 2.0)
+    assert ">Synthetic pairs with unlabelled images raised the Dice: +5.0 Dice points (95% interval +3.0 to +7.0).<" in page
+    assert "points of gain, real + synthetic + unlabelled images, 95% interval +3.0 to +7.0" in page
+    assert further(both)[0].startswith("“real + synthetic images” against real images only: +1.0")
+    assert "test cases: differences" not in " ".join(caveats(both))
+    lowered = verdict(interval(-0.05, -0.07, -0.03), "combined")
+    assert lowered.startswith("Synthetic pairs with unlabelled images lowered the Dice: −5.0")
+    assert verdict(unclear, "combined").startswith("No gain shown by synthetic pairs with unlabelled images: +1.0")
+    assert headline(summary(unclear)) == ("synthetic", unclear)
+
+
+def test_the_page_says_that_images_are_phantoms():
+    assert "Phantoms, not patients" in report_page(summary(), [], "demo", "now", 2.0, phantoms=True)
+    assert "Phantoms, not patients" not in report_page(summary(), [], "busi", "now", 2.0)
 
 
 @pytest.mark.parametrize("gain", [interval(0.02, 0.01, 0.03), None, interval(float("nan"), float("nan"), float("nan"))])

@@ -29,7 +29,7 @@ def test_every_setting_has_a_row_with_default_and_what_is_allowed() -> None:
     ("finetune.ema_decay", "0.99", "number from 0 below 1"),
     ("generate.feather", "true", "true or false"),
     ("filter.corrosion_radius", "auto", "number from 0 up to 16 or auto"),
-    ("segment.arms", "[real, synthetic]", "list of text"),
+    ("segment.arms", "[real, synthetic, combined]", "list of text"),
     ("tune.guidance_scale", "[1.0, 4.0]", "list of 2 of number"),
     ("benchmark.datasets", "[{name: demo, dataset: demo, path: raw, settings: {}}]", "list of mapping"),
 ])

@@ -25,7 +25,7 @@ demo: $(DONE)
 	@echo "Look at the runs in MLflow with: make ui"
 
 test: $(DONE)-dev
-	python -m pytest
+	python -m pytest -n auto --dist loadfile
 
 lint: $(DONE)-dev
 	ruff check .

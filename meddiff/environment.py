@@ -3,7 +3,10 @@
 import os
 import resource
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 from meddiff.errors import MeddiffError
 
@@ -32,6 +35,19 @@ def quiet() -> None:
     """Turn telemetry off and make waiting threads sleep; what the user has set already wins. Called by entry points only."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+
+
+@contextmanager
+def leave_out(*packages: str) -> Iterator[None]:
+    """Let imports in the block find none of these packages but those that are loaded; for libraries that can do without."""
+    unloaded = [name for name in packages if name not in sys.modules]
+    modules = cast(dict[str, ModuleType | None], sys.modules)
+    modules.update(dict.fromkeys(unloaded))
+    try:
+        yield
+    finally:
+        for name in unloaded:
+            del modules[name]
 
 
 def has_bfloat16(device: str) -> bool:

@@ -10,14 +10,16 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from meddiff.progress import Report, bars, silent
+
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
 
 CHECKPOINT_SECONDS = 20.0
 
@@ -117,11 +119,7 @@ def train(
     """
     weights = [p for p in parameters if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
-    ema = (
-        EMAModel(weights, decay=schedule.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75, foreach=weights[0].is_cuda)
-        if schedule.ema_decay
-        else None
-    )
+    ema = _moving_average(weights, schedule.ema_decay) if schedule.ema_decay else None
     losses = _resume(checkpoint, weights, buffers, optimizer, ema) if checkpoint and checkpoint.is_file() else []
     saved, cost = time.monotonic(), 0.0
     for step in range(len(losses), schedule.steps):
@@ -149,6 +147,12 @@ def train(
     return losses
 
 
+def _moving_average(weights: list[nn.Parameter], decay: float) -> "EMAModel":
+    from diffusers.training_utils import EMAModel  # seconds of imports
+
+    return EMAModel(weights, decay=decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75, foreach=weights[0].is_cuda)
+
+
 def _rate(step: int, schedule: Schedule) -> float:
     if step < schedule.warmup:
         return (step + 1) / schedule.warmup
@@ -159,7 +163,7 @@ def _rate(step: int, schedule: Schedule) -> float:
 
 
 def _save(
-    path: Path, weights: list[nn.Parameter], buffers: Sequence[Tensor], optimizer: torch.optim.Optimizer, ema: EMAModel | None,
+    path: Path, weights: list[nn.Parameter], buffers: Sequence[Tensor], optimizer: torch.optim.Optimizer, ema: "EMAModel | None",
     losses: list[float],
 ) -> None:
     tensors = {"losses": torch.tensor(losses, dtype=torch.float64)}
@@ -176,7 +180,7 @@ def _save(
 
 
 def _resume(
-    path: Path, weights: list[nn.Parameter], buffers: Sequence[Tensor], optimizer: torch.optim.Optimizer, ema: EMAModel | None,
+    path: Path, weights: list[nn.Parameter], buffers: Sequence[Tensor], optimizer: torch.optim.Optimizer, ema: "EMAModel | None",
 ) -> list[float]:
     tensors = load_file(path)
     losses: list[float] = tensors["losses"].tolist()

@@ -12,8 +12,10 @@ from meddiff.layout import Layout
 
 # For real images: the demo's cases, steps and samples are as few as its phantoms need.
 _LABELLED = 40
-_LONGER = {"foundation.steps": 100, "backgrounds.finder_steps": 1000, "backgrounds.finder_rounds": 2, "mask_model.steps": 200,
-           "finetune.steps": 200, "generate.n": 300, "segment.steps": 1500}
+_LONGER = {
+    "foundation.steps": 100, "backgrounds.inspector_steps": 300, "backgrounds.finder_steps": 1000, "backgrounds.finder_rounds": 2,
+    "mask_model.steps": 200, "finetune.steps": 200, "generate.n": 300, "segment.steps": 1500,
+}
 
 
 def init(

@@ -102,7 +102,9 @@ class CatalogParams(Section):
 class ComputeParams(Section):
     """The machine."""
 
-    threads: Positive = Field(2, description="of torch; results are bit-equal for equal counts only, so it isn't detected")
+    threads: Positive = Field(
+        2, description="of torch; segmenters are trained side by side, one on each, other results are equal for equal counts only"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="what the networks run on; `auto`: a GPU where there is one"
     )

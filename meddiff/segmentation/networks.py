@@ -51,7 +51,10 @@ class Architecture:
             network.encoder = _Encoder(self.encoder)
             return network
         if self.network == "unet":
-            return BasicUNet(2, 3, logits, (*levels, self.width))
+            network = BasicUNet(2, 3, logits, (*levels, self.width))
+            for level in (network.upcat_1, network.upcat_2, network.upcat_3, network.upcat_4):
+                level.is_pad = False  # sides that fit (`unfit`) need none, and padding by nothing still copies
+            return network
         raise ValueError(f"there is no network {self.network}")
 
     def unfit(self, height: int, width: int) -> str:

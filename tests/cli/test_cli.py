@@ -135,7 +135,7 @@ def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> N
     assert values["segment"]["arms"] == ["real", "synthetic", "combined"]
     assert "segment.arms" not in done.stdout, "they are the demo's, too"
     assert values["benchmark"]["datasets"] == [{"name": "raw", "dataset": "folder", "path": f"{project}/raw"}]
-    assert len(set(after.splitlines()) - set(before.splitlines())) == 13  # the section `benchmark` is new
+    assert len(set(after.splitlines()) - set(before.splitlines())) == 14  # the section `benchmark` is new
     assert run("init", "--dataset", "demo").exit_code == 0
     assert load_params(project / "params.yaml").benchmark == Params().benchmark
     assert yaml.safe_load((project / "params.yaml").read_text())["prepare"]["path"] == "raw"

@@ -28,7 +28,7 @@ class PrepareParams(Section):
     duplicate_bits: Annotated[int, Field(ge=0, le=32)] = Field(
         4, description="64-bit perceptual hashes that differ in at most this many bits are near-duplicates"
     )
-    demo_cases: Positive = Field(450, description="phantoms with a lesion")
+    demo_cases: Positive = Field(420, description="phantoms with a lesion")
     demo_normal: Positive = Field(60, description="lesion-free phantoms")
     demo_modality: Literal["ultrasound", "dermoscopy", "mixed"] = Field("mixed", description="what the phantoms look like")
     demo_lesions: Annotated[int, Field(ge=1, le=5)] = Field(1, description="greatest number of lesions in one phantom")
@@ -56,7 +56,7 @@ class FoundationParams(Section):
     patch: Literal[2, 4, 8, 16] = Field(4, description="scratch: side of a patch that becomes one latent position [pixels]")
     channels: tuple[int, ...] = Field((64, 128), description="scratch: width of each UNet level")
     steps: Annotated[int, Field(ge=0)] = Field(
-        20, description="embedded, scratch: training steps on the training images without their masks"
+        15, description="embedded, scratch: training steps on the training images without their masks"
     )
     batch_size: Positive = Field(16, description="images of a training step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="of that training, at its peak")
@@ -78,9 +78,9 @@ class BackgroundsParams(Section):
     residue: Fraction = Field(
         0.1, description="greatest area where the inspector still finds a lesion, as a share of what it found before; 1: no check"
     )
-    inspector_steps: Positive = Field(150, description="training steps of the inspector")
+    inspector_steps: Positive = Field(130, description="training steps of the inspector")
     finder_steps: Annotated[int, Field(ge=0)] = Field(
-        150, description="training steps of each finder; two of them look for lesions to be replaced in the training images "
+        130, description="training steps of each finder; two of them look for lesions to be replaced in the training images "
         "without annotation; 0: no such backgrounds"
     )
     finder_rounds: Annotated[int, Field(ge=1, le=4)] = Field(
@@ -97,7 +97,7 @@ class MaskModelParams(Section):
     """The diffusion model that invents masks."""
 
     grid: Annotated[int, Field(ge=16, le=128, multiple_of=8)] = Field(32, description="side of the signed distance maps [pixels]")
-    steps: Positive = Field(100, description="training steps")
+    steps: Positive = Field(80, description="training steps")
     batch_size: Positive = Field(16, description="lesions of a training step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="at its peak")
     seed: SharedSeed = 0
@@ -107,7 +107,7 @@ class FinetuneParams(Section):
     """Fine-tuning of the foundation on the few annotated cases."""
 
     mode: Literal["full", "lora", "token"] = Field("full", description="what learns: the UNet, a LoRA (merged), or a `token`")
-    steps: Positive = Field(90, description="optimizer steps")
+    steps: Positive = Field(75, description="optimizer steps")
     batch_size: Positive = Field(16, description="crops computed together")
     accumulation: Positive = Field(1, description="batches of one optimizer step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="of the UNet's weights or of the LoRA's")
@@ -130,7 +130,7 @@ class FinetuneParams(Section):
 class GenerateParams(Section):
     """Painting invented lesions into lesion-free images, and over lesions of images without annotation."""
 
-    n: Positive = Field(90, description="samples to make")
+    n: Positive = Field(75, description="samples to make")
     samples_per_batch: Positive = Field(25, description="samples of one folder, the unit of resume and of quality control")
     batch_size: Positive = Field(16, description="samples computed together")
     precision: SharedPrecision = "float32"
@@ -207,7 +207,7 @@ class SegmentParams(Section):
         (BASELINE, TREATED, COMBINED), description=f"of {', '.join(arm_names())}: docs/reference/segmenters.md"
     )
     seeds: tuple[Seed, ...] = Field((0, 1, 2), description="each arm is trained once with each")
-    steps: Positive = Field(180, description="optimizer steps, the same in every arm")
+    steps: Positive = Field(160, description="optimizer steps, the same in every arm")
     batch_size: Positive = Field(8, description="images of a training step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(3e-3, description="at its peak")
     ratio: Annotated[float, Field(gt=0)] = Field(10.0, description="synthetic pairs used for each real pair, at most")

@@ -39,6 +39,11 @@ class Layout:
         return self.root / "data/backgrounds"
 
     @property
+    def outlines(self) -> Path:
+        """A sheet of images with the outlines of their masks, from the smallest to the largest: for eyes alone."""
+        return self.root / "data/outlines.png"
+
+    @property
     def backgrounds(self) -> Path:
         """What lesions are painted into: `images/ID.png`, with `backgrounds.csv` (id, source, group, method, sha256)."""
         return self.root / "backgrounds"

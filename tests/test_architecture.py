@@ -304,7 +304,7 @@ def test_stages_run_this_package_in_this_order() -> None:
 def test_outs_are_the_paths_of_the_layout() -> None:
     layout = Layout(Path())
     expected = {
-        "prepare": {layout.split, layout.normal, *map(layout.cases, ("train", "val", "test"))},
+        "prepare": {layout.split, layout.normal, layout.outlines, *map(layout.cases, ("train", "val", "test"))},
         "foundation": {layout.foundation},
         "backgrounds": {layout.backgrounds, layout.inspector},
         "mask_model": {layout.mask_model},

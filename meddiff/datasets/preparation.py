@@ -3,25 +3,35 @@
 Pixels go to a callback one case at a time, so that thousands of large images never lie in memory together.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from meddiff.cases import DEEP, Frame, Pixels, sha256
-from meddiff.datasets.adapters import RawCase, decode, fit_square, image_mode, in_memory, read
+from meddiff.datasets.adapters import RawCase, decode, fit_square, in_memory, read
 from meddiff.datasets.demo import make_phantoms
 from meddiff.datasets.leakage import photographed
+from meddiff.datasets.plausibility import MaskMeasures, count_lesions, measure, refuse_colours, tell_masks
 from meddiff.datasets.splits import Member, Split, choose_labelled, near_duplicates, split, thumbnail, with_unannotated
-from meddiff.errors import MeddiffError
+from meddiff.errors import MeddiffError, joined
 from meddiff.params import PrepareParams
 from meddiff.progress import Report, silent
 
 _PHANTOMS = 0  # their seed: the demo is one dataset, whatever `prepare.seed` chooses from it
 _GRAY = ("1", "L", "LA", *DEEP)   # pixel formats of one channel
+_TRAITS = {
+    "turned": "images were turned as their EXIF orientation says",
+    "as_stored": "images have an EXIF orientation that their masks' sizes don't follow: they weren't turned",
+    "min_is_white": "cases have TIFF files tagged MinIsWhite: they are read as viewers show them, 0 is white",
+    "deep_colour": "cases have files of 16 bits a colour channel: the upper 8 are kept",
+    "halos": "masks are JPEG files whose gray levels near black and white became these",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +43,11 @@ class PreparedCase:
         label: class of the largest part of the mask, 0 where it is empty.
         vanished: the mask holds something at the original size, but nothing at the chosen one.
         frame: the part of the square that shows the image.
-        mode: pixel format of the raw image, see `adapters.image_mode`.
+        mode, colours, traits: of the raw files, see `adapters.Original`.
         raw_sha256: of the raw image file, empty for an image that never was one.
         thumbnails: `[2, 32, 32]` float32 gray levels, of the original frame and of the same at the chosen size.
+        measures: of the mask.
+        empty: an annotation is there and holds nothing, of an image that isn't declared lesion-free.
     """
 
     raw: RawCase
@@ -45,11 +57,25 @@ class PreparedCase:
     mode: str
     raw_sha256: str
     thumbnails: NDArray[np.float32]
+    measures: MaskMeasures
+    colours: frozenset[str]
+    traits: frozenset[str]
+    empty: bool
 
     @property
     def lesion(self) -> bool:
         """Whether the mask holds anything."""
         return self.label > 0
+
+    @property
+    def columns(self) -> tuple[int, int, int, int, str, str]:
+        """The last ones of its row in the tables: frame, mode and SHA-256."""
+        return *astuple(self.frame), self.mode, self.raw_sha256
+
+    @property
+    def usable(self) -> bool:
+        """Whether it has a place in the split: without annotation only in the training part."""
+        return not self.vanished and (self.raw.annotated or self.raw.part in (None, "train"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,15 +120,23 @@ def prepare_cases(cases: Sequence[RawCase], settings: PrepareParams, threads: in
         keep: gets the id, the image `[S, S, 3]` uint8 and the mask `[S, S]` uint8 of 0 to K (empty without annotation) of each.
 
     Raises:
-        MeddiffError: an image or a mask breaks a rule, see `adapters` and `cases`.
+        MeddiffError: images or masks break a rule, see `adapters`: all of them are named.
     """
-    prepared, pool = list[PreparedCase](), ThreadPoolExecutor(threads)
+    prepared, faults, pool = list[PreparedCase](), list[MeddiffError](), ThreadPoolExecutor(threads)
     try:
-        for case in pool.map(lambda raw: _prepare(raw, settings, keep), cases):
-            prepared.append(case)
-            report(len(prepared), len(cases), {})
+        with warnings.catch_warnings():  # of large images: those that are too large are refused
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            for case in pool.map(lambda raw: _prepare(raw, settings, keep), cases):
+                if isinstance(case, MeddiffError):
+                    faults.append(case)
+                else:
+                    prepared.append(case)
+                report(len(prepared) + len(faults), len(cases), {})
     finally:
         pool.shutdown(cancel_futures=True)
+    if faults:
+        raise joined(faults)
+    refuse_colours({case.raw.id: case.colours for case in prepared})
     return prepared
 
 
@@ -112,7 +146,7 @@ def divide(cases: Sequence[PreparedCase], settings: PrepareParams) -> Division:
     Raises:
         MeddiffError: the split breaks a rule (see `splits`), or the dataset has no (labelled) lesion of a class.
     """
-    usable = sorted((case for case in cases if not case.vanished), key=lambda case: not case.raw.annotated)
+    usable = sorted((case for case in cases if case.usable), key=lambda case: not case.raw.annotated)
     if not any(case.lesion for case in usable):
         raise MeddiffError(settings.path, "one mask at least must hold a lesion", "Check the masks: all are empty")
     pairs = _near_duplicates(usable, settings.duplicate_bits)
@@ -152,14 +186,14 @@ def count_cases(cases: Sequence[PreparedCase], division: Division, classes: Sequ
             "unannotated": len(parts.unannotated), "left_out_unannotated": len(parts.dropped_unannotated),
             "left_out_vanished": sum(case.vanished for case in cases),
             "left_out_duplicates": len(parts.dropped), "left_out_lesion_free": len(parts.dropped_backgrounds),
-            "empty_masks": sum(bool(case.raw.masks) and not case.lesion and not case.vanished and not case.raw.lesion_free
-                               for case in cases),
+            "empty_masks": sum(case.empty for case in cases), **count_lesions(case.measures for case in cases),
+            **{trait: sum(trait in case.traits for case in cases) for trait in _TRAITS},
             "backgrounds_normal": len(parts.backgrounds), **by_class,
             "gray_images": sum(mode in _GRAY for mode in used), "deep_images": sum(mode in DEEP for mode in used)}
 
 
-def tell_cases(counts: Mapping[str, float], settings: PrepareParams) -> list[str]:
-    """What a user must know of the split, one line each, from `count_cases`."""
+def tell_cases(cases: Sequence[PreparedCase], counts: Mapping[str, float], settings: PrepareParams) -> list[str]:
+    """What a user must know of the split and the masks, one line each; `counts` are those of `count_cases`."""
     lines = ["{train} training ({labelled} labelled), {val} validation and {test} test cases; "
              "{backgrounds_normal} lesion-free images"]
     notes = {"unannotated": "of the training cases have no annotation at all: the foundation learns from them, and lesions found "
@@ -171,9 +205,8 @@ def tell_cases(counts: Mapping[str, float], settings: PrepareParams) -> list[str
              "test_lesion_free": "of the test cases are lesion-free: what is found in them is false",
              "test_in_foundation": "test cases are photographs that the foundation `embedded` was trained on: set "
              "`foundation.source` to `scratch` or make another split, else `evaluate` will refuse them",
-             "empty_masks": "masks are empty: their images count as lesion-free",
              "gray_images": "images have one channel: it stands in red, green and blue alike",
-             "deep_images": "images have more than 8 bits: the 0.1th to 99.9th percentile of each became 0 to 255"}
+             "deep_images": "images have more than 8 bits: the 0.1th to 99.9th percentile of each became 0 to 255", **_TRAITS}
     lines += [f"{{{name}}} {note}" for name, note in notes.items() if counts[name]]
     if len(settings.classes) > 1:
         lines += [f"{name}: " + ", ".join(f"{{{part}_{name}}} {part}" for part in ("train", "labelled", "val", "test"))
@@ -181,20 +214,28 @@ def tell_cases(counts: Mapping[str, float], settings: PrepareParams) -> list[str
     if counts["labelled"] < settings.n_labelled:
         lines.append(f"`prepare.n_labelled` is {settings.n_labelled}; there are {{labelled}} annotated training cases, all are "
                      "labelled")
-    return [line.format(**counts) for line in lines]
+    empty = [case.raw.id for case in cases if case.empty]
+    return [*(line.format(**counts) for line in lines),
+            *tell_masks({case.raw.id: case.measures for case in cases if case.raw.masks}, empty, settings)]
 
 
-def _prepare(raw: RawCase, settings: PrepareParams, keep: Callable[[str, Pixels, Pixels], None]) -> PreparedCase:
-    case = decode(raw)
-    mask = np.zeros(case.image.shape[:2], np.uint8) if case.mask is None else case.mask
-    fitted = fit_square(case.image, mask, settings.size, settings.fit)
+def _prepare(raw: RawCase, settings: PrepareParams, keep: Callable[[str, Pixels, Pixels], None]) -> PreparedCase | MeddiffError:
+    try:
+        case = decode(raw)
+    except MeddiffError as fault:
+        return fault
+    fitted = fit_square(case.image, case.mask, settings.size, settings.fit)
     areas = np.bincount(fitted.mask.ravel(), minlength=2)[1:]
     label = int(areas.argmax()) + 1 if areas.any() else 0
+    empty = bool(raw.masks) and not raw.lesion_free and not case.mask.any()
+    if empty and settings.empty_masks == "unannotated":
+        raw = replace(raw, masks=())
     keep(raw.id, fitted.image, fitted.mask)
     frame = fitted.image[fitted.frame.top:, fitted.frame.left:][:fitted.frame.height, :fitted.frame.width]
-    return PreparedCase(raw, label, bool(mask.any()) and not label, fitted.frame, image_mode(raw),
-                        sha256(raw.image) if isinstance(raw.image, Path) else "",
-                        np.stack([thumbnail(case.image), thumbnail(frame)]))
+    raw_sha256 = sha256(raw.image) if isinstance(raw.image, Path) else ""
+    return PreparedCase(raw, label, bool(case.mask.any()) and not label, fitted.frame, case.mode, raw_sha256,
+                        np.stack([thumbnail(case.image), thumbnail(frame)]), measure(case.mask, fitted.mask, fitted.frame),
+                        case.colours, case.traits, empty)
 
 
 def _near_duplicates(cases: Sequence[PreparedCase], bits: int) -> NDArray[np.intp]:

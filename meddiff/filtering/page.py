@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
-from scipy import ndimage
 
-from meddiff.cases import CLASS_COLOURS, Case, Pixels
+from meddiff.cases import CLASS_COLOURS, Case, Pixels, outlined
 from meddiff.pages import Picture, render
 from meddiff.params import FilterParams
 
@@ -154,10 +153,10 @@ def _key(colour: _Colour, words: str, classes: Sequence[str]) -> list[tuple[str,
 
 def tile_picture(tile: Tile, classes: int) -> bytes:
     """PNG of the image with the outlines of its masks, and of the real case beside it."""
-    picture = _outlined(tile.image, ((tile.mask, MASK), (tile.corroded, CORRODED)), classes)
+    picture = _with_masks(tile.image, ((tile.mask, MASK), (tile.corroded, CORRODED)), classes)
     if tile.nearest is not None:
         gap = np.full_like(picture[:, :4], 255)
-        picture = np.concatenate([picture, gap, _outlined(tile.nearest.image, ((tile.nearest.mask, MASK),), classes)], axis=1)
+        picture = np.concatenate([picture, gap, _with_masks(tile.nearest.image, ((tile.nearest.mask, MASK),), classes)], axis=1)
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, "PNG")
     return stream.getvalue()
@@ -171,14 +170,11 @@ def _shade(colour: _Colour, label: int, classes: int) -> _Colour:
     return (red, green, blue) if colour == MASK else ((red + 255) // 2, (green + 255) // 2, (blue + 255) // 2)
 
 
-def _outlined(image: Pixels, masks: Sequence[tuple[Pixels | None, _Colour]], classes: int) -> Pixels:
+def _with_masks(image: Pixels, masks: Sequence[tuple[Pixels | None, _Colour]], classes: int) -> Pixels:
     scale = -(-_TILE // len(image))
     side = (image.shape[1] * scale, image.shape[0] * scale)
     picture = np.array(Image.fromarray(image).resize(side, Image.Resampling.BILINEAR), dtype=np.uint8)
-    for mask, colour in masks:
-        if mask is not None:
-            large = np.array(Image.fromarray(mask).resize(side, Image.Resampling.NEAREST))
-            for label in range(1, classes + 1):
-                inside = large > 0 if classes == 1 else large == label
-                picture[inside & ~ndimage.binary_erosion(inside)] = _shade(colour, label, classes)
-    return picture
+    large = [(np.array(Image.fromarray(mask).resize(side, Image.Resampling.NEAREST)), colour)
+             for mask, colour in masks if mask is not None]
+    return outlined(picture, [(mask > 0 if classes == 1 else mask == label, _shade(colour, label, classes))
+                              for mask, colour in large for label in range(1, classes + 1)])

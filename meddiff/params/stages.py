@@ -35,6 +35,9 @@ class PrepareParams(Section):
     classes: Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=8)] = Field(
         ("lesion",), description="names of the classes of lesions; several need masks that hold class indices"
     )
+    empty_masks: Literal["unannotated", "lesion_free"] = Field(
+        "unannotated", description="what an image counts as whose mask holds nothing, unless the dataset declares it lesion-free"
+    )
     seed: Seed = Field(0, description="of every random choice; the segmenters have `segment.seeds`, the demo's phantoms are "
                        "always the same")
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import label
 
-from meddiff.cases import Frame, read_image, sha256
+from meddiff.cases import CLASS_COLOURS, Frame, read_image, sha256
 from meddiff.datasets.demo import make_phantoms
 from meddiff.datasets.splits import near_duplicates, thumbnail
 from meddiff.errors import MeddiffError
@@ -150,7 +150,7 @@ def test_duplicates_of_the_given_test_are_dropped_and_told(tmp_path: Path, capsy
     assert "copy" not in {row["id"] for row in rows(tmp_path, "normal")}
 
 
-def test_empty_masks_are_backgrounds_and_specks_are_left_out(tmp_path: Path) -> None:
+def test_empty_masks_say_nothing_and_specks_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = raw_folder(tmp_path / "raw", normal=10)
     empty, speck = sorted(path.stem for path in (raw / "masks").iterdir())[:2]
     Image.fromarray(np.zeros((48, 48), np.uint8)).save(raw / f"masks/{empty}.png")
@@ -159,10 +159,61 @@ def test_empty_masks_are_backgrounds_and_specks_are_left_out(tmp_path: Path) -> 
     Image.fromarray(pixel).save(raw / f"masks/{speck}.png")
     (raw / "groups.json").write_text(json.dumps({path.stem: path.stem for path in (raw / "images").iterdir()}))
     seen = prepare(tmp_path, dataset="folder", path="raw")
-    assert (seen.counts["empty_masks"], seen.counts["left_out_vanished"]) == (1, 1)
+    assert (seen.counts["empty_masks"], seen.counts["left_out_vanished"], seen.counts["unannotated"]) == (1, 1, 1)
+    assert f"warning: empty: 1 mask ({empty}); their images count as not annotated" in capsys.readouterr().err
+    assert [row["labelled"] for row in rows(tmp_path, "train") if row["id"] == empty] == ["0"]
+    assert empty not in {row["id"] for row in rows(tmp_path, "normal")}
+
+    seen = prepare(tmp_path, dataset="folder", path="raw", empty_masks="lesion_free")
+    assert (seen.counts["empty_masks"], seen.counts["left_out_vanished"], seen.counts["unannotated"]) == (1, 1, 0)
+    assert "their images count as lesion-free" in capsys.readouterr().err
     everywhere = {row["id"] for part in PARTS for row in rows(tmp_path, part)}
     assert not {empty, speck} & everywhere
     assert empty in {row["id"] for row in rows(tmp_path, "normal")}
+
+
+def test_an_empty_mask_of_a_given_test_part_brings_no_image_into_training(tmp_path: Path) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    ids = sorted(path.stem for path in (raw / "masks").iterdir())
+    (raw / "split.json").write_text(json.dumps({"train": ids[:12], "val": ids[12:18], "test": ids[18:]}))
+    for id in (ids[0], ids[20]):
+        Image.fromarray(np.zeros((48, 48), np.uint8)).save(raw / f"masks/{id}.png")
+    prepare(tmp_path, dataset="folder", path="raw")
+    assert ids[0] in {row["id"] for row in rows(tmp_path, "train")}
+    assert ids[20] not in {row["id"] for part in (*PARTS, "normal") for row in rows(tmp_path, part)}
+
+
+def test_outlines_are_left_to_look_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw_folder(tmp_path / "raw", normal=10)
+    prepare(tmp_path, dataset="folder", path="raw")
+    told = capsys.readouterr().err
+    assert "masks cover" in told
+    assert f"outlines to look at, by area: {Layout(tmp_path).outlines}" in told
+    sheet = read_image(Layout(tmp_path).outlines)
+    assert sheet.shape == (4 * 32, 6 * 32, 3)          # 24 masks
+    assert all((tile == CLASS_COLOURS[0]).all(axis=2).any() for row in np.split(sheet, 4) for tile in np.split(row, 6, axis=1))
+
+
+def test_all_bad_files_are_named_at_once(tmp_path: Path) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    ids = sorted(path.stem for path in (raw / "images").iterdir())
+    for id in ids[:6]:
+        spoil_gray(raw, id)
+    spoil_corrupt(raw, ids[9])
+    with pytest.raises(MeddiffError) as caught:
+        prepare(tmp_path, dataset="folder", path="raw")
+    assert str(caught.value).startswith(f"{raw}/masks/{ids[0]}.png: a mask holds only")
+    assert f"likewise {ids[1]}.png, {ids[2]}.png, {ids[3]}.png and 2 more. Save it" in str(caught.value)
+    assert f"{raw}/images/{ids[9]}.jpg: an image must be there and decode" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_class_has_one_colour(tmp_path: Path) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    for path in sorted((raw / "masks").iterdir())[:2]:
+        Image.fromarray((np.array(Image.open(path)) > 0)[:, :, None] * np.array([255, 0, 0], np.uint8)).save(path)
+    with pytest.raises(MeddiffError, match=r"prepare\.classes: .*one colour, not 2: #ff0000 in 2, such as .*; white in 22"):
+        prepare(tmp_path, dataset="folder", path="raw")
 
 
 def test_images_without_annotation_are_training_cases_that_no_mask_belongs_to(tmp_path: Path,

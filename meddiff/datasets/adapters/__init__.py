@@ -9,11 +9,11 @@ from pathlib import Path
 
 from meddiff.datasets.adapters.dermoscopy import isic2017, isic2018, ph2
 from meddiff.datasets.adapters.folder import folder
-from meddiff.datasets.adapters.raw import Fitted, Polygon, RawCase, decode, fit_square, image_mode, in_memory
+from meddiff.datasets.adapters.raw import Fitted, Original, Polygon, RawCase, decode, fit_square, in_memory
 from meddiff.datasets.adapters.ultrasound import busi, ddti
 from meddiff.errors import MeddiffError
 
-__all__ = ["Fitted", "Polygon", "RawCase", "decode", "fit_square", "image_mode", "in_memory", "read"]
+__all__ = ["Fitted", "Original", "Polygon", "RawCase", "decode", "fit_square", "in_memory", "read"]
 
 _ONE_CLASS: dict[str, Callable[[Path], list[RawCase]]] = {"isic2017": isic2017, "isic2018": isic2018, "ph2": ph2, "ddti": ddti}
 _SEVERAL: dict[str, Callable[[Path, Sequence[str]], list[RawCase]]] = {"folder": folder, "busi": busi}

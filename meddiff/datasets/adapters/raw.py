@@ -1,6 +1,6 @@
 """The raw case: where its image and masks come from, how it is decoded and made square."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.draw import polygon2mask
 
-from meddiff.cases import Case, Frame, Pixels, read_image, read_mask
+from meddiff.cases import Case, Frame, Pixels
+from meddiff.datasets.decoding import Decoded, decode_image, decode_mask, turned
 from meddiff.errors import MeddiffError
 
 _IMAGE_TYPES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_TURN = "Save the image turned as it should be seen, without the orientation in its metadata"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,44 +74,83 @@ def in_memory(case: Case) -> RawCase:
     return RawCase(case.id, case.image, (mask,), case.group, lesion_free=not mask.any())
 
 
-def decode(raw: RawCase) -> Case:
-    """Read one case at its original size, with its masks united (all zero where the image is lesion-free).
+@dataclass(frozen=True, eq=False)
+class Original:
+    """A case at its original size.
+
+    Attributes:
+        image: `[H, W, 3]` uint8 RGB.
+        mask: `[H, W]` uint8 of 0 to K, all zero where the image is lesion-free or has no annotation.
+        mode: Pillow's name of the image file's pixel format, `RGB` for pixels in memory.
+        colours: of the lesion in the mask files of one class, see `Decoded`.
+        traits: what isn't plain about the files, see `Decoded`; `turned` for an image that was turned as its orientation says,
+            `as_stored` for one whose mask shows that it must not be.
+    """
+
+    image: Pixels
+    mask: Pixels
+    mode: str
+    colours: frozenset[str]
+    traits: frozenset[str]
+
+
+def decode(raw: RawCase) -> Original:
+    """Read one case at its original size, with its masks united.
+
+    An image is turned as its EXIF orientation says, unless the size of its mask shows that this was drawn on the pixels as they
+    are stored.
 
     Raises:
-        MeddiffError: a file is missing or corrupt, a mask is gray-valued, names a class that there isn't or is of another size
-            than its image, or a lesion-free image has a mask that isn't empty.
+        MeddiffError: a file breaks a rule (see `decoding`), a mask is of another size than its image, or nothing tells whether it
+            was drawn on the image as stored or turned, or a lesion-free image has a mask that isn't empty.
     """
-    image = raw.image if isinstance(raw.image, np.ndarray) else read_image(raw.image)
-    union = np.zeros(image.shape[:2], dtype=np.uint8)
-    for source in raw.masks:
-        mask = _mask(source, union.shape, raw)
-        where = source if isinstance(source, Path) else raw.id
-        if mask.shape != union.shape:
-            sizes = ["×".join(str(side) for side in reversed(array.shape)) for array in (mask, union)]
-            raise MeddiffError(where, f"a mask has its image's size, this one is {sizes[0]} and the image {sizes[1]} pixels",
-                               "Replace the mask by the one drawn on this image")
-        if raw.lesion_free and mask.any():
-            raise MeddiffError(where, "the mask of a lesion-free image must be empty", "Move the image to those with lesions")
-        union = np.maximum(union, mask)
-    return Case(raw.id, image, union, raw.group)
+    image = Decoded(raw.image) if isinstance(raw.image, np.ndarray) else decode_image(raw.image)
+    sources = [(source, _mask(source, image, raw)) for source in raw.masks]
+    turns = [_turns(source if isinstance(source, Path) else raw.id, image, mask) for source, mask in sources]
+    if len({turn for turn, _ in turns}) > 1:
+        raise MeddiffError(raw.image, "the masks of an image must be drawn on the image turned one way", _TURN)
+    turn = turns[0][0] if turns else image.orientation
+    pixels = np.ascontiguousarray(turned(image.pixels, turn))
+    union = np.zeros(pixels.shape[:2], dtype=np.uint8)
+    for (source, mask), (_, own) in zip(sources, turns, strict=True):
+        if raw.lesion_free and mask.pixels.any():
+            raise MeddiffError(source if isinstance(source, Path) else raw.id, "the mask of a lesion-free image must be empty",
+                               "Move the image to those with lesions")
+        union = np.maximum(union, turned(mask.pixels, own))
+    traits = frozenset().union(image.traits, *(mask.traits for _, mask in sources))
+    if image.orientation > 1:
+        traits |= {"as_stored" if turn == 1 else "turned"}
+    return Original(pixels, union, image.mode, frozenset(mask.colour for _, mask in sources if mask.colour), traits)
 
 
-def image_mode(raw: RawCase) -> str:
-    """Pillow's name of the image file's pixel format, such as `L` (gray), `I;16` (gray, 16 bits) or `RGB`; pixels are `RGB`."""
-    if isinstance(raw.image, np.ndarray):
-        return "RGB"
-    with Image.open(raw.image) as header:
-        return header.mode
+def _turns(where: object, image: Decoded, mask: Decoded) -> tuple[int, int]:
+    """By which orientation the image and by which the mask is turned, so that both lie on each other.
+
+    Files of the same orientation do as they are. Otherwise one of both heeds it and the other doesn't: their sizes tell which.
+    """
+    own, other = image.orientation, mask.orientation
+    ways = [(own, other)] if own == other else [(a, b) for a in (own, 1) for b in (other, 1)]
+    fitting = {(a, b): None for a, b in ways if turned(image.pixels, a).shape[:2] == turned(mask.pixels, b).shape}
+    if not fitting:
+        sizes = ["×".join(str(side) for side in reversed(pixels.shape[:2])) for pixels in (mask.pixels, image.pixels)]
+        raise MeddiffError(where, f"a mask has its image's size, this one is {sizes[0]} and the image {sizes[1]} pixels",
+                           "Replace the mask by the one drawn on this image")
+    if len(fitting) > 1 and mask.pixels.any():
+        raise MeddiffError(where, f"image and mask must be turned alike: EXIF's orientation is {own} in the image and {other} in "
+                           "the mask, and both ways fit", _TURN)
+    return next(iter(fitting))
 
 
-def _mask(source: Path | Pixels | Polygon, shape: tuple[int, ...], raw: RawCase) -> Pixels:
+def _mask(source: Path | Pixels | Polygon, image: Decoded, raw: RawCase) -> Decoded:
     if isinstance(source, np.ndarray):
-        return source
+        return Decoded(source)
     if isinstance(source, Polygon):
-        mask = np.asarray(polygon2mask(shape, source.points[:, ::-1]), dtype=np.uint8)
+        if image.orientation > 1:
+            raise MeddiffError(raw.id, "nothing tells whether a polygon was drawn on the image as stored or turned", _TURN)
+        mask = Decoded(np.asarray(polygon2mask(image.pixels.shape[:2], source.points[:, ::-1]), dtype=np.uint8))
     else:
-        mask = read_mask(source, raw.classes)
-    return mask * np.uint8(raw.label) if raw.classes == 1 else mask
+        mask = decode_mask(source, raw.classes)
+    return replace(mask, pixels=mask.pixels * np.uint8(raw.label)) if raw.classes == 1 else mask
 
 
 def fit_square(image: Pixels, mask: Pixels, size: int, fit: str) -> Fitted:

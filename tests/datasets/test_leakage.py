@@ -173,7 +173,7 @@ def test_a_rejected_sample_is_looked_at_where_an_arm_learns_from_it(layout: Layo
     with pytest.raises(MeddiffError, match=PASSED):
         evaluate.run(layout, SETTINGS, Unrecorded())
     with (layout.segmenters / "validation.csv").open("a") as trained:
-        trained.write("unfiltered,0,0.5,1,1,12,1,1\n")
+        trained.write("unfiltered,0,0.5,1,12,1,1\n")
     with pytest.raises(MeddiffError, match=rf"`{drawn}` is a near-duplicate of test case `{case.id}`"):
         evaluate.run(layout, SETTINGS, Unrecorded())
 

@@ -26,7 +26,7 @@ def summary(gain: Interval | None = None, missed: int = 0, copies: int = 0) -> S
     excluded = {arm: {"dice": 0, "iou": 0, "hd95": missed, "nsd": 0} for arm in ("real", "synthetic")}
     small = {arm: interval(0.4, 0.3, 0.5, 13) for arm in ("real", "synthetic")} | ({"gain": gain} if gain else {})
     quality = Quality(160, 80, copies, 4, 1, {"copy": copies, "<odd>": 1})
-    return Summary({"real": scores, "synthetic": scores}, gain, {"small": small}, excluded, quality, 40, 80, 300, 100.0)
+    return Summary({"real": scores, "synthetic": scores}, gain, {"small": small}, excluded, quality, 40, 80, 300)
 
 
 def png(figure) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
+from meddiff.errors import redacted
 from meddiff.layout import Layout
 from meddiff.pages import data_uri, markdown_table
 from meddiff.params.file import load_params
@@ -35,7 +36,8 @@ def show_run(layout: Layout, execution: str) -> None:
     run = tracking.execution_run(layout, load_params(layout.params), execution)
     page = os.environ.get("MEDDIFF_MLFLOW_URL") or (run.server.uri if run.server.uri.startswith("http") else "")
     link = f"[Run in MLflow]({page.rstrip('/')}/#/experiments/{run.server.experiment}/runs/{run.id})"
-    create_markdown_artifact(link if page else f"Run `{run.id}` at {run.server.uri}; `make ui` shows it.", key="mlflow",
+    text = link if page else f"Run `{run.id}` at {run.server.uri}; `make ui` shows it."
+    create_markdown_artifact(redacted(text), key="mlflow",
                              description="Settings, curves and files of this execution")
 
 

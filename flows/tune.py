@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from meddiff import params as settings
 from meddiff.environment import quiet
+from meddiff.errors import redacted
 from meddiff.experiments.run import Outcome
 from meddiff.experiments.tuning import search
 from meddiff.experiments.tuning.trials import run_trial
@@ -53,7 +54,7 @@ def proposal(result: search.TuneResult) -> str:
     names = list(result.best.settings)
     lines = [f"Trial {result.best.number} is proposed: mean validation Dice {result.value:.4f}.", ""]
     if result.diff:
-        lines += ["```diff", result.diff.rstrip(), "```", "", f"Apply it with `patch -p1 < {result.diff_file}`."]
+        lines += ["```diff", redacted(result.diff.rstrip()), "```", "", f"Apply it with `patch -p1 < {result.diff_file}`."]
     else:
         lines += ["`params.yaml` has the best settings already."]
     rows = sorted(result.rows, key=lambda row: -row.dice if row.outcome.accepted else math.inf)

@@ -1,10 +1,22 @@
-"""The one error a user meets: where it happened, the rule that was broken, and the remedy."""
+"""The one error a user meets: where it happened, the rule that was broken, and the remedy; and what nobody is shown."""
+
+import re
+
+# Up to the last `@`: a password that should have been escaped is hidden, too.
+_PASSWORD = re.compile(r"""([A-Za-z][\w+.-]*://[^\s:/@'"]*):\S*@""")
+_TOKEN = re.compile(r"""(https?://)[^\s:/@'"]+@""")  # in the place of a user's name, as git hosts take it
+_NAMED = re.compile(r"(?i)\b(\w*(?:password|passwd|pwd|secret|token|api_?key|access_?key|signature|credential)\w*)=[^\s&;'\"]+")
+
+
+def redacted(text: str) -> str:
+    """A text with `***` for each password and token of the addresses in it, for all that is logged, stored or printed."""
+    return _NAMED.sub(r"\1=***", _TOKEN.sub(r"\1***@", _PASSWORD.sub(r"\1:***@", text)))
 
 from collections.abc import Sequence
 
 
 class MeddiffError(Exception):
-    """A fault in input, settings or a service that the user can mend.
+    """A fault in input, settings or a service that the user can mend; secrets in it are `redacted`.
 
     Args:
         where: the file, parameter, bucket or case concerned.
@@ -13,7 +25,9 @@ class MeddiffError(Exception):
     """
 
     def __init__(self, where: object, rule: str, remedy: str) -> None:
-        self.where, self.rule, self.remedy = str(where), rule.rstrip("."), remedy.rstrip(".")
+        # A file's name may hold bytes that aren't UTF-8, which no terminal and no service takes.
+        texts = (redacted(str(text)).encode(errors="backslashreplace").decode() for text in (where, rule, remedy))
+        self.where, self.rule, self.remedy = (text.rstrip(".") if i else text for i, text in enumerate(texts))
         super().__init__(f"{self.where}: {self.rule}. {self.remedy}.")
 
 

@@ -8,7 +8,7 @@ import typer
 from meddiff.cli.data import catalog_app, export_app, release_app
 from meddiff.cli.project import any_project, project
 from meddiff.cli.settings import init, params, profile
-from meddiff.errors import MeddiffError
+from meddiff.errors import MeddiffError, redacted
 from meddiff.layout import STAGES
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -47,7 +47,7 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="With --model: the first sample's seed; the others follow.")] = 0,
     guidance: Annotated[float | None, typer.Option(min=1, max=20, help="With --model: if not the model's own.")] = None,
 ) -> None:
-    """Stage: paint invented lesions into the backgrounds. With --model: sample a registered model, from any folder."""
+    """Stage: paint invented lesions into the backgrounds. With --model: unfiltered samples of a registered model, anywhere."""
     if model is None:
         if out is not None or guidance is not None:
             raise MeddiffError("--model", "--out and --guidance are for a registered model", "Add --model, or use params.yaml")
@@ -64,6 +64,7 @@ def generate(
     with bar("sample") as report:
         made = sample_registered(layout, params, model, range(seed, seed + n), out, guidance, report)
     print(f"{made} samples in {out}: images/, masks/, samples.csv")
+    print("unfiltered: bad ones and near-copies of real lesions are among them; accepted pairs come from `meddiff export folder`")
 
 
 @app.command("promote")
@@ -93,12 +94,13 @@ def ui(port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000) -> None:
     from meddiff.services.tracking import tracking_uri, ui_command
 
     layout, params = project()
-    command = ui_command(layout, params.tracking, port)
+    command, address = ui_command(layout, params.tracking, port), tracking_uri(layout, params.tracking)
     if not command:
-        print(f"the runs are at {tracking_uri(layout, params.tracking)}")
+        print(f"the runs are at {redacted(address)}")
         return
     print(f"the runs will be at http://127.0.0.1:{port} in some seconds - end with Ctrl-C", flush=True)
-    env, stopped = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, []
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": address}
+    stopped = list[int]()
     with subprocess.Popen(command, env=env, start_new_session=True) as server:
 
         def stop(number: int, _frame: object) -> None:
@@ -126,7 +128,7 @@ def tune_settings(
         settings = ", ".join(f"{name} {row.shown(name)}" for name in row.settings)
         print(f"{row.number:5d} {row.dice:7.4f} {row.error:7.4f} {row.cost:8.1f}  {settings}")
     print(f"proposed: trial {result.best.number}, validation Dice {result.value:.4f}")
-    apply = f"{result.diff}apply it with: patch -p1 < {result.diff_file}"
+    apply = f"{redacted(result.diff)}apply it with: patch -p1 < {result.diff_file}"
     print(apply if result.diff else "params.yaml has the best settings already")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from meddiff.errors import redacted
 from meddiff.params import MAIN, Params, Section
 from meddiff.params.file import written
 
@@ -76,7 +77,7 @@ def listing(params: Params, sections: list[str], changed: bool) -> Iterator[str]
     """
     for section in sections:
         own = getattr(params, section)
-        values = {each: written(getattr(own, each.name)) for each in settings_of(section)}
+        values = {each: redacted(written(getattr(own, each.name))) for each in settings_of(section)}
         shown = {each: value for each, value in values.items() if not changed or value != each.default}
         if not shown:
             continue

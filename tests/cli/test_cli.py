@@ -149,8 +149,11 @@ def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> N
     assert alone["segment"] == values["segment"] | {"arms": ["real", "synthetic"]}
     assert alone["prepare"]["n_labelled"] == 40
     shutil.copytree(project / "raw", project / "other")
-    done = run("init", "--dataset", "folder", "--path", "other", "--n-labelled", "1")
-    assert "segment.arms: real, synthetic, combined, since there are training images" in done.stdout, "one of two masks is used"
+    for i in (3, 4):
+        Image.new("L", (32, 32), 90).save(project / f"other/images/{i}.png")
+        Image.new("L", (32, 32), 255).save(project / f"other/masks/{i}.png")
+    done = run("init", "--dataset", "folder", "--path", "other", "--n-labelled", "2")
+    assert "segment.arms: real, synthetic, combined, since there are training images" in done.stdout, "two of three masks are used"
     (project / "params.yaml").write_text(after)
     with pytest.raises(MeddiffError, match="must be there"):
         run("init", "--dataset", "busi", "--path", "nowhere")
@@ -237,13 +240,14 @@ def test_samples_of_a_registered_model_from_any_folder(tmp_path: Path, run: Run,
 
 def test_the_page_of_runs_is_a_command_on_loopback(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    started: list[list[str]] = []
+    started, addresses = list[list[str]](), list[str]()
 
     class Server:
         pid = 0
 
-        def __init__(self, words: list[str], **given: object) -> None:
+        def __init__(self, words: list[str], env: dict[str, str], **given: object) -> None:
             started.append(words)
+            addresses.append(env["MLFLOW_BACKEND_STORE_URI"])
             self.returncode = len(started) - 1
 
         def __enter__(self) -> "Server":
@@ -255,13 +259,20 @@ def test_the_page_of_runs_is_a_command_on_loopback(project: Path, run: Run, monk
     monkeypatch.setattr(subprocess, "Popen", Server)
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     assert "http://127.0.0.1:5055" in run("ui", "--port", "5055").stdout
-    assert started[0][started[0].index("--backend-store-uri") + 1] == f"sqlite:///{project}/.work/mlflow.db"
+    assert addresses == [f"sqlite:///{project}/.work/mlflow.db"]
     assert started[0][started[0].index("--host") + 1] == "127.0.0.1"
     with pytest.raises(MeddiffError, match="port 5056"):
         run("ui", "--port", "5056")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert run("ui").stdout == "the runs are at http://server:5000\n"
     assert len(started) == 2
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://u:SECRET@server:5000")
+    assert run("ui").stdout == "the runs are at http://u:***@server:5000\n"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://u:SECRET@server/x")
+    with pytest.raises(MeddiffError, match="port 5000"):
+        run("ui")
+    assert "SECRET" not in " ".join(started[2])
+    assert addresses[2] == "postgresql://u:SECRET@server/x"
 
 
 def test_catalogue_release_and_tune_reach_their_modules(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

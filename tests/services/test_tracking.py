@@ -273,6 +273,23 @@ def test_a_run_lives_from_its_beginning_to_its_end(empty: Path) -> None:
     assert attempt() != first
 
 
+def test_no_password_of_the_settings_is_recorded(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that read the runs would see it: parameters, the settings file, a stage's error."""
+    shutil.copytree(empty / ".work", tmp_path / ".work")
+    monkeypatch.setenv("MEDDIFF_EXECUTION", "with a password")
+    layout, address = Layout(tmp_path), "postgresql+psycopg://u:SECRET@db.example.org/x"
+    layout.params.write_text(f'catalog:\n  url: "{address}"\ntune:\n  storage: {address}\n')
+    with stage_run(layout, load_params(layout.params), "prepare"):
+        pass
+    with pytest.raises(ValueError, match="SECRET"), stage_run(layout, load_params(layout.params), "filter"):
+        raise ValueError(f"no answer from {address}")
+    top = tops(tmp_path)[-1]
+    assert top.data.params["catalog.url"] == top.data.params["tune.storage"] == address.replace("SECRET", "***")
+    files = [path for path in (tmp_path / ".work").rglob("*") if path.is_file()]
+    assert [path for path in files if path.name == "params.yaml" and b"u:***@db" in path.read_bytes()]
+    assert not [path for path in files if b"SECRET" in path.read_bytes()]
+
+
 def test_many_numbers_arrive_whole(empty: Path) -> None:
     run = execution_run(Layout(empty), Params(), "many")
     for step in range(1203):

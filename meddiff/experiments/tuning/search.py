@@ -82,7 +82,7 @@ def tune(layout: Layout, params: Params, trials: int | None = None, run: _RunTri
             report(done, total, _top(study))
         result = _result(layout, params, study)
         record.metrics({"validation_dice": result.value, "cost": result.best.cost, "trials": float(len(result.rows))})
-        record.file(result.diff_file)
+        record.text(result.diff_file.name, result.diff)
     return result
 
 

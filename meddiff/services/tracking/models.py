@@ -75,7 +75,7 @@ def _signature() -> Any:
     requests = [ColSpec(DataType.long, "seed"), ColSpec(DataType.double, "guidance_scale", required=False),
                 ColSpec(DataType.binary, "mask", required=False), ColSpec(DataType.binary, "background", required=False)]
     samples = [ColSpec(DataType.string, "id"), ColSpec(DataType.long, "seed"), ColSpec(DataType.string, "background"),
-               ColSpec(DataType.binary, "image"), ColSpec(DataType.binary, "mask")]
+               ColSpec(DataType.string, "verdict"), ColSpec(DataType.binary, "image"), ColSpec(DataType.binary, "mask")]
     return ModelSignature(inputs=Schema(requests), outputs=Schema(samples))
 
 

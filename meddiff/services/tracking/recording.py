@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from meddiff.errors import redacted
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.services import versioning
@@ -131,7 +132,7 @@ def _life(run: Run, where: str = "") -> Iterator[None]:
             run.tags({_ERROR: where + " ".join(f"{type(e).__name__}: {e}".split())})
             run.status("FAILED" if isinstance(e, Exception) else "KILLED")
         except Exception as second:  # the first error matters more than that of its record
-            print(f"meddiff: a failure could not be recorded: {second}", file=sys.stderr)
+            print(f"meddiff: a failure could not be recorded: {redacted(str(second))}", file=sys.stderr)
         raise
     if run.error:
         run.tags({_ERROR: run.error})
@@ -143,7 +144,7 @@ def _life(run: Run, where: str = "") -> Iterator[None]:
 def _close(whole: Run, layout: Layout, stage: str, entry: dict[str, Any]) -> None:
     """Put what is known only after a stage into the execution's run."""
     whole.tags(out_tags(*(versioning.lock(layout.root) | {stage: entry}).values()))
-    whole.file(layout.params)
+    whole.text(layout.params.name, layout.params.read_text(encoding="utf-8"))
     whole.text("dvc.lock", versioning.lock_text(layout.root, stage, entry))
     if stage == _LAST_STAGE:
         whole.tags({models.COMPLETE: "true"})

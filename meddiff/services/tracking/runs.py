@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from meddiff.errors import redacted
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.services import versioning
@@ -57,9 +58,9 @@ class Run:
                 self.server.client.log_artifact(self.id, str(path), folder or None)
 
     def text(self, name: str, text: str) -> None:
-        """Keep a text as a file."""
+        """Keep a text, `redacted`, as a file."""
         with answering(self.server.uri):
-            self.server.client.log_text(self.id, text, name)
+            self.server.client.log_text(self.id, redacted(text), name)
 
     def datasets(self, inputs: Sequence[Any]) -> None:
         """Note `DatasetInput`s.
@@ -79,10 +80,10 @@ class Run:
                     self.server.client.log_inputs(self.id, [noted])
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Set tags; each value is cut at MLflow's limit."""
+        """Set tags; each value is `redacted`, and cut at MLflow's limit."""
         from mlflow.entities import RunTag
 
-        pairs = [RunTag(name, value[:5000]) for name, value in values.items()]
+        pairs = [RunTag(name, redacted(value)[:5000]) for name, value in values.items()]
         with answering(self.server.uri):
             for start in range(0, len(pairs), 100):
                 self.server.client.log_batch(self.id, tags=pairs[start:start + 100])
@@ -147,7 +148,8 @@ def _log_params(run: Run, params: Params) -> None:
     from mlflow.entities import Param
 
     values = params.model_dump(mode="json")
-    pairs = [Param(f"{section}.{name}", str(value)[:6000]) for section, own in values.items() for name, value in own.items()]
+    pairs = [Param(f"{section}.{name}", redacted(str(value))[:6000])
+             for section, own in values.items() for name, value in own.items()]
     with answering(run.server.uri):
         for start in range(0, len(pairs), 100):
             run.server.client.log_batch(run.id, params=pairs[start:start + 100])

@@ -145,9 +145,12 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 def ui_command(layout: Layout, params: TrackingParams, port: int) -> list[str]:
-    """The command that serves MLflow's pages on 127.0.0.1 for runs in a database; empty if a server shows them already."""
+    """The command that serves MLflow's pages on 127.0.0.1 for runs in a database; empty if a server shows them already.
+
+    It takes the database's address from MLFLOW_BACKEND_STORE_URI, since everybody on the machine sees a command's words.
+    """
     uri = tracking_uri(layout, params)
     if uri.startswith("http"):
         return []
-    return [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--default-artifact-root",
-            artifact_folder(layout, uri).as_uri(), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    return [sys.executable, "-m", "mlflow", "server", "--default-artifact-root", artifact_folder(layout, uri).as_uri(),
+            "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]

@@ -28,7 +28,7 @@ def init(
     """Point the project at a dataset: checks the folder and changes params.yaml, comments and order kept."""
     from meddiff.params import PrepareParams
     from meddiff.params.arms import BASELINE, COMBINED, TREATED
-    from meddiff.params.file import edit_params
+    from meddiff.params.file import edit_params, settings_text
     from meddiff.params.overrides import nested, setting
 
     layout, params = project()
@@ -44,7 +44,7 @@ def init(
     longer = {} if dataset == "demo" else {key: steps for key, steps in _LONGER.items() if setting(params, key) < steps}
     later: dict[str, dict[str, list[Any]]] = {}
     told = [f"{key}: {steps}, since the demo's are too few for real images" for key, steps in longer.items()]
-    text = edit_params(layout.params.read_text(), change | nested(longer), layout.params)
+    text = edit_params(settings_text(layout.params), change | nested(longer), layout.params)
     if dataset != "demo":
         from meddiff.datasets import adapters
 
@@ -70,7 +70,7 @@ def init(
         entry = {"name": stem or dataset, "dataset": dataset, "path": where}
         later["benchmark"] = {"datasets": [entry]}
         told.append(f"benchmark.datasets: {entry['name']} alone")
-    layout.params.write_text(edit_params(text, later, layout.params))
+    layout.params.write_text(edit_params(text, later, layout.params), encoding="utf-8")
     for line in (", ".join(f"{name}: {value}" for name, value in change["prepare"].items()), *told):
         print(f"params.yaml now says {line}")
     print("next: dvc repro")

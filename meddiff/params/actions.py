@@ -4,20 +4,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from meddiff.params.section import ArmName, Fraction, Positive, Section, Seed, SharedSeed
+from meddiff.params.section import ArmName, DatabaseUrl, Fraction, Positive, Section, Seed, SharedSeed
 
 
 class TrackingParams(Section):
     """Where runs are recorded. MLFLOW_TRACKING_URI in the environment wins."""
 
     uri: str = Field("", description="empty: a SQLite file in `.work/`")
-    experiment: str = Field("meddiff", description="name of the experiment in MLflow")
+    experiment: str = Field("meddiff", pattern=r"\S", description="name of the experiment in MLflow")
 
 
 class PromoteParams(Section):
     """The registered generator and the gate it must pass to become champion."""
 
-    model: str = Field("meddiff-generator", description="name of the registered generator")
+    model: str = Field("meddiff-generator", pattern=r"^[^/:\s][^/:]*$", description="name of the registered generator")
     min_gain_lower: float = Field(0.0, description="least lower bound of the Dice gain's interval")
     min_acceptance: Fraction = Field(0.2, description="least share of accepted samples")
     max_copies: Fraction = Field(0.05, description="greatest share of generated samples rejected as copies")
@@ -30,7 +30,7 @@ class TuneParams(Section):
     """The search over guidance, filter bounds and corrosion, on validation Dice and cost."""
 
     trials: Positive = Field(20, description="in all, with those of earlier calls")
-    storage: str = Field("", description="Optuna storage URL; empty: a SQLite file in `.work/`")
+    storage: DatabaseUrl = Field("", description="Optuna storage URL; empty: a SQLite file in `.work/`")
     study: str = Field("meddiff", description="beginning of the study's name in the storage")
     guidance_scale: tuple[float, float] = Field((1.0, 4.0), description="range searched of generate.guidance_scale")
     similarity_low: tuple[float, float] = Field((0.0, 0.3), description="range searched of filter.similarity_low")
@@ -95,7 +95,7 @@ class BenchmarkParams(Section):
 class CatalogParams(Section):
     """The database of samples and decisions. MEDDIFF_CATALOG_URL in the environment wins."""
 
-    url: str = Field("", description="SQLAlchemy URL with its driver; empty: a SQLite file in `.work/`")
+    url: DatabaseUrl = Field("", description="SQLAlchemy URL with its driver; empty: a SQLite file in `.work/`")
     project: str = Field("", description="name of this project's rows in a shared database; empty: the folder's name")
 
 

@@ -4,13 +4,13 @@ import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from reprlib import Repr
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from meddiff.errors import MeddiffError
@@ -18,6 +18,9 @@ from meddiff.params import MAIN, Params
 from meddiff.params.outdated import refuse_outdated, upgraded
 
 _COLUMN = 35  # of the comments
+_MOST = 10_000  # values of a file; an alias inside of itself, or of many others, stands for more than any memory holds
+_SHOWN = Repr()
+_SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 80
 _HEAD = """The settings that people set. `meddiff params` prints these and all others, which may be written here, too, under their
 section. `dvc repro` reruns what a change touches."""
 
@@ -37,16 +40,36 @@ def read_settings(text: str, where: object) -> dict[str, Any]:
     Raises:
         MeddiffError: it isn't YAML, or isn't laid out in sections.
     """
-    try:
-        values = YAML(typ="safe").load(text) or {}
-    except YAMLError as e:
-        raise MeddiffError(where, f"settings must be YAML ({' '.join(str(e).split())})", "Mend the line named") from e
+    values = _parse(YAML(typ="safe"), text, where)
+    values = {} if values is None else values
     if not isinstance(values, dict):
         raise MeddiffError(where, "settings must be named sections", "Start from the params.yaml of the repository")
     for name, own in values.items():
-        if not isinstance(own, dict):
-            raise MeddiffError(where, f"`{name}` must be a section with lines of `name: value`", "Correct or remove it")
+        if not isinstance(own, dict) or not all(isinstance(key, str) for key in (name, *own)):
+            raise MeddiffError(where, f"`{str(name)[:80]}` must be a section with lines of `name: value`",
+                               "Correct or remove it")
+    todo, count = list(values.values()), 0
+    while todo:
+        each, count = todo.pop(), count + 1
+        todo += each.values() if isinstance(each, dict) else each if isinstance(each, list | tuple | set) else ()
+        if count + len(todo) > _MOST:
+            raise MeddiffError(where, f"settings must be at most {_MOST} values, each alias (`*name`) counted as what "
+                               "it stands for", "Write them out")
     return values
+
+
+def _parse(yaml: YAML, text: str, where: object) -> Any:
+    try:
+        return yaml.load(text)
+    except Exception as e:  # of the parser, or of Python where a value is no number or date, or is nested too deeply
+        raise MeddiffError(where, f"settings must be YAML ({_problem(e)})", "Mend the line named") from e
+
+
+def _problem(error: Exception) -> str:
+    """What YAML's parser complains of, with the line; not what it advises, nor the lines themselves."""
+    mark = getattr(error, "problem_mark", None)
+    text = getattr(error, "problem", None) or str(error).partition("\n")[0] or type(error).__name__
+    return f"{' '.join(str(text).split())[:200]}{f', line {mark.line + 1}' if mark else ''}"
 
 
 def parse_params(values: Mapping[str, Any], where: object) -> Params:
@@ -67,8 +90,17 @@ def parse_params(values: Mapping[str, Any], where: object) -> Params:
             section = getattr(Params(), str(first["loc"][0])) if len(first["loc"]) > 1 else Params()
             raise MeddiffError(where, f"there is no setting `{name}`",
                                f"Correct the name or remove it; the settings there are {', '.join(section.settable())}") from e
-        rule = first["msg"].replace("Input should be", "it must be").replace("valid tuple", "list in brackets")
-        raise MeddiffError(where, f"`{name}` = {first['input']!r}: {rule}", "Set such a value") from e
+        rule = re.sub("^(Input|String|Tuple) should", "it must", first["msg"].removeprefix("Value error, "))
+        rule = rule.replace("valid tuple", "list in brackets")
+        raise MeddiffError(where, f"`{name}`{_shown(name, first['input'])}: {rule}", "Set such a value") from e
+
+
+def _shown(name: str, value: object) -> str:
+    """A value in a message: cut to a line's length, and not that of an address, which may hold a password."""
+    try:
+        return "" if name.endswith((".url", ".uri", ".storage")) else f" = {_SHOWN.repr(value)}"
+    except ValueError:  # a number of more digits than Python writes
+        return ""
 
 
 def load_params(path: Path) -> Params:
@@ -77,7 +109,7 @@ def load_params(path: Path) -> Params:
     Raises:
         MeddiffError: the file is missing, isn't YAML, or breaks a rule of `parse_params`.
     """
-    return parse_params(read_settings(_read(path), path), path)
+    return parse_params(read_settings(settings_text(path), path), path)
 
 
 def edit_params(text: str, changes: Mapping[str, Mapping[str, Any]], where: object) -> str:
@@ -101,9 +133,10 @@ def edit_params(text: str, changes: Mapping[str, Mapping[str, Any]], where: obje
     new = {section: own for section, own in new.items() if own}
     if not new:
         return text
-    parse_params(values | {section: values.get(section, {}) | own for section, own in new.items()}, where)
+    wanted = values | {section: values.get(section, {}) | own for section, own in new.items()}
+    parse_params(wanted, where)
     yaml = _editor()
-    document = yaml.load(text) or CommentedMap()
+    document = _parse(yaml, text, where) or CommentedMap()  # by another parser, which takes less
     for section, own in new.items():
         if section not in document:
             document[section] = CommentedMap()
@@ -113,7 +146,11 @@ def edit_params(text: str, changes: Mapping[str, Mapping[str, Any]], where: obje
                 document[section][name] = _styled(value)
             else:  # first, since the comment of the last holds the blank line before the next section
                 document[section].insert(0, name, _styled(value))
-    return _text(yaml, document)
+    edited = _text(yaml, document)
+    if read_settings(edited, where) != wanted:
+        raise MeddiffError(where, "a command can't change settings that stand for each other by anchors and aliases (`&`, `*`)",
+                           "Write them out, or change the file by hand")
+    return edited
 
 
 def write_params(path: Path, changes: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -125,7 +162,7 @@ def write_params(path: Path, changes: Mapping[str, Mapping[str, Any]]) -> list[s
     Raises:
         MeddiffError: a name or value breaks a rule; then the file stays as it was.
     """
-    path.write_text(edit_params(path.read_text(), changes, path))
+    path.write_text(edit_params(settings_text(path), changes, path), encoding="utf-8")
     return [f"{section}.{name}: {written(value)}" for section, own in changes.items() for name, value in own.items()]
 
 
@@ -159,13 +196,13 @@ def upgrade_params(path: Path, kept: Path) -> list[str]:
     Raises:
         MeddiffError: the file is missing, or breaks a rule of `parse_params` beside that of outdated settings.
     """
-    text = _read(path)
+    text = settings_text(path)
     values, lost = upgraded(read_settings(text, path))
     new = compose_params(parse_params(values, path))
     if new != text:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(text)
-        path.write_text(new)
+        kept.write_text(text, encoding="utf-8")
+        path.write_text(new, encoding="utf-8")
     return lost
 
 
@@ -174,12 +211,20 @@ def written(value: object) -> str:
     return _text(_editor(), _styled({"value": to_jsonable_python(value)})).strip()[len("{value: "):-1]
 
 
-def _read(path: Path) -> str:
+def settings_text(path: Path) -> str:
+    """The text of a settings file.
+
+    Raises:
+        MeddiffError: it is missing, can't be opened, or isn't UTF-8.
+    """
     if not path.is_file():
         raise MeddiffError(
             path, "the settings file must be there", "Work in a meddiff project folder, or copy its params.yaml here"
         )
-    return path.read_text()
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as e:
+        raise MeddiffError(path, f"the settings file must be text in UTF-8 that you may read ({e})", "Save it as UTF-8") from e
 
 
 def _editor() -> YAML:

@@ -1,8 +1,9 @@
 """What all sections of settings are made of: ranges, names, and the base class."""
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import SkipJsonSchema
 
@@ -17,12 +18,40 @@ SharedSeed = Annotated[Seed, Field(exclude=True, description="that of `prepare.s
 SharedPrecision = Annotated[Precision, Field(exclude=True, description="that of `compute.precision`"), SkipJsonSchema()]
 ClassName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]{0,39}$")]
 ArmName = Annotated[str, AfterValidator(lambda name: arm_of(name).name)]  # an arm of the comparison of segmenters
+_LIMIT = 2**31  # of every number: beyond it steps, seeds and sizes break libraries in ways of their own
+
+
+def _database(url: str) -> str:
+    if url and not re.match(r"[a-z][a-z0-9_+]*://", url):
+        raise ValueError("a database URL has the form sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME")
+    return url
+
+
+DatabaseUrl = Annotated[str, AfterValidator(_database)]
 
 
 class Section(BaseModel):
     """A frozen group of settings that rejects unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        each = value if isinstance(value, list | tuple) else [value]
+        if cls.model_fields[str(info.field_name)].annotation is not bool and any(isinstance(item, bool) for item in each):
+            raise ValueError("it must not be true or false")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _sane(cls, value: Any) -> Any:
+        for each in value if isinstance(value, tuple) else [value]:
+            if isinstance(each, int | float) and abs(each) >= _LIMIT:
+                raise ValueError(f"it must be a number below {_LIMIT}")
+            if isinstance(each, str) and re.search("[\0\ud800-\udfff]", each):
+                raise ValueError("it must be text in UTF-8 without zero bytes")
+        return value
 
     @classmethod
     def settable(cls) -> dict[str, FieldInfo]:

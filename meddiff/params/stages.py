@@ -20,7 +20,7 @@ class PrepareParams(Section):
     path: Annotated[str, Field(min_length=1)] = Field("raw", description="folder of the raw dataset; unused by `demo`")
     size: Annotated[int, Field(ge=32, le=1024, multiple_of=16)] = Field(64, description="side of the square images [pixels]")
     fit: Literal["pad", "squash"] = Field("pad", description="how a frame that isn't square becomes so")
-    n_labelled: Positive = Field(10, description="annotated training cases that the chain may see")
+    n_labelled: Annotated[int, Field(ge=2)] = Field(10, description="annotated training cases that the chain may see")
     val_fraction: Fraction = Field(0.15, description="share of cases for validation where the dataset has no split")
     test_fraction: Fraction = Field(
         0.25, description="share of cases for the test where the dataset has no split, and of lesion-free images"
@@ -57,7 +57,9 @@ class FoundationParams(Section):
     )
     revision: str | None = Field(None, description="commit of the hub id; required for a hub id")
     patch: Literal[2, 4, 8, 16] = Field(4, description="scratch: side of a patch that becomes one latent position [pixels]")
-    channels: tuple[int, ...] = Field((64, 128), description="scratch: width of each UNet level")
+    channels: Annotated[tuple[Annotated[int, Field(ge=16, multiple_of=16)], ...], Field(min_length=1, max_length=6)] = Field(
+        (64, 128), description="scratch: width of each UNet level"
+    )
     steps: Annotated[int, Field(ge=0)] = Field(
         15, description="embedded, scratch: training steps on the training images without their masks"
     )
@@ -120,7 +122,7 @@ class FinetuneParams(Section):
     inside_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="weight of the loss inside the lesion mask")
     outside_weight: Annotated[float, Field(ge=0)] = Field(0.1, description="weight of the loss outside the lesion mask")
     min_snr: Annotated[float, Field(ge=0)] = Field(5.0, description="gamma of the min-SNR weights of times; 0: all times alike")
-    prompt: str = Field("a photo of hta", description="holds a rare word; of several classes each adds its name")
+    prompt: str = Field("a photo of hta", pattern=r"\S", description="holds a rare word; of several classes each adds its name")
     token: str = Field("", description="word of the prompt that gets a learned embedding; empty: none, in mode `token` the last")
     token_learning_rate: Annotated[float, Field(gt=0)] = Field(0.001, description="of the token's embedding")
     prompt_dropout: Fraction = Field(0.1, description="share of examples that teach the empty prompt to paint no lesion; 0: none")
@@ -129,11 +131,25 @@ class FinetuneParams(Section):
     gradient_checkpointing: bool = Field(False, description="compute activations twice, not keep them: less memory, slower")
     seed: SharedSeed = 0
 
+    @field_validator("outside_weight")
+    @classmethod
+    def _something_weighs(cls, weight: float, info: ValidationInfo) -> float:
+        if not weight and not info.data.get("inside_weight"):
+            raise ValueError("the loss needs weight inside or outside the mask")
+        return weight
+
+    @field_validator("token")
+    @classmethod
+    def _token_is_a_word(cls, token: str, info: ValidationInfo) -> str:
+        if token and token not in (prompt := info.data.get("prompt", token)).split(" "):
+            raise ValueError(f"it must be a word of the prompt `{prompt}`")
+        return token
+
 
 class GenerateParams(Section):
     """Painting invented lesions into lesion-free images, and over lesions of images without annotation."""
 
-    n: Positive = Field(75, description="samples to make")
+    n: Annotated[int, Field(ge=1, le=1_000_000)] = Field(75, description="samples to make")
     samples_per_batch: Positive = Field(25, description="samples of one folder, the unit of resume and of quality control")
     batch_size: Positive = Field(16, description="samples computed together")
     precision: SharedPrecision = "float32"
@@ -209,7 +225,7 @@ class SegmentParams(Section):
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1)] = Field(
         (BASELINE, TREATED, COMBINED), description=f"of {', '.join(arm_names())}: docs/reference/segmenters.md"
     )
-    seeds: tuple[Seed, ...] = Field((0, 1, 2), description="each arm is trained once with each")
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field((0, 1, 2), description="each arm is trained once with each")
     steps: Positive = Field(160, description="optimizer steps, the same in every arm")
     batch_size: Positive = Field(8, description="images of a training step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(3e-3, description="at its peak")
@@ -222,12 +238,12 @@ class SegmentParams(Section):
         "arm without real cases too is left out"
     )
 
-    @field_validator("arms")
+    @field_validator("arms", "seeds")
     @classmethod
-    def _arms_differ(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(arms)) < len(arms):
-            raise ValueError("arms must differ")
-        return arms
+    def _each_once(cls, chosen: tuple[str | int, ...], info: ValidationInfo) -> tuple[str | int, ...]:
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"{info.field_name} must differ")
+        return chosen
 
     @field_validator("encoder_weights")
     @classmethod

@@ -44,7 +44,7 @@ def test_a_listing_marks_what_differs_from_the_default() -> None:
     lines = list(listing(params, ["generate", "tune"], changed=False))
     (marked,) = [line for line in lines if line.startswith("*")]
     assert marked.split()[:5] == ["*", "n", "5", "[default", f"{Params().generate.n};"]
-    assert marked.endswith("whole number from 1] samples to make")
+    assert marked.endswith("whole number from 1 up to 1000000] samples to make")
     assert sum(line.startswith("  ") for line in lines) == len(list(settings_of("generate"))) + len(list(settings_of("tune"))) - 1
     assert list(listing(params, list(Params.model_fields), changed=True))[1:] == [marked, ""]
     assert not list(listing(Params(), list(Params.model_fields), changed=True))

@@ -16,7 +16,7 @@ from typing import Any
 
 from meddiff.environment import greatest_memory
 from meddiff.errors import MeddiffError
-from meddiff.params.file import edit_params, load_params
+from meddiff.params.file import edit_params, load_params, settings_text
 from meddiff.services.versioning.lock import LOCK, run_git
 
 ERROR_MARK = "meddiff: "  # how `python -m meddiff` begins the line of a MeddiffError
@@ -57,7 +57,7 @@ def diff_params(path: Path, overrides: Mapping[str, Any]) -> str:
     Raises:
         MeddiffError: a name or value breaks a rule of `params.parse_params`.
     """
-    old = path.read_text()
+    old = settings_text(path)
     new = edit_params(old, overrides, path)
     return "".join(unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), f"a/{path.name}", f"b/{path.name}"))
 
@@ -90,13 +90,13 @@ def work_tree(source: Path, dest: Path, overrides: Mapping[str, Any]) -> Path:
     if not demo:  # a relative folder is meant from the project, not from the tree
         chosen = merged.get("prepare", {}).get("path", raw)
         merged.setdefault("prepare", {})["path"] = str((source / chosen).resolve())
-    text = edit_params((source / "params.yaml").read_text(), merged, source / "params.yaml")
+    text = edit_params(settings_text(source / "params.yaml"), merged, source / "params.yaml")
     fresh = not (dest / ".dvc").is_dir()
     for name in _project_files(source, None if demo else (source / raw).resolve()):
         if fresh or name != LOCK:
             (dest / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source / name, dest / name)
-    (dest / "params.yaml").write_text(text)
+    (dest / "params.yaml").write_text(text, encoding="utf-8")
     _share_cache(source, dest)
     if fresh and (dest / LOCK).is_file():
         _dvc(dest, {}, print, "checkout", "--allow-missing", "--force", "--quiet")

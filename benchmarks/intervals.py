@@ -41,7 +41,9 @@ def main() -> None:
     parser.add_argument("--against", default="real")
     parser.add_argument("--budget", default="40")
     given = parser.parse_args()
-    table = with_lesion(pd.read_csv(given.per_case, dtype={"budget": str}))
+    numbers = ("dice", "iou", "hd95", "nsd", "lesion_area")  # empty cells of which are NaN; an id may be `NA`
+    table = with_lesion(pd.read_csv(given.per_case, dtype={"budget": str}, keep_default_na=False,
+                                    na_values=dict.fromkeys(numbers, "")))
     by_seed = {}
     for dataset, part in table[table["budget"] == given.budget].groupby("dataset", sort=False):
         both = on_shared_seeds(part, given.arm, given.against)

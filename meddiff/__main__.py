@@ -1,5 +1,6 @@
 """Entry point of `meddiff` and `python -m meddiff`: silence first, then the commands; errors of users end as one line."""
 
+import io
 import signal
 import sys
 
@@ -10,6 +11,9 @@ from meddiff.errors import MeddiffError
 def main() -> None:
     """Run a command. Exit code 2 for a `MeddiffError` or wrong usage, 130 after an interrupt, 1 where a gate refuses."""
     quiet()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that isn't UTF-8 must not end a stage
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as by Ctrl-C: runs are closed, outputs brought back
     from meddiff.cli.app import app
 

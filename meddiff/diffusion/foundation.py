@@ -7,11 +7,14 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionInpaintPipeline, StableDiffusionXLInpaintPipeline
 from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
+from torch import nn
 
 import meddiff.diffusion.codec  # noqa: F401  a saved embedded pipeline names its class
 from meddiff.errors import MeddiffError
 
 _INDEX = "model_index.json"
+_POINTER = b"version https://git-lfs"  # the beginning of what a clone without Git LFS has in the place of a file
 # Left out when loading: not needed here, and older folders name classes of them that no longer exist.
 _UNUSED = {"feature_extractor": None, "image_encoder": None}
 _KINDS = {
@@ -34,13 +37,15 @@ def load_foundation(source: str, revision: str | None = None) -> StableDiffusion
         The pipeline of Stable Diffusion 1 and 2, the embedded one included, or that of Stable Diffusion XL, in eval mode.
 
     Raises:
-        MeddiffError: the folder isn't there, isn't such a pipeline, or the hub can't be reached.
+        MeddiffError: the folder isn't there, isn't such a pipeline or holds weights that aren't numbers, or the hub can't be
+            reached.
     """
     place, revision = _place(source, revision)
     try:
         index = place / _INDEX if isinstance(place, Path) else Path(hf_hub_download(place, _INDEX, revision=revision))
-        name = json.loads(index.read_text())["_class_name"]
-        if name not in _KINDS:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        name = content.get("_class_name") if isinstance(content, dict) else None
+        if not isinstance(name, str) or name not in _KINDS:
             raise MeddiffError(
                 source, f"a foundation is a {' or '.join(_KINDS)}, this is a {name}", "Choose an inpainting model of such a kind"
             )
@@ -48,12 +53,15 @@ def load_foundation(source: str, revision: str | None = None) -> StableDiffusion
         pipeline: StableDiffusionInpaintPipeline = kind.from_pretrained(
             place, revision=revision, use_safetensors=True, dtype=torch.float32, **options
         )
-    except (OSError, ValueError, AttributeError, TypeError, KeyError) as e:
-        raise MeddiffError(
-            source,
-            f"an inpainting pipeline in safetensors format must load ({' '.join(str(e).split())[:300]})",
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RuntimeError, ImportError, SafetensorError) as e:
+        reason, remedy = _fault(place) or (
+            " ".join(str(e).split())[:300],
             "Check the name, the network and the format, or download the folder and set foundation.source to it",
-        ) from e
+        )
+        raise MeddiffError(source, f"an inpainting pipeline in safetensors format must load ({reason})", remedy) from e
+    for part, network in pipeline.components.items():
+        if isinstance(network, nn.Module) and not all(bool(weight.isfinite().all()) for weight in network.parameters()):
+            raise MeddiffError(source, f"weights must be finite numbers, some of `{part}` aren't", "Take an intact copy")
     unet, channels = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
     if unet <= 2 * channels:
         raise MeddiffError(
@@ -67,6 +75,22 @@ def load_foundation(source: str, revision: str | None = None) -> StableDiffusion
     for part in (pipeline, pipeline.unet, pipeline.vae):  # a saved copy would name this folder, and so differ from tree to tree
         part.register_to_config(_name_or_path="")
     return pipeline
+
+
+def _fault(place: str | Path) -> tuple[str, str] | None:
+    """What is seen to be wrong with a folder's weights, and the remedy: the libraries' own words don't say it."""
+    files = sorted(place.rglob("*.safetensors")) if isinstance(place, Path) else []
+    for file in files:
+        with file.open("rb") as stream:
+            if stream.read(len(_POINTER)) == _POINTER:
+                return (f"{file.relative_to(place)} is a pointer of Git LFS, not the weights",
+                        "Run `git lfs pull` in the folder, or download the files themselves")
+    variants = {file.parent: file for file in files if file.name.count(".") > 1}
+    for folder, file in variants.items():
+        if not any(other.parent == folder and other.name.count(".") == 1 for other in files):
+            return (f"{file.relative_to(place)} is of the variant `{file.name.split('.')[1]}`, and the plain file isn't there",
+                    "Load it with `variant=` and save it anew without, or take the variant's name out of the files' names")
+    return None
 
 
 def _place(source: str, revision: str | None) -> tuple[str | Path, str | None]:

@@ -140,7 +140,9 @@ def _from_transformers(source: str, revision: str | None, device: str) -> Embedd
         raise OSError("there is no such folder, and it isn't a hub id")
     elif not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         raise ValueError(f"a hub model needs filter.extractor_revision, a commit of 40 hexadecimal digits, not {revision!r}")
-    model = AutoModel.from_pretrained(folder if prepared else source, revision=revision, use_safetensors=True)
+    model = AutoModel.from_pretrained(folder if prepared else source, revision=revision, use_safetensors=True,
+                                      trust_remote_code=False)  # else it asks on a terminal
+    _check_finite(model)
     if prepared is None:
         with suppress(EntryNotFoundError):
             prepared = Path(hf_hub_download(source, _PREPROCESSOR, revision=revision))
@@ -193,6 +195,12 @@ def _fill(network: nn.Module, weights: dict[str, Tensor]) -> None:
     missing = [key for key in found.missing_keys if not key.endswith("num_batches_tracked")]
     if missing or found.unexpected_keys:
         raise ValueError(f"weights are missing or too many, such as {(missing + found.unexpected_keys)[0]}")
+    _check_finite(network)
+
+
+def _check_finite(network: nn.Module) -> None:
+    if not all(bool(weight.isfinite().all()) for weight in network.parameters()):
+        raise ValueError("weights must be finite numbers, some aren't")
 
 
 def _embedding(network: Callable[[Tensor], Tensor], prepared: Path | None, config: object, device: str) -> Embedding:

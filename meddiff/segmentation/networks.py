@@ -107,6 +107,8 @@ def load_encoder(network: nn.Module, name: str, file: Path) -> None:
         if wrong:
             found, wanted = shapes.get(wrong[0], "missing"), tuple(own[wrong[0]].shape) if wrong[0] in own else "unknown"
             raise ValueError(f"{wrong[0]} is {found} in the file, {wanted} in the network")
+        if not all(bool(value.isfinite().all()) for value in weights.values()):
+            raise ValueError("its numbers must be finite, some aren't")
         network.encoder.load_state_dict(own | weights)
     except Exception as e:  # torch.load fails in as many ways as there are files
         raise MeddiffError(file, f"the encoder's weights must be those of {name} under torchvision's names "

@@ -152,14 +152,10 @@ def train_segmenter(
         MeddiffError: no real case, a case without mask, images of several or unfit sizes, a mask of a class above K, or the
             file of the encoder's weights doesn't fit.
     """
-    encoder = params.encoder if params.network == "flexible_unet" else ""
-    architecture = Architecture(params.network, WIDTHS[params.network], classes, encoder)
-    _check([*real, *synthetic, *validation], len(real), architecture)
-    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = architecture.build().to(device)
-    if params.encoder_weights:
-        load_encoder(network, encoder, Path(params.encoder_weights).expanduser())
+    _check([*real, *synthetic, *validation], len(real), classes)
+    height, width = real[0].image.shape[:2]
+    begun = untrained(params, classes, height, width, seed, f"case {real[0].id}")
+    architecture, network = begun.architecture, begun.network.to(device)
     pool = chosen(synthetic, round(params.ratio * len(real)), seed)
     n_synthetic = max(1, round(params.share * params.batch_size)) if pool and params.share > 0 else 0
     all_images, all_masks = _tensors(real, device, classes)
@@ -192,6 +188,30 @@ def train_segmenter(
     losses = train(network.parameters(), loss, schedule, checkpoint, after_step, list(network.buffers()))
     best.restore()
     return Segmenter(network.eval(), architecture, best.dice, tuple(losses))
+
+
+def untrained(params: SegmentParams, classes: int, height: int, width: int, seed: int = 0,
+              where: str = "prepare.size") -> Segmenter:
+    """The network before its training, with weights by the seed and those that `params.encoder_weights` names.
+
+    Args:
+        classes: K.
+        height, width: of the images [pixels].
+        where: what has this size, for the error.
+
+    Raises:
+        MeddiffError: the sides are unfit for the network, or the file of the encoder's weights doesn't fit.
+    """
+    encoder = params.encoder if params.network == "flexible_unet" else ""
+    architecture = Architecture(params.network, WIDTHS[params.network], classes, encoder)
+    if unfit := architecture.unfit(height, width):
+        raise MeddiffError(where, unfit, "Set prepare.size, or another segment.network")
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = architecture.build()
+    if params.encoder_weights:
+        load_encoder(network, encoder, Path(params.encoder_weights).expanduser())
+    return Segmenter(network, architecture)
 
 
 def chosen(pairs: Sequence[_Pair], limit: int, seed: int) -> list[_Pair]:
@@ -241,12 +261,10 @@ def within_frame(prediction: Pixels, case: Case) -> Pixels:
     return prediction if case.frame is None else prediction * case.frame.mask(len(prediction)).astype(np.uint8)
 
 
-def _check(cases: Sequence[Case], n_real: int, architecture: Architecture) -> None:
+def _check(cases: Sequence[Case], n_real: int, classes: int) -> None:
     if not n_real:
         raise MeddiffError("training cases", "a segmenter needs at least one annotated case", "Raise prepare.n_labelled")
-    shape, classes = cases[0].image.shape, architecture.classes
-    if unfit := architecture.unfit(*shape[:2]):
-        raise MeddiffError(f"case {cases[0].id}", unfit, "Set prepare.size, or another segment.network")
+    shape = cases[0].image.shape
     for case in cases:
         if case.mask is None or case.image.shape != shape or case.mask.shape != shape[:2]:
             raise MeddiffError(f"case {case.id}", f"every case needs a mask and the size {shape[0]} x {shape[1]}",

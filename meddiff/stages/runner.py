@@ -5,6 +5,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from meddiff.errors import redacted
 from meddiff.layout import Layout
 
 
@@ -22,7 +23,9 @@ def execute(stage: str, root: Path) -> None:
     try:
         params = load_params(layout.params)
         from meddiff.services.tracking import stage_run
+        from meddiff.stages.preflight import check_ahead
 
+        check_ahead(params, stage)
         with stage_run(layout, params, stage) as tracker:
             import_module(f"meddiff.stages.{stage}").run(layout, params, tracker)
     except BaseException:
@@ -32,5 +35,6 @@ def execute(stage: str, root: Path) -> None:
             try:
                 restore_outs(root, stage)
             except Exception as second:  # the stage's own error matters more
-                print(f"earlier outputs of {stage} could not be brought back, try `dvc checkout`: {second}", file=sys.stderr)
+                print(redacted(f"earlier outputs of {stage} could not be brought back, try `dvc checkout`: {second}"),
+                      file=sys.stderr)
         raise

@@ -1,6 +1,7 @@
 """Each adapter on a miniature of the layout its authors publish, and everything that may be wrong with it."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -205,6 +206,15 @@ def test_a_broken_layout_is_named(name: str, spoil: Callable[[Path], None], mess
     spoil(tmp_path)
     with pytest.raises(MeddiffError, match=message):
         read(name, tmp_path)
+
+
+def test_a_name_of_another_encoding_is_refused(tmp_path: Path) -> None:
+    """As an old archive leaves it: no table and no page could name the case."""
+    name = os.fsdecode("läsion.png".encode("latin-1"))
+    image(tmp_path / "images" / name)
+    mask(tmp_path / "masks" / name)
+    with pytest.raises(MeddiffError, match=r"images/l\\udce4sion\.png: the name of a file must be UTF-8"):
+        read("folder", tmp_path)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -1,4 +1,6 @@
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,51 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     pipeline = stable_diffusion()
     pipeline.save_pretrained(tmp_path, safe_serialization=False)
     with pytest.raises(MeddiffError, match="safetensors"):
+        load_foundation(str(tmp_path))
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-500])
+
+
+def name_code(folder: Path) -> None:
+    """The UNet's class in a file of the folder, as hubs hold them: no code of others is run."""
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"unet": ["mine", "Mine"]}))
+    (folder / "unet/mine.py").write_text("raise SystemExit('this code must not run')")
+
+
+@pytest.mark.parametrize(("spoil", "rule"), [
+    (lambda folder: [file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3438167540\n")
+                     for file in folder.rglob("*.safetensors")], r"\.safetensors is a pointer of Git LFS.*git lfs pull"),
+    (lambda folder: cut(folder / "unet/diffusion_pytorch_model.safetensors"), "must load"),
+    (lambda folder: shutil.rmtree(folder / "unet"), "must load"),
+    (lambda folder: (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"PK\3\4" * 9), "must load"),
+    (lambda folder: (folder / "model_index.json").write_text("[]"), "this is a None"),
+    (lambda folder: (folder / "model_index.json").write_text('{"_class_name": ["mine", "Pipeline"]}'), "a foundation is a"),
+    (lambda folder: (folder / "model_index.json").write_bytes(b"\xff"), "must load"),
+    (name_code, "must load"),
+])
+def test_a_folder_that_is_not_intact_is_one_clear_error(tmp_path: Path, spoil: Callable[[Path], object], rule: str) -> None:
+    stable_diffusion().save_pretrained(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(MeddiffError, match=rule) as caught:
+        load_foundation(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_a_variant_alone_is_told(tmp_path: Path) -> None:
+    stable_diffusion().save_pretrained(tmp_path, variant="fp16")
+    with pytest.raises(MeddiffError, match=r"fp16\.safetensors is of the variant `fp16`.*save it anew without"):
+        load_foundation(str(tmp_path))
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    pipeline = stable_diffusion()
+    with torch.no_grad():
+        pipeline.vae.decoder.conv_out.bias[0] = float("nan")
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(MeddiffError, match="weights must be finite numbers, some of `vae` aren't"):
         load_foundation(str(tmp_path))
 
 

@@ -102,6 +102,7 @@ def save_pickle(weights: dict[str, torch.Tensor], file: Path) -> None:
     ("w.safetensors", lambda w, f: save_file({k: v for k, v in w.items() if k != "bn1.bias"}, f), r"bn1\.bias is missing"),
     ("w.safetensors", lambda w, f: save_file(w | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, f),
      r"conv1\.weight is \(64, 1, 7, 7\) in the file, \(64, 3, 7, 7\) in the network"),
+    ("w.safetensors", lambda w, f: save_file(w | {"bn1.bias": torch.full((64,), torch.nan)}, f), "must be finite"),
     ("w.safetensors", lambda w, f: save_file(pretrained("resnet34"), f), r"layer1\.2\.\S+ is .* in the file, unknown"),
 ])
 def test_a_file_of_other_weights_is_named(tmp_path, name, spoil, message):

@@ -41,6 +41,9 @@ def read(dataset: str, path: Path, classes: Sequence[str] = ("lesion",)) -> list
     cases = sorted(found, key=lambda case: case.id)
     if not cases:
         raise MeddiffError(path, f"a `{dataset}` dataset must hold an image", "Check `prepare.dataset` and `prepare.path`")
+    for case in cases:
+        if case.id.encode(errors="ignore").decode() != case.id:  # bytes of another encoding, as an old archive leaves them
+            raise MeddiffError(case.image, "the name of a file must be UTF-8", "Rename it, and its mask (`convmv` renames many)")
     for one, other in pairwise(cases):
         if one.id == other.id:
             raise MeddiffError(other.image, f"ids must be unique, `{one.id}` is also {one.image}", "Rename one, and its mask")

@@ -54,7 +54,7 @@ def _write_tiles(tree: Layout, shown: int, tiles: Path) -> None:
 
 def read_verdicts(tiles: Path) -> dict[int, str]:
     """Seed of a picture -> `accepted`, or why not."""
-    table = pd.read_csv(tiles / _VERDICTS)
+    table = pd.read_csv(tiles / _VERDICTS, keep_default_na=False)
     return dict(zip(table["seed"].astype(int), table["verdict"], strict=True))
 
 

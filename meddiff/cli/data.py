@@ -1,4 +1,4 @@
-"""Commands on synthetic data that is there: the catalogue, releases, and the dataset for nnU-Net."""
+"""Commands on synthetic data that is there: the catalogue, releases, and exports for other programs."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from meddiff.cli.project import project
 
 catalog_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What is known of the synthetic samples.")
 release_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Synthetic datasets in S3 storage or a folder.")
-export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The training pairs in the format of another program.")
+export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The accepted pairs for other programs.")
 
 
 @catalog_app.command("rebuild")
@@ -100,21 +100,41 @@ def release_list(place: Place, endpoint: Endpoint = None) -> None:
         print(f"{release.name}  {release.pairs} pairs  {release.bytes / 1e6:.1f} MB  {release.created}")
 
 
+@export_app.command("folder")
+def export_folder(
+    out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    labels: Annotated[bool, typer.Option("--labels", help="Masks of one class hold 0 and 1, not 0 and 255.")] = False,
+) -> None:
+    """Write the accepted pairs, with their final masks, as images/ and masks/."""
+    from meddiff.delivery.pairs import export_pairs
+    from meddiff.progress import bar
+
+    layout, params = project()
+    with bar("export") as report:
+        made = export_pairs(layout, params, out, labels, report)
+    print(f"{made} accepted pairs in {out}: images/, masks/, samples.csv; README.md says what the masks hold")
+
+
 @export_app.command("nnunet")
 def export_nnunet(
     out: Annotated[Path, typer.Argument(help="nnU-Net's folder nnUNet_raw, or a new one.")],
     arm: Annotated[str, typer.Option(help="An arm of segment.arms whose pairs lie in files; any other is told which do.")
                    ] = "synthetic",
     number: Annotated[int, typer.Option(min=1, max=999, help="Of the dataset in nnU-Net.")] = 501,
+    test_labels: Annotated[bool, typer.Option("--test-labels", help="Also labelsTs/: the test masks as nnU-Net's labels.")
+                           ] = False,
 ) -> None:
-    """Write a dataset for nnU-Net v2: pairs never in its validation, test images without masks."""
+    """Write a dataset for nnU-Net v2: pairs never in its validation, test images without masks unless asked for."""
     from meddiff.delivery.nnunet import export
     from meddiff.progress import bar
 
     layout, params = project()
     with bar("export") as report:
-        made = export(layout, params, out, arm, number, report)
+        made = export(layout, params, out, arm, number, report, test_labels)
     print(f"{made.folder}: {made.real} real and {made.added} added training pairs, {made.validation} validation cases, "
           f"{made.test} test images")
     print(f"next, with nnU-Net: nnUNetv2_plan_and_preprocess -d {number} -c 2d --verify_dataset_integrity && "
           f"nnUNetv2_train {number} 2d 0")
+    if test_labels:
+        print(f"then, with its predictions of imagesTs in DIR: nnUNetv2_evaluate_folder {made.folder}/labelsTs DIR "
+              f"-djfile {made.folder}/dataset.json -pfile DIR/plans.json")

@@ -1,4 +1,4 @@
-"""The dataset for nnU-Net v2: real and synthetic training pairs in its raw format, validation apart, test images without masks.
+"""The dataset for nnU-Net v2: real and synthetic training pairs in its raw format, validation apart, test images.
 
 Format: nnU-Net v2's `dataset_format.md` and its reader `NaturalImage2DIO`: `imagesTr/CASE_0000.png` (RGB: one file of three
 channels), `labelsTr/CASE.png` (indices 0 to K), `imagesTs/`, `dataset.json`. Its planner takes `splits_final.json` from here.
@@ -38,7 +38,8 @@ class Exported:
 
 
 def export(
-    layout: Layout, params: Params, out: Path, arm: str = TREATED, number: int = 501, report: Report = silent
+    layout: Layout, params: Params, out: Path, arm: str = TREATED, number: int = 501, report: Report = silent,
+    test_labels: bool = False,
 ) -> Exported:
     """Write `DatasetNNN_NAME_ARM/` of one arm below `out`.
 
@@ -52,6 +53,7 @@ def export(
             annotation in which lesions were found `found_ID`.
         number: 1 to 999; nnU-Net keeps those below 500 for published datasets.
         report: called after each image.
+        test_labels: also write `labelsTs/`, the annotation of the test images, for `nnUNetv2_evaluate_folder`.
 
     Raises:
         MeddiffError: no such arm, the number is taken, a class has a name that nnU-Net reserves, the project isn't that far or
@@ -64,7 +66,7 @@ def export(
     folder = out.resolve() / f"Dataset{number:03d}_{re.sub('[^A-Za-z0-9]+', '_', f'{dataset}_{arm}').strip('_')}"
     _check_free(folder, number)
     real, validation = read_cases(layout.cases("train")), read_cases(layout.cases("val"))
-    test = read_cases(layout.cases("test"), labelled=False)
+    test = read_cases(layout.cases("test"), labelled=test_labels)
     row = _exportable(arm)
     pairs = _pairs(layout, row, params.segment.ratio, len(real))
     training = [*(real if row.real else []), *pairs]
@@ -78,7 +80,7 @@ def export(
             for case in cases:
                 write_image(fresh / f"images{part}" / f"{case.id}_0000.png", case.image)
                 if case.mask is not None:
-                    _write_labels(fresh / f"labels{part}" / f"{case.id}.png", case, len(names))
+                    write_labels(fresh / f"labels{part}" / f"{case.id}.png", case, len(names))
                 done += 1
                 report(done, len(ids), {})
         _write_json(fresh / "splits_final.json", [{"train": [c.id for c in training], "val": [c.id for c in validation]}])
@@ -122,8 +124,12 @@ def _pairs(layout: Layout, arm: Arm, ratio: float, n_real: int) -> list[Case]:
     return kept
 
 
-def _write_labels(path: Path, case: Case, classes: int) -> None:
-    """Indices in one channel: nnU-Net would read the colours of a palette, and takes 255 for a class."""
+def write_labels(path: Path, case: Case, classes: int) -> None:
+    """Write a mask as indices in one channel: many readers give a palette's colours, and 255 would be a class.
+
+    Raises:
+        MeddiffError: the mask holds a class that prepare.classes doesn't name.
+    """
     assert case.mask is not None
     labels = (case.mask > 0).astype(np.uint8) if classes == 1 else case.mask
     if labels.max(initial=0) > classes:

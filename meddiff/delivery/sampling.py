@@ -9,12 +9,13 @@ from meddiff.params import Params
 from meddiff.progress import Report, silent
 from meddiff.services.tracking import load_generator
 
+_UNFILTERED = "unfiltered"  # the filter compares with the dataset, which does not travel with the model
 _ROWS = 16  # requests a call: memory stays small, the bar moves
 
 
 def sample_registered(layout: Layout, params: Params, model: str, seeds: Sequence[int], out: Path,
                       guidance_scale: float | None = None, report: Report = silent) -> int:
-    """Write `images/ID.png`, `masks/ID.png` and `samples.csv` (id, seed, background) of new samples.
+    """Write `images/ID.png`, `masks/ID.png` and `samples.csv` (id, seed, background, verdict) of new samples, unfiltered.
 
     Args:
         layout: a project, for the default address of the tracking server.
@@ -50,7 +51,7 @@ def sample_registered(layout: Layout, params: Params, model: str, seeds: Sequenc
             for sample in made.itertuples():
                 (fresh / f"images/{sample.id}.png").write_bytes(sample.image)
                 (fresh / f"masks/{sample.id}.png").write_bytes(sample.mask)
-            tables.append(made[["id", "seed", "background"]])
+            tables.append(made[["id", "seed", "background"]].assign(verdict=_UNFILTERED))
             report(start + len(part), len(seeds), {})
         pd.concat(tables).to_csv(fresh / "samples.csv", index=False)
     return len(seeds)

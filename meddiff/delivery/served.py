@@ -29,8 +29,8 @@ class Generator:
                 `mask` and `background` (bytes of an image file of the model's size).
 
         Returns:
-            Columns `id`, `seed`, `background` (text), `image` and `mask` (bytes of PNG files; mask 0 and 255, of
-            several classes their indices).
+            Columns `id`, `seed`, `background`, `verdict` (text; always `unfiltered`: bad samples and near-copies are among them),
+            `image` and `mask` (bytes of PNG files; mask 0 and 255, of several classes their indices).
 
         Raises:
             MeddiffError: no `seed` column, or a mask or background that doesn't fit.
@@ -54,6 +54,7 @@ class Generator:
                 "id": [s.id for s in samples],
                 "seed": [s.seed for s in samples],
                 "background": [s.background for s in samples],
+                "verdict": "unfiltered",
                 "image": [_png(s.image) for s in samples],
                 "mask": [_png(s.mask * np.uint8(255 if classes == 1 else 1)) for s in samples],
             }

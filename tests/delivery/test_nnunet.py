@@ -112,6 +112,20 @@ def test_no_mask_of_a_test_case_goes_out(cases, tmp_path, arm):
     assert export(layout, settings(ONE), tmp_path / "again", arm).test == 2
 
 
+@pytest.mark.parametrize("classes", [ONE, TWO])
+def test_test_labels_go_out_where_they_are_asked_for(cases, tmp_path, classes):
+    """As nnU-Net's evaluation takes them: perfect predictions against masks of 0 and 255 would have a Dice of 0."""
+    layout = project(tmp_path / "project", cases, len(classes))
+    folder = export(layout, settings(classes), tmp_path / "raw", test_labels=True).folder
+    assert sorted(path.name for path in (folder / "labelsTs").iterdir()) == [f"{case.id}.png" for case in cases(2, seed=3)]
+    for i, case in enumerate(cases(2, seed=3)):
+        with Image.open(folder / "labelsTs" / f"{case.id}.png") as picture:
+            assert picture.mode == "L"
+            assert np.array_equal(picture, case.mask * (1 + i % len(classes)))
+    about, split = described(folder)
+    assert about["numTraining"] == len(split["train"]) + len(split["val"]) == 11
+
+
 def test_several_classes_keep_their_indices_and_names(cases, tmp_path):
     folder = export(project(tmp_path / "project", cases, 2), settings(TWO), tmp_path / "raw").folder
     about, split = described(folder)
@@ -193,6 +207,10 @@ def test_the_command_tells_what_it_wrote_and_what_comes_next(cases, tmp_path, mo
     assert done.exit_code == 0
     assert "Dataset502_busi_real: 4 real and 0 added training pairs, 3 validation cases, 2 test images" in done.output
     assert "nnUNetv2_train 502 2d 0" in done.output
+    assert "evaluate" not in done.output
+    done = CliRunner().invoke(app, ["export", "nnunet", str(tmp_path / "raw"), "--number", "503", "--test-labels"],
+                              catch_exceptions=False)
+    assert f"nnUNetv2_evaluate_folder {tmp_path}/raw/Dataset503_busi_synthetic/labelsTs DIR" in done.output
 
 
 @pytest.mark.filterwarnings("default")

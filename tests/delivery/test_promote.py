@@ -194,7 +194,8 @@ def test_samples_of_a_model_go_into_a_new_folder(layout: Layout, monkeypatch: py
     assert (out / "images/s10.png").read_bytes() == b"one"
     assert (out / "masks/s29.png").read_bytes() == b"own"
     table = pd.read_csv(out / "samples.csv")
-    assert list(table.columns) == ["id", "seed", "background"]
+    assert list(table.columns) == ["id", "seed", "background", "verdict"]
+    assert set(table["verdict"]) == {"unfiltered"}
     assert list(table["seed"]) == list(range(10, 30))
     with pytest.raises(MeddiffError, match="new or empty"):
         sample_registered(layout, Params(), model, [1], out)

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from meddiff.errors import MeddiffError
+from meddiff.evaluation.bootstrap import LEAST_SEEDS
 from meddiff.layout import Layout
 from meddiff.outputs.samples import read_records
 from meddiff.params import Params, PromoteParams
@@ -35,7 +36,8 @@ def judge(found: Evidence, gate: PromoteParams) -> Decision:
         return Decision(False, ("no complete pipeline execution has evaluated this version: run `dvc repro`, or name an "
                                 "evaluated one by --version",), found.version)
     rules = (("gain_lower", "at least", gate.min_gain_lower), ("acceptance", "at least", gate.min_acceptance),
-             ("copies", "at most", gate.max_copies), ("memorised_p", "at least", gate.memorised_alpha))
+             ("copies", "at most", gate.max_copies), ("memorised_p", "at least", gate.memorised_alpha),
+             ("gain_seeds", "at least", LEAST_SEEDS))
     reasons, passed = [], True
     for name, relation, bound in rules:
         value = found.metrics.get(name, math.nan)

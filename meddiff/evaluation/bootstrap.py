@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from meddiff.errors import MeddiffError
 
+LEAST_SEEDS = 3  # for a verdict: one seed doesn't cover the luck of training at all, two hardly do
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -31,8 +33,8 @@ class Interval:
 
     @property
     def decided(self) -> bool:
-        """Whether the interval lies on one side of zero."""
-        return self.lower > 0 or self.upper < 0
+        """Whether the interval lies on one side of zero, and covers seeds enough for a verdict."""
+        return self.seeds >= LEAST_SEEDS and (self.lower > 0 or self.upper < 0)
 
 
 def mean_interval(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from meddiff.cases import CLASS_COLOURS
 from meddiff.evaluation.arms import arm_name, look_of, main_arms
-from meddiff.evaluation.bootstrap import Interval
+from meddiff.evaluation.bootstrap import LEAST_SEEDS, Interval
 from meddiff.evaluation.figures import OUTLINES
 from meddiff.evaluation.summary import Summary
 from meddiff.pages import Entry, Picture, Table, counted, points, render
@@ -28,10 +28,12 @@ def headline(summary: Summary) -> tuple[str, Interval | None]:
 
 
 def verdict(gain: Interval | None, arm: str = TREATED) -> str:
-    """The result of an arm in one sentence; a gain is claimed only where the whole interval is above zero."""
+    """The result of an arm in one sentence; a gain is claimed only where the whole interval is above zero, of seeds enough."""
     if gain is None or math.isnan(gain.mean):
         return f"No gain measured: that needs both the real and the {arm} arm, and test cases with lesions."
     numbers, pairs = _in_words(gain), look_of(arm).pairs
+    if gain.seeds < LEAST_SEEDS:
+        return f"No verdict, which needs {LEAST_SEEDS} training seeds (here {gain.seeds}): {pairs} changed the Dice by {numbers}."
     if gain.decided:
         return f"{pairs.capitalize()} {'raised' if gain.lower > 0 else 'lowered'} the Dice: {numbers}."
     return f"No gain shown by {pairs}: {numbers}, and the interval includes zero."

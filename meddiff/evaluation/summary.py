@@ -108,8 +108,9 @@ class Summary:
         values = {f"dice_{arm}": scores["dice"].mean for arm, scores in self.arms.items()}
         values |= {f"specificity_{arm}": found.specificity.mean for arm, found in self.detection.items()}
         values |= {"acceptance": self.quality.acceptance, "copies": self.quality.copied}
-        if self.gain:
-            values |= {"gain": self.gain.mean, "gain_lower": self.gain.lower, "gain_upper": self.gain.upper}
+        if self.gain and not math.isnan(self.gain.mean):
+            values |= {"gain": self.gain.mean, "gain_lower": self.gain.lower, "gain_upper": self.gain.upper,
+                       "gain_seeds": self.gain.seeds}
         for arm, gain in self.gains.items():
             if arm != TREATED:
                 values |= {f"gain_{arm}": gain.mean, f"gain_{arm}_lower": gain.lower, f"gain_{arm}_upper": gain.upper}

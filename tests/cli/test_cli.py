@@ -153,7 +153,7 @@ def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> N
         Image.new("L", (32, 32), 90).save(project / f"other/images/{i}.png")
         Image.new("L", (32, 32), 255).save(project / f"other/masks/{i}.png")
     done = run("init", "--dataset", "folder", "--path", "other", "--n-labelled", "2")
-    assert "segment.arms: real, synthetic, combined, since there are training images" in done.stdout, "two of three masks are used"
+    assert "segment.arms: real, synthetic, combined, since there are training images" in done.stdout, "two of three are used"
     (project / "params.yaml").write_text(after)
     with pytest.raises(MeddiffError, match="must be there"):
         run("init", "--dataset", "busi", "--path", "nowhere")

@@ -40,7 +40,7 @@ class Echo:
 def _load_pyfunc(path):
     return Echo(pathlib.Path(path, "word.txt").read_text())
 '''
-GOOD = {"gain_lower": 0.01, "acceptance": 0.5, "copies": 0.0, "memorised_p": 0.4}
+GOOD = {"gain_lower": 0.01, "gain_seeds": 3, "acceptance": 0.5, "copies": 0.0, "memorised_p": 0.4}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def execution(layout: Layout, name: str, metrics: dict[str, float], monkeypatch:
 @pytest.mark.parametrize(("metrics", "broken"), [
     (GOOD, ""), ({**GOOD, "gain_lower": -0.001}, "gain_lower"),
     ({**GOOD, "acceptance": 0.1}, "acceptance"), ({**GOOD, "copies": 0.2}, "copies"),
-    ({**GOOD, "gain_lower": math.nan}, "gain_lower"),
+    ({**GOOD, "gain_lower": math.nan}, "gain_lower"), ({**GOOD, "gain_seeds": 2}, "gain_seeds"),
     ({name: value for name, value in GOOD.items() if name != "copies"}, "copies"),
     ({**GOOD, "memorised_p": 0.04}, "memorised_p"),
     ({name: value for name, value in GOOD.items() if name != "memorised_p"}, "memorised_p"),

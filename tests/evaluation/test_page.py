@@ -52,6 +52,17 @@ def test_a_gain_is_claimed_only_with_the_whole_interval_above_zero(found, words)
     assert ("raised" in verdict(found)) == (found is not None and found.lower > 0)
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_too_few_seeds_give_a_difference_and_no_verdict(seeds):
+    found = interval(0.021, 0.004, 0.038, seeds=seeds)
+    assert verdict(found) == (f"No verdict, which needs 3 training seeds (here {seeds}): synthetic pairs changed the Dice by "
+                              "+2.1 Dice points (95% interval +0.4 to +3.8).")
+    page = report_page(summary(found), [], "demo", "now", 2.0)
+    assert 'class="verdict "' in page
+    assert "raised" not in page
+    assert not found.decided
+
+
 def test_the_headline_is_of_the_arm_that_uses_all_and_names_it():
     clear, unclear = interval(0.05, 0.03, 0.07, 150), interval(0.01, -0.01, 0.03)
     both = replace(summary(unclear), gains={"synthetic": unclear, "combined": clear})

@@ -49,7 +49,7 @@ def test_means_gain_sizes_and_exclusions():
                                 "synthetic": {"dice": 0, "iou": 0, "hd95": 0, "nsd": 0}}
     assert (summary.n_real, summary.n_synthetic, summary.steps) == (8, 4, 20)
     assert summary.headlines() == pytest.approx({"dice_real": 0.5, "dice_synthetic": 0.6, "acceptance": 0.4, "copies": 0.1,
-                                                 "gain": 0.1, "gain_lower": 0.1, "gain_upper": 0.1})
+                                                 "gain": 0.1, "gain_lower": 0.1, "gain_upper": 0.1, "gain_seeds": 2})
 
 
 def test_undefined_numbers_become_null_and_no_headline():

@@ -273,9 +273,8 @@ def test_a_run_lives_from_its_beginning_to_its_end(empty: Path) -> None:
     assert attempt() != first
 
 
-def test_no_password_of_the_settings_is_recorded(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_password_of_the_settings_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that read the runs would see it: parameters, the settings file, a stage's error."""
-    shutil.copytree(empty / ".work", tmp_path / ".work")
     monkeypatch.setenv("MEDDIFF_EXECUTION", "with a password")
     layout, address = Layout(tmp_path), "postgresql+psycopg://u:SECRET@db.example.org/x"
     layout.params.write_text(f'catalog:\n  url: "{address}"\ntune:\n  storage: {address}\n')
@@ -344,6 +343,22 @@ def test_an_unreachable_server_is_told_within_seconds(tmp_path: Path, monkeypatc
     assert time.monotonic() - begun < 10
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("MLFLOW_TRACKING_URI", "foo://u:SECRET@x", r"MLflow at foo://u:\*\*\*@x: the tracking server must answer"),
+    ("MLFLOW_TRACKING_URI", "sqlite:////proc/nowhere/x.db", "No such file or directory: '/proc/nowhere'"),
+    ("MLFLOW_TRACKING_URI", "sqlite:////proc", "the tracking server must answer"),
+    ("MLFLOW_TRACKING_URI", "postgresql://u:SECRET@127.0.0.1:port/x", "the tracking server must answer"),
+    ("MLFLOW_HTTP_REQUEST_TIMEOUT", "long", "MLFLOW_HTTP_REQUEST_TIMEOUT"),
+])
+def test_a_variable_that_is_wrong_is_told(name: str, value: str, message: str, tmp_path: Path,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(MeddiffError, match=message) as caught:
+        connect(Layout(tmp_path), Params().tracking)
+    assert "SECRET" not in str(caught.value)
 
 
 def test_processes_that_start_together_make_one_database(tmp_path: Path) -> None:

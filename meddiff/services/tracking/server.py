@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,7 +68,7 @@ def connect(layout: Layout, params: TrackingParams) -> Server:
         MeddiffError: nothing answers within seconds, or the experiment is deleted.
     """
     uri = tracking_uri(layout, params)
-    with _alone(uri), answering(uri), _environment(_IMPATIENCE):
+    with answering(uri), _alone(uri), _environment(_IMPATIENCE):
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -111,7 +112,9 @@ def answering(uri: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as e:
-        if not isinstance(e, OSError) and type(e).__module__.partition(".")[0] not in _VENDORS:
+        *_, last = traceback.walk_tb(e.__traceback__)
+        variable = isinstance(e, ValueError) and last[0].f_globals["__name__"] == "mlflow.environment_variables"  # no number
+        if not isinstance(e, OSError) and type(e).__module__.partition(".")[0] not in _VENDORS and not variable:
             raise
         line = " ".join(str(e).split())
         raise MeddiffError(f"MLflow at {uri}", f"the tracking server must answer ({line[:160]})",

@@ -350,6 +350,7 @@ def test_an_unreachable_server_is_told_within_seconds(tmp_path: Path, monkeypatc
     ("MLFLOW_TRACKING_URI", "sqlite:////proc/nowhere/x.db", "No such file or directory: '/proc/nowhere'"),
     ("MLFLOW_TRACKING_URI", "sqlite:////proc", "the tracking server must answer"),
     ("MLFLOW_TRACKING_URI", "postgresql://u:SECRET@127.0.0.1:port/x", "the tracking server must answer"),
+    ("MLFLOW_TRACKING_URI", "postgresql+psycopg://u:SECRET@127.0.0.1:9/x", "the tracking server must answer"),
     ("MLFLOW_HTTP_REQUEST_TIMEOUT", "long", "MLFLOW_HTTP_REQUEST_TIMEOUT"),
 ])
 def test_a_variable_that_is_wrong_is_told(name: str, value: str, message: str, tmp_path: Path,

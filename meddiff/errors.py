@@ -1,6 +1,7 @@
 """The one error a user meets: where it happened, the rule that was broken, and the remedy; and what nobody is shown."""
 
 import re
+from collections.abc import Sequence
 
 # Up to the last `@`: a password that should have been escaped is hidden, too.
 _PASSWORD = re.compile(r"""([A-Za-z][\w+.-]*://[^\s:/@'"]*):\S*@""")
@@ -11,8 +12,6 @@ _NAMED = re.compile(r"(?i)\b(\w*(?:password|passwd|pwd|secret|token|api_?key|acc
 def redacted(text: str) -> str:
     """A text with `***` for each password and token of the addresses in it, for all that is logged, stored or printed."""
     return _NAMED.sub(r"\1=***", _TOKEN.sub(r"\1***@", _PASSWORD.sub(r"\1:***@", text)))
-
-from collections.abc import Sequence
 
 
 class MeddiffError(Exception):

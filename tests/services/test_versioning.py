@@ -186,6 +186,22 @@ def test_the_demo_keeps_its_folder_in_the_tree(project: Path, tmp_path: Path) ->
     assert (tree / "raw/big.png").is_file()
 
 
+def test_a_project_without_git_is_one_line(tmp_path: Path) -> None:
+    """As downloaded; DVC itself would end in a traceback."""
+    (tmp_path / "my work (2)/.dvc").mkdir(parents=True)
+    (root := tmp_path / "my work (2)").joinpath("dvc.yaml").write_text("stages: {}\n")
+    (root / "params.yaml").write_text("prepare:\n  seed: 1\n")
+    for call in (lambda: versioning.upstream(root, "prepare"), lambda: versioning.lock_entry(root, "prepare"),
+                 lambda: versioning.restore_outs(root, "prepare"), lambda: versioning.work_tree(root, tmp_path / "tree", {})):
+        with pytest.raises(MeddiffError, match=r"my work \(2\): DVC works in a git repository.*Run `git init`"):
+            call()
+    (root / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+    assert versioning.upstream(root, "prepare") == ()
+    (root / "dvc.yaml").write_text("stages: [")
+    with pytest.raises(MeddiffError, match="DVC must be able to work in the project"):
+        versioning.upstream(root, "prepare")
+
+
 def test_bad_overrides_and_projects(project: Path, tmp_path: Path) -> None:
     with pytest.raises(MeddiffError, match=r"filter\.sed"):
         versioning.work_tree(project, tmp_path / "tree", {"filter": {"sed": 5}})

@@ -3,15 +3,37 @@
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from meddiff.errors import MeddiffError
 from meddiff.layout import STAGES
 
 LOCK = "dvc.lock"
+
+
+@contextmanager
+def dvc_repo(root: Path) -> Iterator[Any]:
+    """DVC's object for a project, open during the block.
+
+    Raises:
+        MeddiffError: DVC can't work in it, as where there is no git, or `dvc.yaml` is broken.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.scm import SCMError
+
+    try:
+        with closing(Repo(str(root))) as repo:
+            yield repo
+    except SCMError as e:
+        raise MeddiffError(root, "DVC works in a git repository, and there is none here",
+                           "Run `git init`, or `dvc config core.no_scm true` to do without") from e
+    except DvcException as e:
+        raise MeddiffError(root, f"DVC must be able to work in the project ({e})", "Mend what it names") from e
 
 
 @contextmanager
@@ -20,13 +42,8 @@ def _stage(root: Path, stage: str) -> Iterator[Any]:
     if not (root / "dvc.yaml").is_file() or not (root / ".dvc").is_dir():
         yield None
         return
-    from dvc.repo import Repo
-
-    repo = Repo(str(root))
-    try:
+    with dvc_repo(root) as repo:
         yield next((each for each in repo.index.stages if getattr(each, "name", None) == stage), None)
-    finally:
-        repo.close()
 
 
 def lock_entry(root: Path, stage: str) -> dict[str, Any]:

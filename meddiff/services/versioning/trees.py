@@ -17,7 +17,7 @@ from typing import Any
 from meddiff.environment import greatest_memory
 from meddiff.errors import MeddiffError
 from meddiff.params.file import edit_params, load_params, settings_text
-from meddiff.services.versioning.lock import LOCK, run_git
+from meddiff.services.versioning.lock import LOCK, dvc_repo, run_git
 
 ERROR_MARK = "meddiff: "  # how `python -m meddiff` begins the line of a MeddiffError
 _ABSENT = re.compile(r"failed to reproduce '.*': \[Errno 2\] No such file or directory: '(.+)'")  # DVC, before a stage runs
@@ -117,11 +117,8 @@ def _project_files(source: Path, raw: Path | None) -> list[str]:
 
 
 def _share_cache(source: Path, dest: Path) -> None:
-    from dvc.repo import Repo
-
-    repo = Repo(str(source))
-    cache = repo.cache.legacy.path  # the folder that holds `files/` and the run cache `runs/`
-    repo.close()
+    with dvc_repo(source) as repo:
+        cache = repo.cache.legacy.path  # the folder that holds `files/` and the run cache `runs/`
     config = configparser.ConfigParser()
     # Links rather than copies: many trees stand over one cache, and every stage replaces its outputs whole.
     config.read_dict({"core": {"no_scm": "true"}, "cache": {"dir": str(Path(cache).resolve()), "type": "reflink,hardlink,copy"}})

@@ -29,6 +29,16 @@ class Layout:
         """`{"train": [id…], "val": […], "test": […]}`, made once by patient group."""
         return self.root / "data/split.json"
 
+    @property
+    def left_out(self) -> Path:
+        """Every case that is in no part, file that isn't read and annotation that isn't used, and why."""
+        return self.root / "data/left_out.csv"
+
+    @property
+    def near_duplicates(self) -> Path:
+        """The pairs of images that are of one group by their look."""
+        return self.root / "data/near_duplicates.csv"
+
     def cases(self, split: str) -> Path:
         """Folder of one split: `images/ID.png`, `masks/ID.png` (absent for unlabelled training images), `cases.csv`."""
         return self.root / "data" / split

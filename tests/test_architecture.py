@@ -304,7 +304,8 @@ def test_stages_run_this_package_in_this_order() -> None:
 def test_outs_are_the_paths_of_the_layout() -> None:
     layout = Layout(Path())
     expected = {
-        "prepare": {layout.split, layout.normal, layout.outlines, *map(layout.cases, ("train", "val", "test"))},
+        "prepare": {layout.split, layout.left_out, layout.near_duplicates, layout.normal, layout.outlines,
+                    *map(layout.cases, ("train", "val", "test"))},
         "foundation": {layout.foundation},
         "backgrounds": {layout.backgrounds, layout.inspector},
         "mask_model": {layout.mask_model},
@@ -360,7 +361,7 @@ def test_only_prepare_and_evaluate_name_the_test_cases() -> None:
     copies the test images, without masks (tests/delivery/test_nnunet.py)."""
     opened = {name_of(path) for path in [*sources(), *sources(ROOT / "flows")] for part in constants(calls(path, "cases"), 0)
               if part not in ("train", "val")}
-    assert opened == {"stages/prepare", "stages/evaluate", "delivery/nnunet"}
+    assert opened == {"outputs/prepared", "stages/evaluate", "delivery/nnunet"}
     spelled = {name_of(path) for path in sources() for node in ast.walk(ast.parse(path.read_text()))
                if isinstance(node, ast.Constant) and str(node.value).startswith("data/test")}
     assert spelled <= {"datasets/leakage"}   # in its message

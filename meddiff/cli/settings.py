@@ -24,6 +24,8 @@ def init(
     n_labelled: Annotated[int | None, typer.Option(help="Annotated training cases that the chain may see.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the square images [pixels].")] = None,
     classes: Annotated[str | None, typer.Option(help="Names of several classes of lesions, with commas between.")] = None,
+    group_pattern: Annotated[str | None, typer.Option(help=r"What in an image's name is the patient, such as '^(patient_\d+)'.")
+                             ] = None,
 ) -> None:
     """Point the project at a dataset: checks the folder and changes params.yaml, comments and order kept."""
     from meddiff.params import PrepareParams
@@ -39,7 +41,9 @@ def init(
     if dataset != "demo" == params.prepare.dataset and params.prepare.n_labelled == PrepareParams().n_labelled:
         n_labelled = n_labelled or _LABELLED
     names = [name.strip() for name in classes.split(",")] if classes else list(PrepareParams().classes)
-    values = {"dataset": dataset, "path": where, "n_labelled": n_labelled, "size": size, "classes": names}
+    pattern = group_pattern or (params.prepare.group_pattern if before == (dataset, where) and group_pattern is None else "")
+    values = {"dataset": dataset, "path": where, "n_labelled": n_labelled, "size": size, "classes": names,
+              "group_pattern": pattern if pattern != params.prepare.group_pattern else None}
     change = {"prepare": {name: value for name, value in values.items() if value is not None}}
     longer = {} if dataset == "demo" else {key: steps for key, steps in _LONGER.items() if setting(params, key) < steps}
     later: dict[str, dict[str, list[Any]]] = {}
@@ -48,12 +52,14 @@ def init(
     if dataset != "demo":
         from meddiff.datasets import adapters
 
-        cases = adapters.read(dataset, Path(where), names)
+        cases = adapters.read(dataset, Path(where), names, pattern)
         marked, free = sum(bool(case.masks) for case in cases), sum(case.lesion_free for case in cases)
         unmarked = sum(not case.annotated for case in cases)
         parts = {part: sum(case.part == part for case in cases) for part in ("train", "val", "test")}
         print(f"{dataset} at {where}: {len(cases)} images, {marked} with a lesion mask, {free} declared lesion-free, "
-              f"{unmarked} without annotation, {len({case.group for case in cases})} groups")
+              f"{unmarked} without annotation, {len({case.group or case.id for case in cases})} groups")
+        for line in adapters.tell_left_out(adapters.passed_over(dataset, Path(where), cases)) + adapters.offer_groups(cases):
+            print(line)
         print("split by the dataset: " + ", ".join(f"{n} {part}" for part, n in parts.items()) if any(parts.values())
               else "the dataset has no split; `prepare` makes one by groups")
         share = 1 - params.prepare.val_fraction - params.prepare.test_fraction

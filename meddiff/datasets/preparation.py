@@ -17,8 +17,19 @@ from meddiff.cases import DEEP, Frame, Pixels, sha256
 from meddiff.datasets.adapters import RawCase, decode, fit_square, in_memory, read
 from meddiff.datasets.demo import make_phantoms
 from meddiff.datasets.leakage import photographed
+from meddiff.datasets.neighbours import Neighbours, find_neighbours
 from meddiff.datasets.plausibility import MaskMeasures, count_lesions, measure, refuse_colours, tell_masks
-from meddiff.datasets.splits import Member, Split, choose_labelled, near_duplicates, split, thumbnail, with_unannotated
+from meddiff.datasets.splits import (
+    SPLITS,
+    Member,
+    Split,
+    choose_labelled,
+    merged_groups,
+    near_duplicates,
+    split,
+    thumbnail,
+    with_unannotated,
+)
 from meddiff.errors import MeddiffError, joined
 from meddiff.params import PrepareParams
 from meddiff.progress import Report, silent
@@ -68,9 +79,9 @@ class PreparedCase:
         return self.label > 0
 
     @property
-    def columns(self) -> tuple[int, int, int, int, str, str]:
-        """The last ones of its row in the tables: frame, mode and SHA-256."""
-        return *astuple(self.frame), self.mode, self.raw_sha256
+    def columns(self) -> tuple[int, int, int, int, str, str, str]:
+        """The last ones of its row in the tables: frame, mode, SHA-256 and patient."""
+        return *astuple(self.frame), self.mode, self.raw_sha256, self.raw.group
 
     @property
     def usable(self) -> bool:
@@ -87,12 +98,14 @@ class Division:
         labelled: ids of the training cases whose annotation the chain may see.
         cases: the usable ones by id: those that didn't vanish.
         pairs: `[P, 2]` near-duplicates among them.
+        neighbours: among those whose patient nobody knows; frames of a video are of one group where the dataset has no split.
     """
 
     parts: Split
     labelled: tuple[str, ...]
     cases: dict[str, PreparedCase]
     pairs: NDArray[np.intp]
+    neighbours: Neighbours
 
     def annotated(self, part: str) -> set[str]:
         """Ids of the cases of a part whose masks the chain may see."""
@@ -109,7 +122,7 @@ def list_cases(folder: Path, settings: PrepareParams) -> list[RawCase]:
         return [in_memory(case) for lesion, n in ((True, settings.demo_cases), (False, settings.demo_normal))
                 for case in make_phantoms(n, lesion, settings.size, settings.demo_modality, _PHANTOMS,
                                           len(settings.classes), settings.demo_lesions)]
-    return read(settings.dataset, folder, settings.classes)
+    return read(settings.dataset, folder, settings.classes, settings.group_pattern)
 
 
 def prepare_cases(cases: Sequence[RawCase], settings: PrepareParams, threads: int, keep: Callable[[str, Pixels, Pixels], None],
@@ -150,11 +163,12 @@ def divide(cases: Sequence[PreparedCase], settings: PrepareParams) -> Division:
     if not any(case.lesion for case in usable):
         raise MeddiffError(settings.path, "one mask at least must hold a lesion", "Check the masks: all are empty")
     pairs = _near_duplicates(usable, settings.duplicate_bits)
-    members = [Member(case.raw.id, case.raw.group, case.lesion, case.raw.part, case.label)
-               for case in usable if case.raw.annotated]
-    others = {case.raw.id: case.raw.group for case in usable if not case.raw.annotated}
+    neighbours, divided = _neighbours(usable), any(case.raw.part for case in usable)
+    linked = pairs if divided else np.concatenate([pairs, neighbours.pairs])  # the dataset's own parts hold, whatever is found
+    members = _members([case for case in usable if case.raw.annotated], divided, settings)
+    others = {case.raw.id: case.raw.group or case.raw.id for case in usable if not case.raw.annotated}
     among = pairs[(pairs < len(members)).all(axis=1)]
-    parts = with_unannotated(split(members, among, settings.val_fraction, settings.test_fraction), members, others, pairs)
+    parts = with_unannotated(split(members, among, settings.val_fraction, settings.test_fraction), members, others, linked)
     known = {case.raw.id: case for case in usable}
     labels = {id: known[id].label for id in parts.parts["train"] if known[id].raw.annotated}
     labelled = choose_labelled(labels, parts.groups, settings.n_labelled, settings.seed, labels)
@@ -162,7 +176,7 @@ def divide(cases: Sequence[PreparedCase], settings: PrepareParams) -> Division:
         if label not in {labels[id] for id in labelled}:
             raise MeddiffError("prepare.classes", f"every class must have a labelled training case, `{name}` has none",
                                "Raise `prepare.n_labelled`, add cases of this class, or leave the class out")
-    return Division(parts, labelled, known, pairs)
+    return Division(parts, labelled, known, pairs, neighbours)
 
 
 def count_cases(cases: Sequence[PreparedCase], division: Division, classes: Sequence[str],
@@ -183,6 +197,7 @@ def count_cases(cases: Sequence[PreparedCase], division: Division, classes: Sequ
     return {"images": len(cases), **{part: len(ids) for part, ids in parts.parts.items()}, "labelled": len(division.labelled),
             "test_lesion_free": sum(not case.lesion for case in test.values()), "test_in_foundation": len(shipped),
             "groups": len(set(parts.groups.values())), "near_duplicate_pairs": len(division.pairs),
+            "neighbour_pairs": len(division.neighbours.pairs), "without_patient": sum(not case.raw.group for case in cases),
             "unannotated": len(parts.unannotated), "left_out_unannotated": len(parts.dropped_unannotated),
             "left_out_vanished": sum(case.vanished for case in cases),
             "left_out_duplicates": len(parts.dropped), "left_out_lesion_free": len(parts.dropped_backgrounds),
@@ -242,3 +257,24 @@ def _near_duplicates(cases: Sequence[PreparedCase], bits: int) -> NDArray[np.int
     """Pairs at the original size or at the chosen one, in which `evaluate` looks for leaks: at the bounds the two differ."""
     sizes = np.stack([case.thumbnails for case in cases], axis=1)
     return np.unique(np.concatenate([near_duplicates(thumbnails, bits) for thumbnails in sizes]), axis=0)
+
+
+def _members(cases: Sequence[PreparedCase], divided: bool, settings: PrepareParams) -> list[Member]:
+    """The annotated cases by group; frames of a video are one, which no image without annotation may change."""
+    groups = [case.raw.group or case.raw.id for case in cases]
+    if not divided and (near := _neighbours(cases)).video:
+        groups = merged_groups(groups, near.pairs)
+        if len({group for case, group in zip(cases, groups, strict=True) if case.lesion}) < len(SPLITS):
+            raise MeddiffError(settings.path, "three groups at least must have a lesion, but the images look like frames of one "
+                               f"video: {near.alike} of {near.compared} resemble the next by name as 1 % of others do",
+                               "Name groups in groups.json or groups.csv; `prepare.group_pattern: (.+)` makes each image one")
+    return [Member(case.raw.id, group, case.lesion, case.raw.part, case.label) for case, group in zip(cases, groups, strict=True)]
+
+
+def _neighbours(cases: Sequence[PreparedCase]) -> Neighbours:
+    """Of the cases whose patient nobody knows, with indices of `cases`."""
+    places = np.array([i for i, case in enumerate(cases) if not case.raw.group], np.intp)
+    if not places.size:
+        return Neighbours(np.empty((0, 2), np.intp))
+    made = find_neighbours([cases[i].raw.id for i in places], np.stack([cases[i].thumbnails[0] for i in places]))
+    return replace(made, pairs=places[made.pairs])

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from meddiff.cases import DEEP, Case
-from meddiff.evaluation.page import further, headline, verdict
+from meddiff.evaluation.page import further, headline, patient_warning, verdict
 from meddiff.evaluation.summary import Summary
 
 
@@ -16,7 +16,7 @@ def closing_lines(summary: Summary, page: Path) -> list[str]:
         lines.append(f"Dice, {arm} arm: {dice.mean:.3f} ({dice.confidence:.0%} interval {dice.lower:.3f} to {dice.upper:.3f}; "
                      f"{dice.cases} test cases, {dice.seeds} seeds)")
     arm, gain = headline(summary)
-    return [*lines, verdict(gain, arm), *further(summary), f"Report: {page}"]
+    return [*lines, verdict(gain, arm), *further(summary), *patient_warning(summary), f"Report: {page}"]
 
 
 def describe_images(cases: Sequence[Case], modes: Collection[str]) -> str:

@@ -81,7 +81,7 @@ def report_page(
 
 def caveats(summary: Summary) -> list[str]:
     """What limits the result, one sentence each, from its own numbers."""
-    (_, gain), found = headline(summary), []
+    (_, gain), found = headline(summary), patient_warning(summary)
     if gain and gain.cases < 100:
         found.append(f"{gain.cases} test cases: differences of about one point need 100 to 200 to be told from chance.")
     if (seeds := gain.seeds if gain else _seeds(summary)) < 5:
@@ -101,6 +101,14 @@ def caveats(summary: Summary) -> list[str]:
     return [*found, "One dataset and one split: other scanners, hospitals and kinds of lesion aren't covered.",
             "The interval covers the choice of test cases and training seeds, not that of the annotated cases or the generator.",
             "With synthetic images each batch holds fewer real ones; all arms had the same number of steps."]
+
+
+def patient_warning(summary: Summary) -> list[str]:
+    """A warning where images have no known patient; nothing where all have."""
+    if not summary.unknown_patients:
+        return []
+    return [f"Warning: the patients of {counted(summary.unknown_patients, 'image')} aren't known. Images of one patient may lie "
+            "on both sides of the test; then the scores are too good and the intervals too narrow."]
 
 
 def _cards(summary: Summary) -> list[tuple[str, str]]:
@@ -177,7 +185,8 @@ def _done(summary: Summary) -> list[str]:
         f"Each arm: {counted(_seeds(summary), 'training seed')}, {summary.steps} optimizer steps, the same batch size, initial "
         f"weights and classic augmentation{' (stronger in one arm, which says so)' if stronger else ''}.",
         "The best weights on the validation cases were kept. The test cases were opened for this page alone.",
-        "Intervals: bootstrap over patients and seeds of the paired difference of each case."]
+        f"Intervals: bootstrap over {'images' if summary.unknown_patients else 'patients'} and seeds of the paired difference of "
+        "each case."]
 
 
 def _quality(summary: Summary) -> Table:

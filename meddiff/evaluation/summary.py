@@ -82,6 +82,7 @@ class Summary:
         effects: further arm -> Dice of the synthetic arm less that of this one, paired: what it is ahead of a rival, or what
             corrosion, the filter or another number of pairs gives.
         detection: arm -> how well it finds lesions, and finds none in lesion-free images.
+        unknown_patients: images of the dataset whose patient nobody knows, each drawn as one of its own.
     """
 
     arms: dict[str, dict[str, Interval]]
@@ -96,6 +97,7 @@ class Summary:
     gains: dict[str, Interval] = field(default_factory=dict)
     effects: dict[str, Interval] = field(default_factory=dict)
     detection: dict[str, Found] = field(default_factory=dict)
+    unknown_patients: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The content of `summary.json`: plain values, with null in the place of NaN."""
@@ -140,7 +142,8 @@ def size_strata(areas: Sequence[float]) -> list[str]:
     return ["empty" if area <= 0 else SIZES[int(area > low) + int(area > high)] for area in areas]
 
 
-def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, settings: EvaluateParams) -> Summary:
+def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, settings: EvaluateParams,
+              unknown_patients: int = 0) -> Summary:
     """Intervals of everything in `per_case.csv`. With several classes a case counts by its mean over classes.
 
     Args:
@@ -149,6 +152,7 @@ def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, set
         training: `validation.csv`: arm, seed, steps, n_real, n_synthetic.
         quality: see `assess`.
         settings: resamples, confidence and seed of the bootstrap.
+        unknown_patients: see `Summary`.
 
     Raises:
         MeddiffError: an arm lacks a case or a seed.
@@ -167,7 +171,7 @@ def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, set
         quality=quality, n_real=int(training["n_real"].max()), n_synthetic=int(treated["n_synthetic"].max()),
         steps=int(training["steps"].max()),
         by_class={name: _dice(part, settings) for name, part in by_class.items()}, gains=gains,
-        effects=_effects(cases, settings), detection=detection)
+        effects=_effects(cases, settings), detection=detection, unknown_patients=unknown_patients)
 
 
 def with_lesion(table: pd.DataFrame) -> pd.DataFrame:

@@ -20,6 +20,7 @@ class CaseRow:
         top, left, height, width: where the square shows the image [pixels]; of height 0: everywhere.
         mode: Pillow's pixel format of the raw image.
         raw_sha256: of the raw image file; empty for an image that never was one.
+        patient: as the dataset names it; empty where nobody knows it.
     """
 
     id: str
@@ -33,6 +34,7 @@ class CaseRow:
     width: int = 0
     mode: str = ""
     raw_sha256: str = ""
+    patient: str = ""
 
     @property
     def frame(self) -> Frame | None:
@@ -59,11 +61,32 @@ class NormalRow:
     width: int = 0
     mode: str = ""
     raw_sha256: str = ""
+    patient: str = ""
 
     @property
     def frame(self) -> Frame | None:
         """Where the square shows the image; None: everywhere."""
         return Frame(self.top, self.left, self.height, self.width) if self.height else None
+
+
+@dataclass(frozen=True)
+class LeftOutRow:
+    """Something of the dataset that isn't used; the columns are `datasets.adapters.LeftOut`'s."""
+
+    id: str
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SimilarRow:
+    """Two images of one group by their look; the columns are `datasets.accounts.SimilarPair`'s."""
+
+    first: str
+    second: str
+    kind: str
+    correlation: float
+    group: str
 
 
 @dataclass(frozen=True)

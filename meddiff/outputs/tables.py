@@ -19,11 +19,13 @@ from meddiff.outputs.rows import (
     CorrosionRow,
     DecisionRow,
     DroppedRow,
+    LeftOutRow,
     LossRow,
     NormalRow,
     RemovalRow,
     SampleRow,
     ScoreRow,
+    SimilarRow,
     ValidationRow,
 )
 
@@ -123,6 +125,8 @@ def loss_points(folder: Path, most: int = 50) -> dict[int, float]:
 
 CASES = StageTable("cases.csv", CaseRow, "prepare", "the prepared split")
 NORMAL = StageTable("backgrounds.csv", NormalRow, "prepare", "the table of the dataset's lesion-free images")
+LEFT_OUT = StageTable("left_out.csv", LeftOutRow, "prepare", "the table of what isn't used")
+SIMILAR = StageTable("near_duplicates.csv", SimilarRow, "prepare", "the table of images that look alike", "%.4f")
 BACKGROUNDS = StageTable("backgrounds.csv", BackgroundRow, "backgrounds", "the table of backgrounds")
 REMOVALS = StageTable("removals.csv", RemovalRow, "backgrounds", "the attempts at removing lesions", "%.4f")
 LOSSES = StageTable("loss.csv", LossRow, "finetune", "the curve of a training's loss")

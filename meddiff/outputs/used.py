@@ -1,14 +1,25 @@
 """Every image that the chain has used: what the search for leaks looks through."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from meddiff.cases import read_image
 from meddiff.datasets.leakage import Used, look
 from meddiff.layout import Layout
 from meddiff.outputs.pairs import KINDS
+from meddiff.outputs.rows import CaseRow
 from meddiff.outputs.samples import Records
 from meddiff.outputs.tables import BACKGROUNDS, CASES, NORMAL
 from meddiff.params.arms import arm_of
+
+
+def count_unknown(layout: Layout, test: Iterable[CaseRow]) -> int:
+    """How many of the dataset's images, test cases included, have no known patient.
+
+    Raises:
+        MeddiffError: a table is missing.
+    """
+    cases = (*test, *CASES.rows(layout.cases("train")), *CASES.rows(layout.cases("val")))
+    return sum(not case.patient for case in cases) + sum(not image.patient for image in NORMAL.rows(layout.normal))
 
 
 def list_used(layout: Layout, records: Records, arms: Collection[str]) -> Iterator[Used]:

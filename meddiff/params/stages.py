@@ -1,5 +1,6 @@
 """The settings of the stages."""
 
+import re
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -32,6 +33,10 @@ class PrepareParams(Section):
     demo_normal: Positive = Field(60, description="lesion-free phantoms")
     demo_modality: Literal["ultrasound", "dermoscopy", "mixed"] = Field("mixed", description="what the phantoms look like")
     demo_lesions: Annotated[int, Field(ge=1, le=5)] = Field(1, description="greatest number of lesions in one phantom")
+    group_pattern: str = Field(
+        "", description="regular expression: what its first bracket finds in an image's name is the patient, as in "
+        "^(patient_\\d+); empty: patients are those of groups.json or groups.csv, or of the dataset's layout"
+    )
     classes: Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=8)] = Field(
         ("lesion",), description="names of the classes of lesions; several need masks that hold class indices"
     )
@@ -40,6 +45,15 @@ class PrepareParams(Section):
     )
     seed: Seed = Field(0, description="of every random choice; the segmenters have `segment.seeds`, the demo's phantoms are "
                        "always the same")
+
+    @field_validator("group_pattern")
+    @classmethod
+    def _pattern_compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except (re.error, RecursionError) as e:
+            raise ValueError(f"it must be a regular expression ({e})") from e
+        return pattern
 
     @field_validator("classes")
     @classmethod

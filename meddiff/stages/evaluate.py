@@ -22,7 +22,7 @@ from meddiff.outputs.cases import read_cases
 from meddiff.outputs.pairs import list_accepted
 from meddiff.outputs.samples import Records, read_records
 from meddiff.outputs.tables import CASE_SCORES, CASES, VALIDATION, read_losses
-from meddiff.outputs.used import list_used
+from meddiff.outputs.used import count_unknown, list_used
 from meddiff.params import EvaluateParams, Params
 from meddiff.pretrained import FOUNDATION, photographs
 from meddiff.progress import bar, with_progress
@@ -54,7 +54,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     with bar("score") as report:
         table = score_predictions(predictions, cases, strata, settings.tolerance, classes, report)
     quality = assess(records.decisions, list(records.samples["batch"]), records.quarantined)
-    summary, pairs = summarise(table, training, quality, settings), _pairs(layout, records, settings)
+    summary, pairs = summarise(table, training, quality, settings, count_unknown(layout, rows)), _pairs(layout, records, settings)
     scored, losses, today = mean_over_classes(with_lesion(table)), read_losses(layout.generator), date.today().isoformat()
     pictures = make_pictures(scored, summary, cases, predictions, pairs, losses, settings.pictures, len(classes))
     phantoms, title = dataset == "demo", f"{dataset}, {describe_images(cases, {row.mode for row in rows})}"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from meddiff.cases import Case
-from meddiff.datasets.adapters import Polygon, RawCase, decode, fit_square, in_memory, read
+from meddiff.datasets.adapters import Polygon, RawCase, decode, fit_square, in_memory, passed_over, read
 from meddiff.errors import MeddiffError
 
 H, W = 20, 30
@@ -141,11 +141,52 @@ def test_ddti_polygons_are_united_by_image(tmp_path: Path) -> None:
     assert clipped[H - 1, W - 1] == 1
 
 
+def test_ddti_counts_marks_that_cannot_be_right_as_no_annotation(tmp_path: Path) -> None:
+    ddti(tmp_path)
+    for i, shapes in enumerate((
+            json.loads(polygons((2, 3, 8, 9), (200, 3, 206, 9))),   # one of two lies beside the image
+            [*json.loads(polygons((2, 3, 8, 9))), {"points": [{"x": 1, "y": 1}, {"x": 2, "y": 2}]}],
+            [{"points": [{"x": 1, "y": 1}, {"x": 2, "y": 2}]}],
+            json.loads(polygons((-40, 3, -9, 9)))), start=4):
+        image(tmp_path / f"{i}_1.JPG")
+        (tmp_path / f"{i}.XML").write_text(MARK.format(json.dumps(shapes)))
+    image(tmp_path / "8_1.jpg")
+    (tmp_path / "8.xml").write_text(MARK.format(polygons((2, 3, 8, 9))[:-30]))
+    image(tmp_path / "9_1.jpg")
+    (tmp_path / "9.xml").write_text(MARK.format(polygons((2, 3, 8, 9))))
+    (tmp_path / "9 (1).xml").write_text(MARK.format(polygons((0, 0, 29, 19))))
+    image(tmp_path / "9_1 copy.jpg")
+    for name in ("._1.xml", "._1_1.jpg"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    cases = {case.id: case for case in read("ddti", tmp_path)}
+    assert {id: case.annotated for id, case in cases.items()} == {
+        "ddti_1_1": True, "ddti_1_2": True, "ddti_2_1": False, "ddti_3_1": False, "ddti_4_1": False, "ddti_5_1": True,
+        "ddti_6_1": False, "ddti_7_1": False, "ddti_8_1": False, "ddti_9_1": True}
+    whole = decode(cases["ddti_9_1"]).mask
+    assert whole is not None
+    assert whole.sum() == decode(cases["ddti_5_1"]).mask.sum() > 0  # type: ignore[union-attr]
+    assert not any(case.lesion_free for case in cases.values())
+    left = passed_over("ddti", tmp_path, list(cases.values()))
+    assert [(each.id, each.what, each.reason.split(",")[0].split(";")[0]) for each in left] == [
+        ("9 (1).xml", "file", "the layout has no such name or place"),
+        ("9_1 copy.jpg", "file", "the layout has no such name or place"),
+        ("ddti_4_1", "annotation", "a polygon lies outside of its image"),
+        ("ddti_5_1", "annotation", "an outline of fewer than three points is passed over"),
+        ("ddti_6_1", "annotation", "an outline of fewer than three points is passed over"),
+        ("ddti_7_1", "annotation", "a polygon lies outside of its image"), ("ddti_8_1", "annotation", "a mark is cut short")]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_what_authors_publish_beside_their_images_is_not_told(name: str, tmp_path: Path) -> None:
+    LAYOUTS[name](tmp_path)
+    assert passed_over(name, tmp_path, read(name, tmp_path)) == []
+
+
 def test_folder_groups_parts_and_normal(tmp_path: Path) -> None:
     plain(tmp_path)
     assert [(c.id, c.group, c.part, c.lesion_free) for c in read("folder", tmp_path)] == [
         ("case0", "p", "train", False), ("case1", "p", "train", False), ("case2", "7", "test", False),
-        ("free", "free", None, True)]
+        ("free", "", None, True)]
 
 
 def test_folder_without_annotation_has_its_place(tmp_path: Path) -> None:
@@ -181,7 +222,9 @@ MARK = "<case><mark><image>1</image><svg>{}</svg></mark></case>"
     ("ph2", unlink(PH2_MASK), "IMD003_lesion.bmp: a PH2 case must have"),
     ("ddti", write("1.xml", "<case><mark>"), "1.xml: a DDTI case holds"),
     ("ddti", write("1.xml", BOMB), "1.xml: .*document type"),
-    ("ddti", write("1.xml", MARK.format("[{")), "1.xml: a DDTI case holds"),
+    ("ddti", write("1.xml", MARK.format("[{")), "an image must have polygons in its case's XML file: a mark is cut short"),
+    ("ddti", write("1.xml", MARK.format('[{"points": [{"x": NaN, "y": 1}]}]')), "1.xml: .*two finite numbers"),
+    ("ddti", lambda root: [write(f"{i}.xml", "<case>")(root) for i in (1, 2, 3)], "1.xml: a DDTI case .*; likewise 2.xml, 3.xml"),
     ("ddti", write("1.xml", MARK.format('[{"points": [{"x": 1}]}]')), "1.xml: a DDTI case holds"),
     ("ddti", write("1.xml", MARK.format('[3]')), "1.xml: a DDTI case holds"),
     ("ddti", unlink("1.xml"), "an image must have polygons"),

@@ -3,6 +3,7 @@
 import io
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from meddiff.cases import CLASS_COLOURS
 from meddiff.evaluation.bootstrap import Interval
+from meddiff.evaluation.closing import closing_lines
 from meddiff.evaluation.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
 from meddiff.evaluation.page import caveats, further, headline, report_page, verdict
 from meddiff.evaluation.summary import Found, Quality, Summary
@@ -115,6 +117,19 @@ def test_caveats_come_from_the_numbers():
     for words in ("test cases: differences", "training seeds: the luck", "near copies", "HD95"):
         assert words not in strong
     assert "3 training seeds" in " ".join(caveats(summary()))
+
+
+def test_unknown_patients_are_a_warning_and_no_bootstrap_over_patients():
+    known, unknown = summary(interval(0.02, 0.01, 0.03)), replace(summary(interval(0.02, 0.01, 0.03)), unknown_patients=30)
+    page = report_page(known, [], "demo", "now", 2.0)
+    assert "bootstrap over patients and seeds" in page
+    assert "Warning" not in page
+    page = report_page(unknown, [], "demo", "now", 2.0)
+    assert "bootstrap over images and seeds" in page
+    assert "over patients" not in page
+    assert caveats(unknown)[0].startswith("Warning: the patients of 30 images aren")
+    assert any("Warning: the patients of 30 images" in line for line in closing_lines(unknown, Path("report.html")))
+    assert not any("patients" in line for line in closing_lines(known, Path("report.html")))
 
 
 def test_a_report_without_a_synthetic_arm_does_not_speak_of_its_pairs():

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from scipy.ndimage import label
+from scipy.ndimage import label, zoom
 
 from meddiff.cases import CLASS_COLOURS, Frame, read_image, sha256
 from meddiff.datasets.demo import make_phantoms
@@ -18,6 +20,7 @@ from meddiff.datasets.splits import near_duplicates, thumbnail
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.outputs.cases import read_cases
+from meddiff.outputs.tables import LEFT_OUT, SIMILAR
 from meddiff.params import Params
 from meddiff.services.tracking import Unrecorded
 from meddiff.stages.prepare import run
@@ -107,6 +110,66 @@ def test_same_settings_same_bytes(tmp_path: Path) -> None:
     prepare(tmp_path / "a")
     prepare(tmp_path / "b")
     assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_what_is_left_out_or_merged_is_listed_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = raw_folder(tmp_path / "raw", normal=4)
+    images = sorted((raw / "images").iterdir())
+    shutil.copy(images[0], raw / "images/zz_copy.png")
+    shutil.copy(raw / f"masks/{images[0].name}", raw / "masks/zz_copy.png")
+    dot = np.zeros((400, 400), np.uint8)
+    dot[0, 1] = 255   # between the rows that a mask at 32 px is made of
+    Image.fromarray(dot).save(raw / "masks/tiny.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 400), np.uint8)).save(raw / "images/tiny.png")
+    (raw / "unlabelled").mkdir()
+    (raw / "unlabelled/scan.dcm").write_bytes(b"DICM")
+    seen = prepare(tmp_path, dataset="folder", path="raw")
+    left = LEFT_OUT.rows(tmp_path / "data")
+    assert [(row.id, row.what) for row in left] == [("tiny", "case"), ("unlabelled/scan.dcm", "file")]
+    similar = SIMILAR.rows(tmp_path / "data")
+    (copy,) = [row for row in similar if (row.first, row.second) == (images[0].stem, "zz_copy")]
+    assert (copy.kind, copy.correlation) == ("near-duplicate", 1.0)
+    groups = {row["id"]: row["group"] for part in (*PARTS, "normal") for row in rows(tmp_path, part)}
+    assert copy.group == groups["zz_copy"] == groups[images[0].stem]
+    assert seen.counts["near_duplicate_pairs"] == sum(row.kind == "near-duplicate" for row in similar)
+    assert seen.counts["without_patient"] == 30
+    told = capsys.readouterr().err
+    assert "1 file isn't read (unlabelled/scan.dcm): save DICOM as PNG" in told
+    assert re.search(r"near-duplicates: \d+ pairs \(\d+ images\), merged into groups: \d+; see data/near_duplicates.csv", told)
+    assert "WARNING: the patients of 29 images aren't known, each counts as one" in told
+    assert {row["patient"] for part in PARTS for row in rows(tmp_path, part)} == {""}
+
+
+def test_known_patients_are_kept_and_need_no_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw_folder(tmp_path / "raw", normal=4)
+    prepare(tmp_path, dataset="folder", path="raw", group_pattern=r"(.+)\d$")
+    assert "WARNING" not in capsys.readouterr().err
+    table = [row for part in (*PARTS, "normal") for row in rows(tmp_path, part)]
+    assert all(row["patient"] == row["id"][:-1] for row in table)
+    sides = {}
+    for part in PARTS:
+        for row in rows(tmp_path, part):
+            assert sides.setdefault(row["patient"], part) == part
+
+
+def test_frames_of_a_video_stay_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A picture that moves on, by more than makes near-duplicates."""
+    for folder in ("images", "masks"):
+        (tmp_path / "raw" / folder).mkdir(parents=True)
+    for v in range(8):
+        wide = np.random.default_rng(v).normal(size=(12, 30))
+        scene = np.clip(128 + 50 * zoom(wide, 8, order=3), 0, 255).astype(np.uint8)
+        for f in range(12):
+            Image.fromarray(scene[:96, 4 * f:4 * f + 96]).save(tmp_path / f"raw/images/{v * 12 + f:03d}.png")
+            mask = np.zeros((96, 96), np.uint8)
+            mask[30:60, 30:60] = 255
+            Image.fromarray(mask).save(tmp_path / f"raw/masks/{v * 12 + f:03d}.png")
+    prepare(tmp_path, dataset="folder", path="raw")
+    part = {int(row["id"]): name for name in PARTS for row in rows(tmp_path, name)}
+    assert all(part[i] == part[i + 1] for i in range(95) if (i + 1) % 12)
+    told = capsys.readouterr().err
+    assert "frames of a video, alike and in a row by name" in told
+    assert "images resemble the next by name" in told
 
 
 def test_default_demo_is_as_large_as_promised(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from meddiff.datasets.adapters.raw import RawCase, image_files, require_pairs
+from meddiff.datasets.adapters.listing import entry, list_files, require_pairs, some
+from meddiff.datasets.adapters.raw import RawCase
 from meddiff.errors import MeddiffError
 
 _MASK_ENDING = "_segmentation"
@@ -42,12 +43,12 @@ def _isic(folders: dict[str, tuple[Path, Path]]) -> list[RawCase]:
     complete = there.keys() == folders.keys()
     cases = []
     for part, (data, truth) in there.items():
-        images = {stem: file for stem, file in image_files(data).items() if not stem.endswith("_superpixels")}
-        masks = {stem.removesuffix(_MASK_ENDING): file for stem, file in image_files(truth).items()
+        images = {stem: file for stem, file in list_files(data).items() if not stem.endswith("_superpixels")}
+        masks = {stem.removesuffix(_MASK_ENDING): file for stem, file in list_files(truth).items()
                  if stem.endswith(_MASK_ENDING)}
-        require_pairs(images, masks, f"{truth.name}/{{}}{_MASK_ENDING}.png")
+        require_pairs(images, masks, (data, truth), _MASK_ENDING)
         preset = part if complete or part != "train" else None
-        cases += [RawCase(name, file, (masks[name],), name, part=preset) for name, file in images.items()]
+        cases += [RawCase(name, file, (masks[name],), part=preset) for name, file in images.items()]
     return cases
 
 
@@ -64,12 +65,11 @@ def ph2(path: Path) -> list[RawCase]:
     if root is None:
         raise MeddiffError(path, "a PH2 dataset holds `PH2Dataset/PH2 Dataset images/IMD…/`",
                            "Unpack it as its authors publish it, and correct `prepare.path`")
-    cases = []
-    for folder in sorted(p for p in root.glob("IMD*") if p.is_dir()):
-        name = folder.name
-        image, mask = folder / f"{name}_Dermoscopic_Image/{name}.bmp", folder / f"{name}_lesion/{name}_lesion.bmp"
-        for file in (image, mask):
-            if not file.is_file():
-                raise MeddiffError(file, "a PH2 case must have its image and its lesion mask", f"Add it, or take {name}/ out")
-        cases.append(RawCase(name, image, (mask,), name))
-    return cases
+    places = {folder.name: [entry(folder / f"{folder.name}_{kind}", f"{folder.name}{ending}.bmp")
+                            for kind, ending in (("Dermoscopic_Image", ""), ("lesion", "_lesion"))]
+              for folder in sorted(root.glob("IMD*")) if folder.is_dir()}
+    if lone := [file for files in places.values() for file in files if not file.is_file()]:
+        likewise = f"; likewise {some(file.name for file in lone[1:])}" if len(lone) > 1 else ""
+        raise MeddiffError(lone[0], f"a PH2 case must have its image and its lesion mask{likewise}",
+                           "Add it, or take its folder IMD… out")
+    return [RawCase(name, image, (mask,)) for name, (image, mask) in places.items()]

@@ -12,7 +12,6 @@ from meddiff.cases import Case, Frame, Pixels
 from meddiff.datasets.decoding import Decoded, decode_image, decode_mask, turned
 from meddiff.errors import MeddiffError
 
-_IMAGE_TYPES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _TURN = "Save the image turned as it should be seen, without the orientation in its metadata"
 
 
@@ -37,26 +36,34 @@ class RawCase:
         id: unique name, later the file stem.
         image: file, or `[H, W, 3]` uint8 pixels.
         masks: the lesion masks, united when there are several (the higher class wins); none for an image without annotation.
-        group: patient, video or series; the id where the dataset tells nothing.
+        group: patient, video or series; empty where nobody knows it.
         lesion_free: the dataset's authors declare the image free of lesions.
         part: `train`, `val` or `test` where the dataset comes split, else None.
         classes: highest class index that a mask file may hold; with 1 the masks are plain ones of one class.
         label: the class of plain masks.
+        doubt: why an annotation that is there, or a part of it, isn't used; else empty.
     """
 
     id: str
     image: Path | Pixels
     masks: tuple[Path | Pixels | Polygon, ...]
-    group: str
+    group: str = ""
     lesion_free: bool = False
     part: str | None = None
     classes: int = 1
     label: int = 1
+    doubt: str = ""
 
     @property
     def annotated(self) -> bool:
         """Whether it is known where the image has lesions, or that it has none."""
         return self.lesion_free or bool(self.masks)
+
+    @property
+    def files(self) -> set[Path]:
+        """The files that image and masks are read from."""
+        sources = [each.source if isinstance(each, Polygon) else each for each in (self.image, *self.masks)]
+        return {source for source in sources if isinstance(source, Path)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,40 +181,3 @@ def fit_square(image: Pixels, mask: Pixels, size: int, fit: str) -> Fitted:
     square[inside] = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR))
     flat[inside] = np.asarray(Image.fromarray(mask).resize((columns, rows), Image.Resampling.NEAREST))
     return Fitted(square, flat, frame)
-
-
-def image_files(folder: Path) -> dict[str, Path]:
-    """The image files of a folder by their stem.
-
-    Raises:
-        MeddiffError: the folder is missing, or two files share a stem.
-    """
-    if not folder.is_dir():
-        raise MeddiffError(folder, "the dataset's layout needs this folder",
-                           "Correct `prepare.path`, or unpack the dataset as its authors publish it")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in _IMAGE_TYPES and not path.name.startswith("."):
-            if path.stem in files:
-                raise MeddiffError(path, f"a stem must be unique, {files[path.stem].name} has it too", "Remove or rename one")
-            files[path.stem] = path
-    return files
-
-
-def require_pairs(images: dict[str, Path], masks: dict[str, Path], mask_place: str,
-                  remedy: str = "Add the mask, or take the image out") -> None:
-    """Check that images and masks have the same names.
-
-    Args:
-        images, masks: stem -> file.
-        mask_place: where a mask belongs, `{}` for the stem.
-        remedy: for an image without mask.
-
-    Raises:
-        MeddiffError: names the first image without mask, or mask without image.
-    """
-    for name in sorted(images.keys() - masks.keys()):
-        raise MeddiffError(images[name], f"an image must have its mask, expected as {mask_place.format(name)}", remedy)
-    for name in sorted(masks.keys() - images.keys()):
-        raise MeddiffError(masks[name], f"a mask must have its image, there is none named {name}",
-                           "Add the image, or take the mask out")

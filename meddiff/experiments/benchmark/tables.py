@@ -95,8 +95,9 @@ def gain_tables(gains: pd.DataFrame) -> list[Table]:
                                                            & (gains["against"] == BASELINE)]
     rows = [[str(row.dataset), str(row.budget), arm_name(row.arm), arm_name(row.against), in_points(row), f"{row.p:.3f}",
              f"{row.p_holm:.3f}", str(row.seeds)] for row in dice.itertuples()]
-    note = ("p: two-sided, from the bootstrap over patients and seeds. Holm: corrected over the datasets of the same budget, "
-            "arm, rival and metric; `average` is one test of its own, of these datasets and no others.")
+    note = ("p: two-sided, from the bootstrap over seeds and patients, images where nobody knows them. Holm: corrected over the "
+            "datasets of the same budget, arm, rival and metric; `average` is one test of its own, of these datasets and no "
+            "others.")
     more = [[str(row.dataset), str(row.budget), arm_name(row.arm), NAMES[row.metric], _plain(row), f"{row.p_holm:.3f}",
              str(row.cases)] for row in others.itertuples()]
     return [Table(["dataset", "annotated", "arm", "against", "points", "p", "Holm", "seeds"], rows, note=note),

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from meddiff.cases import UNREADABLE
 from meddiff.datasets.adapters.listing import list_files, require_pairs, some
 from meddiff.datasets.adapters.raw import Polygon, RawCase
 from meddiff.errors import MeddiffError
@@ -109,7 +108,7 @@ def _beside(points: NDArray[np.float64], image: Path) -> bool:
     try:
         with Image.open(image) as header:
             size = header.size
-    except UNREADABLE:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
     return bool((points.max(axis=0) < 0).any() or (points.min(axis=0) >= size).any())
 

@@ -17,7 +17,7 @@ from meddiff.progress import bar
 from meddiff.services.tracking import StageRun
 from meddiff.stages.resume import checkpoint_file
 
-CHECKED = 200  # invented masks that are compared with the real ones
+CHECKED = 100  # invented masks that are compared with the real ones
 
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:

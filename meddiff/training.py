@@ -6,7 +6,7 @@ small operations, above all where another process wants the processor too.
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -69,14 +69,19 @@ def side_by_side(jobs: Mapping[str, Callable[[Report], _T]], device: str) -> lis
     threads, stop = torch.get_num_threads(), Event()
 
     def work(label: str, job: Callable[[Report], _T]) -> _T:
-        with begin(label) as report:
+        def heeding(done: int, total: int, values: Mapping[str, float]) -> None:
+            report(done, total, values)
+            if stop.is_set():
+                raise CancelledError
 
-            def heeding(done: int, total: int, values: Mapping[str, float]) -> None:
-                report(done, total, values)
-                if stop.is_set():
-                    raise CancelledError
-
-            return job(heeding)
+        if stop.is_set():
+            raise CancelledError
+        try:
+            with begin(label) as report:
+                return job(heeding)
+        except BaseException:
+            stop.set()
+            raise
 
     if device == "cpu":
         torch.set_num_threads(1)  # of the threads to come
@@ -84,14 +89,15 @@ def side_by_side(jobs: Mapping[str, Callable[[Report], _T]], device: str) -> lis
         with bars() as begin, ThreadPoolExecutor(threads if device == "cpu" else 1) as pool:
             futures = [pool.submit(work, label, job) for label, job in jobs.items()]
             try:
-                for future in as_completed(futures):
-                    future.result()
+                wait(futures)
             except BaseException:
                 stop.set()
-                pool.shutdown(cancel_futures=True)
                 raise
     finally:
         torch.set_num_threads(threads)
+    for future in futures:
+        if (error := future.exception()) and not isinstance(error, CancelledError):
+            raise error
     return [future.result() for future in futures]
 
 

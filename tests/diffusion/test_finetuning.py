@@ -222,7 +222,7 @@ def test_each_class_has_its_prompt(cases: Callable[..., list[Case]]) -> None:
 ])
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str, cases: Callable[..., list[Case]]) -> None:
     with pytest.raises(MeddiffError, match=message):
-        finetune(stable_diffusion(), cases(4), _params(**settings), "cpu")
+        finetune(stable_diffusion(), cases(4), _params().model_copy(update=settings), "cpu")
 
 
 def test_classes_must_differ_within_the_tokens_that_the_encoder_sees(cases: Callable[..., list[Case]]) -> None:

@@ -109,7 +109,8 @@ def finished(trained, tmp_path) -> Layout:
 
 
 def settings(**changes) -> Params:
-    values = {"segment": {"steps": 3, "batch_size": 4, "seeds": [0, 1]}, "evaluate": {"resamples": 50, "pictures": 3},
+    values = {"segment": {"arms": ["real", "synthetic"], "steps": 3, "batch_size": 4, "seeds": [0, 1]},
+              "evaluate": {"resamples": 50, "pictures": 3},
               "compute": {"threads": 1, "device": "cpu"}}
     for name, section in changes.items():
         values[name] = values.get(name, {}) | section

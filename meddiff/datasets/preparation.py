@@ -34,7 +34,7 @@ from meddiff.errors import MeddiffError, joined
 from meddiff.params import PrepareParams
 from meddiff.progress import Report, silent
 
-_PHANTOMS = 1  # their seed: the demo is one dataset, whatever `prepare.seed` chooses from it
+_PHANTOMS = 0  # their seed: the demo is one dataset, whatever `prepare.seed` chooses from it
 _GRAY = ("1", "L", "LA", *DEEP)   # pixel formats of one channel
 _TRAITS = {
     "turned": "images were turned as their EXIF orientation says",

@@ -29,7 +29,7 @@ class PrepareParams(Section):
     duplicate_bits: Annotated[int, Field(ge=0, le=32)] = Field(
         4, description="64-bit perceptual hashes that differ in at most this many bits are near-duplicates"
     )
-    demo_cases: Positive = Field(600, description="phantoms with a lesion")
+    demo_cases: Positive = Field(420, description="phantoms with a lesion")
     demo_normal: Positive = Field(60, description="lesion-free phantoms")
     demo_modality: Literal["ultrasound", "dermoscopy", "mixed"] = Field("mixed", description="what the phantoms look like")
     demo_lesions: Annotated[int, Field(ge=1, le=5)] = Field(1, description="greatest number of lesions in one phantom")
@@ -75,7 +75,7 @@ class FoundationParams(Section):
         (64, 128), description="scratch: width of each UNet level"
     )
     steps: Annotated[int, Field(ge=0)] = Field(
-        30, description="embedded, scratch: training steps on the training images without their masks"
+        15, description="embedded, scratch: training steps on the training images without their masks"
     )
     batch_size: Positive = Field(16, description="images of a training step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="of that training, at its peak")
@@ -97,9 +97,9 @@ class BackgroundsParams(Section):
     residue: Fraction = Field(
         0.1, description="greatest area where the inspector still finds a lesion, as a share of what it found before; 1: no check"
     )
-    inspector_steps: Positive = Field(200, description="training steps of the inspector")
+    inspector_steps: Positive = Field(130, description="training steps of the inspector")
     finder_steps: Annotated[int, Field(ge=0)] = Field(
-        200, description="training steps of each finder; two of them look for lesions to be replaced in the training images "
+        130, description="training steps of each finder; two of them look for lesions to be replaced in the training images "
         "without annotation; 0: no such backgrounds"
     )
     finder_rounds: Annotated[int, Field(ge=1, le=4)] = Field(
@@ -126,7 +126,7 @@ class FinetuneParams(Section):
     """Fine-tuning of the foundation on the few annotated cases."""
 
     mode: Literal["full", "lora", "token"] = Field("full", description="what learns: the UNet, a LoRA (merged), or a `token`")
-    steps: Positive = Field(100, description="optimizer steps")
+    steps: Positive = Field(75, description="optimizer steps")
     batch_size: Positive = Field(16, description="crops computed together")
     accumulation: Positive = Field(1, description="batches of one optimizer step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="of the UNet's weights or of the LoRA's")
@@ -240,7 +240,7 @@ class SegmentParams(Section):
         (BASELINE, TREATED, COMBINED), description=f"of {', '.join(arm_names())}: docs/reference/segmenters.md"
     )
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field((0, 1, 2), description="each arm is trained once with each")
-    steps: Positive = Field(240, description="optimizer steps, the same in every arm")
+    steps: Positive = Field(160, description="optimizer steps, the same in every arm")
     batch_size: Positive = Field(8, description="images of a training step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(3e-3, description="at its peak")
     ratio: Annotated[float, Field(gt=0)] = Field(10.0, description="synthetic pairs used for each real pair, at most")

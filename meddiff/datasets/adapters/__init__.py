@@ -51,12 +51,10 @@ def read(dataset: str, path: Path, classes: Sequence[str] = ("lesion",), group_p
         instead = "; ".join(tell_left_out(passed_over(dataset, path, cases)))
         raise MeddiffError(path, f"a `{dataset}` dataset must hold an image{instead and f', but {instead}'}",
                            "Check `prepare.dataset` and `prepare.path`")
-    for first, second in pairwise(sorted(cases, key=lambda case: (case.id.casefold(), case.id))):
-        if first.id.casefold() == second.id.casefold():
-            rule = (f"ids must be unique, `{first.id}` is also {first.image}" if first.id == second.id else
-                    f"ids must differ in more than capitals, there is also `{first.id}`: where capitals don't count one would "
-                    "replace the other")
-            raise MeddiffError(second.image, rule, "Rename one, and its mask")
+    for first, second in pairwise(cases):
+        if first.id == second.id:
+            raise MeddiffError(second.image, f"ids must be unique, `{second.id}` is also {first.image}",
+                               "Rename one, and its mask")
     cases = with_groups(cases, path, group_pattern)
     refuse_unsafe(cases)
     return cases

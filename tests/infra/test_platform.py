@@ -198,7 +198,7 @@ def test_ctrl_c_ends_runs_worker_and_servers_in_order(platform: Running) -> None
     assert len(family) >= 5  # two servers, the worker, the flow run, its stage
     platform.process.send_signal(signal.SIGINT)
     assert platform.process.wait(100) == 0
-    assert not psutil.wait_procs(family, timeout=5)[1]
+    assert not psutil.wait_procs(family, timeout=30)[1]
     with sqlite3.connect(platform.project / ".work/platform/prefect/prefect.db") as database:
         rows = database.execute("SELECT id, state_type FROM flow_run").fetchall()
     states = {str(id).replace("-", ""): state for id, state in rows}

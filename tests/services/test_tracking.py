@@ -340,7 +340,7 @@ def test_an_unreachable_server_is_told_within_seconds(tmp_path: Path, monkeypatc
     told = pytest.raises(MeddiffError, match=r"http://127\.0\.0\.1:9.*MLFLOW_TRACKING_URI")
     with told, stage_run(Layout(tmp_path), Params(), "prepare"):
         pytest.fail("the stage must not begin")
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 40
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
     assert not list(tmp_path.iterdir())
 

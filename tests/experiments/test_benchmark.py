@@ -325,7 +325,7 @@ def test_the_command_runs_cells_in_trees_of_their_own(project: Layout, runs: str
     assert list(zip(cells["budget"], cells["recipe"], strict=True)) == [("5", "method"), ("all", "method"), ("5", "paper")]
     assert (cells["validation"] == 4).all()
     assert cells["stages_run"].tolist() == [2, 2, 1]  # the paper's recipe has the method's cases
-    assert cells["peak_memory_mb"].between(20, 2000).all()
+    assert cells["peak_memory_mb"].between(20, 20_000).all()
     assert pd.read_csv(project.benchmark / "arms.csv")["n_wanted"].tolist() == [12] * 5
     assert (cells["sets.accepted.seam"] == 0.5).all()
     assert (cells[["samples", "accepted", "labelled"]].to_numpy() == [[1, 1, 5], [1, 1, 12], [1, 1, 5]]).all()

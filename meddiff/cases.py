@@ -17,7 +17,7 @@ from scipy import ndimage
 from meddiff.errors import MeddiffError
 
 Pixels = NDArray[np.uint8]
-_UNREADABLE = (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError)
+UNREADABLE = (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError)
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")    # Pillow's modes of one channel with more than 8 bits
 # Of the classes 1 to 8, told apart by the colour-blind too (Okabe and Ito, Color Universal Design, 2008; the eighth is ours).
 CLASS_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
@@ -74,7 +74,7 @@ def read_image(path: Path) -> Pixels:
     try:
         with Image.open(path) as picture:
             return np.array(picture.convert("RGB"), dtype=np.uint8)
-    except _UNREADABLE as e:
+    except UNREADABLE as e:
         raise MeddiffError(path, f"an image must be there and decode ({e})", "Replace the file with an intact copy") from e
 
 
@@ -88,7 +88,7 @@ def read_mask(path: Path) -> Pixels:
         with Image.open(path) as picture:
             indexed = picture.mode == "P"
             pixels = np.array(picture if indexed else picture.convert("L"))
-    except _UNREADABLE as e:
+    except UNREADABLE as e:
         raise MeddiffError(path, f"a mask must be there and decode ({e})", "Replace the file with an intact copy") from e
     if not set(np.unique(pixels).tolist()) <= (set(range(len(CLASS_COLOURS) + 1)) if indexed else {0, 255}):
         raise MeddiffError(path, "a mask holds 0 and 255, or class indices with a palette", "Run `dvc repro` to write it anew")

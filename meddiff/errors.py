@@ -1,7 +1,9 @@
 """The one error a user meets: where it happened, the rule that was broken, and the remedy; and what nobody is shown."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # no terminal shows them, some obey them
 
 # Up to the last `@`: a password that should have been escaped is hidden, too.
 _PASSWORD = re.compile(r"""([A-Za-z][\w+.-]*://[^\s:/@'"]*):\S*@""")
@@ -25,20 +27,31 @@ class MeddiffError(Exception):
 
     def __init__(self, where: object, rule: str, remedy: str) -> None:
         # A file's name may hold bytes that aren't UTF-8, which no terminal and no service takes.
-        texts = (redacted(str(text)).encode(errors="backslashreplace").decode() for text in (where, rule, remedy))
-        self.where, self.rule, self.remedy = (text.rstrip(".") if i else text for i, text in enumerate(texts))
+        place, rule, remedy = (redacted(str(text)).encode(errors="backslashreplace").decode() for text in (where, rule, remedy))
+        self.where, self.rule, self.remedy = place, rule.rstrip("."), remedy.rstrip(".")
         super().__init__(f"{self.where}: {self.rule}. {self.remedy}.")
 
 
-def joined(faults: Sequence[MeddiffError], shown: int = 4) -> MeddiffError:
+def some(names: Iterable[object], shown: int = 3) -> str:
+    """The first of many names, and how many more there are."""
+    listed = [CONTROLS.sub("�", str(name)) for name in names]
+    more = len(listed) - shown
+    return ", ".join(listed[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
+def likewise(names: Sequence[object]) -> str:
+    """What follows a rule that names one of several with the same fault: the others; nothing where there are none."""
+    return f"; likewise {some(names)}" if names else ""
+
+
+def joined(faults: Sequence[MeddiffError]) -> MeddiffError:
     """One error of several: of each kind, told apart by its remedy, the first with names and number of further files."""
     kinds: dict[str, list[MeddiffError]] = {}
     for fault in faults:
         kinds.setdefault(fault.remedy, []).append(fault)
     told = []
     for first, *others in kinds.values():
-        names = ", ".join(other.where.rpartition("/")[2] for other in others[:shown - 1])
-        more = f" and {len(others) - shown + 1} more" if len(others) >= shown else ""
-        told.append((first.where, first.rule + (f"; likewise {names}{more}" if others else ""), first.remedy))
+        names = [other.where.rpartition("/")[2] for other in others]
+        told.append((first.where, first.rule + likewise(names), first.remedy))
     further = [f"{where}: {rule}. {remedy}" for where, rule, remedy in told[1:]]
     return MeddiffError(*told[0][:2], ". ".join([told[0][2], *further]))

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from meddiff.datasets.adapters.listing import entry, list_files, require_pairs, some
+from meddiff.datasets.adapters.listing import entry, list_files, require_pairs
 from meddiff.datasets.adapters.raw import RawCase
-from meddiff.errors import MeddiffError
+from meddiff.errors import MeddiffError, likewise
 
 _MASK_ENDING = "_segmentation"
 
@@ -69,7 +69,7 @@ def ph2(path: Path) -> list[RawCase]:
                             for kind, ending in (("Dermoscopic_Image", ""), ("lesion", "_lesion"))]
               for folder in sorted(root.glob("IMD*")) if folder.is_dir()}
     if lone := [file for files in places.values() for file in files if not file.is_file()]:
-        likewise = f"; likewise {some(file.name for file in lone[1:])}" if len(lone) > 1 else ""
-        raise MeddiffError(lone[0], f"a PH2 case must have its image and its lesion mask{likewise}",
+        further = likewise([file.name for file in lone[1:]])
+        raise MeddiffError(lone[0], f"a PH2 case must have its image and its lesion mask{further}",
                            "Add it, or take its folder IMD… out")
     return [RawCase(name, image, (mask,)) for name, (image, mask) in places.items()]

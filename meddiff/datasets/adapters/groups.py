@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from meddiff.datasets.adapters.listing import NO_FORMULA, LeftOut, composed, entry, harmless, some
+from meddiff.datasets.adapters.listing import NO_FORMULA, LeftOut, composed, entry, harmless
 from meddiff.datasets.adapters.raw import RawCase
-from meddiff.errors import MeddiffError
+from meddiff.errors import MeddiffError, likewise, some
 
 # Words before a name's first number that count pictures, not patients.
 _PICTURES = ("frame", "image", "img", "im", "picture", "pic", "photo", "slice", "view", "scan", "date", "file", "dsc", "page")
@@ -36,11 +36,12 @@ def with_groups(cases: Sequence[RawCase], path: Path, pattern: str) -> list[RawC
     file, groups = _listed(path)
     named, _ = _resolved(groups, cases)
     if file and (lone := [case.id for case in cases if not (case.lesion_free or named.get(case.id) or pattern)]):
-        raise MeddiffError(file, f"every image must have its group, `{lone[0]}` has none{_more(lone)}",
+        raise MeddiffError(file, f"every image must have its group, `{lone[0]}` has none{likewise(lone[1:])}",
                            "Add it; the id will do as group")
     if pattern and (lone := [case.id for case in cases if not (named.get(case.id) or _matched(pattern, case.id))]):
         raise MeddiffError("prepare.group_pattern", f"the pattern must find a group in every name, in `{lone[0]}` it finds none"
-                           f"{_more(lone)}", r"Widen it: alternatives stand between bars, as in ^(patient\d+)|^(healthy\d+)")
+                           f"{likewise(lone[1:])}",
+                           r"Widen it: alternatives stand between bars, as in ^(patient\d+)|^(healthy\d+)")
     return [replace(case, group=named.get(case.id) or _matched(pattern, case.id) or case.group) for case in cases]
 
 
@@ -111,7 +112,7 @@ def refuse_unsafe(cases: Iterable[RawCase]) -> None:
              (f"a name must have at most {_LONGEST} bytes", lambda name: len(name.encode()) <= _LONGEST))
     for rule, keeps in rules:
         if wrong := [name for name in names if not keeps(name)]:
-            raise MeddiffError(names[wrong[0]], f"{rule}, `{some(wrong[:1])}` breaks it{_more(wrong)}",
+            raise MeddiffError(names[wrong[0]], f"{rule}, `{some(wrong[:1])}` breaks it{likewise(wrong[1:])}",
                                "Rename it, and its mask (`convmv` renames many)")
 
 
@@ -178,7 +179,3 @@ def _resolved(groups: dict[str, str], cases: Sequence[RawCase]) -> tuple[dict[st
 def _matched(pattern: str, id: str) -> str:
     match = re.search(pattern, id) if pattern else None
     return next((group for group in match.groups() or (match[0],) if group), "") if match else ""
-
-
-def _more(names: Sequence[str]) -> str:
-    return f"; likewise {some(names[1:])}" if len(names) > 1 else ""

@@ -8,15 +8,14 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from meddiff.errors import MeddiffError
+from meddiff.errors import CONTROLS, MeddiffError, likewise, some
 
 READABLE = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 NO_FORMULA = re.compile(r"(?![=+\-@\t\r])|[+-]?\d+([.,]\d+)?$")  # what a spreadsheet takes for text or a number
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found"}
 _TEXTS = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".pdf", ".xlsx", ".xls", ".ods", ".docx", ".html", ".dvc", ".py", "")
 _ELSEWHERE = "only images/, masks/, normal/ and unlabelled/ are read, no folders in them: move it, under a name of its own"
@@ -48,16 +47,9 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def some(names: Iterable[object], shown: int = 3) -> str:
-    """The first of many names, and how many more there are."""
-    listed = [_CONTROLS.sub("�", str(name)) for name in names]
-    more = len(listed) - shown
-    return ", ".join(listed[:shown]) + (f" and {more} more" if more > 0 else "")
-
-
 def harmless(name: str) -> str:
     """A name as a table may hold it that isn't checked as an id is: UTF-8 without control characters, and no formula."""
-    shown = _CONTROLS.sub("�", name)
+    shown = CONTROLS.sub("�", name)
     return shown if NO_FORMULA.match(shown) else f"'{shown}"
 
 
@@ -88,7 +80,8 @@ def list_files(folder: Path, suffixes: Sequence[str] = READABLE) -> dict[str, Pa
     if shared := [paths for paths in files.values() if len(paths) > 1]:
         first, second, *_ = shared[0]
         how = "" if first.stem == second.stem else ", but for the encoding of its letters"
-        raise MeddiffError(second, f"a stem must be unique, {first.name} has it too{how}{_further(shared)}",
+        further = likewise([paths[-1].name for paths in shared[1:]])
+        raise MeddiffError(second, f"a stem must be unique, {first.name} has it too{how}{further}",
                            "Remove or rename one")
     return {stem: paths[0] for stem, paths in files.items()}
 
@@ -115,7 +108,7 @@ def require_pairs(images: Mapping[str, Path], masks: Mapping[str, Path], places:
             near = [path for path in _visible(folder) if stem.match(composed(path.name)) and path != own[name]]
             instead = f"; there is {near[0].name} instead: {_as_pair(near[0])}" if near else ""
             raise MeddiffError(own[name], f"{'an' if kind == 'image' else 'a'} {kind} must have its {other} "
-                               f"`{folder.name}/{name}{what}.png`{instead}{_further(lone)}", help)
+                               f"`{folder.name}/{name}{what}.png`{instead}{likewise(lone[1:])}", help)
 
 
 def unread(root: Path, used: Collection[Path], aside: str | None) -> list[LeftOut]:
@@ -166,9 +159,3 @@ def _remedy(file: Path, own: bool) -> str:
 
 def _as_pair(file: Path) -> str:
     return "both must have one name" if file.suffix.lower() in READABLE else _remedy(file, own=True)
-
-
-def _further(names: Sequence[object]) -> str:
-    """How many more have the same fault, and which."""
-    paths = [name[-1].name if isinstance(name, list) else name for name in names[1:]]
-    return f"; likewise {some(paths)}" if paths else ""

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from meddiff.datasets.adapters.listing import list_files, require_pairs, some
+from meddiff.cases import UNREADABLE
+from meddiff.datasets.adapters.listing import list_files, require_pairs
 from meddiff.datasets.adapters.raw import Polygon, RawCase
-from meddiff.errors import MeddiffError
+from meddiff.errors import MeddiffError, likewise
 
 _LESIONS = ("benign", "malignant")
 _BESIDE = "a polygon lies outside of its image, so that the image counts as not annotated; mend the mark"
@@ -82,8 +83,8 @@ def ddti(path: Path) -> list[RawCase]:
             except (ElementTree.ParseError, ValueError, TypeError, KeyError, AttributeError) as e:
                 faults.append((file, f"{type(e).__name__}: {e}"))
     if faults:
-        likewise = f"; likewise {some(file.name for file, _ in faults[1:])}" if len(faults) > 1 else ""
-        raise MeddiffError(faults[0][0], f"a DDTI case holds marks with polygons as JSON in XML ({faults[0][1]}){likewise}",
+        further = likewise([file.name for file, _ in faults[1:]])
+        raise MeddiffError(faults[0][0], f"a DDTI case holds marks with polygons as JSON in XML ({faults[0][1]}){further}",
                            "Replace these files with intact copies, or take the cases out")
     cases = [_ddti_case(stem, image, outlines.get(stem, [])) for stem, image in list_files(path).items()
              if re.fullmatch(r"\d+_\d+", stem)]
@@ -108,7 +109,7 @@ def _beside(points: NDArray[np.float64], image: Path) -> bool:
     try:
         with Image.open(image) as header:
             size = header.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except UNREADABLE:
         return False
     return bool((points.max(axis=0) < 0).any() or (points.min(axis=0) >= size).any())
 

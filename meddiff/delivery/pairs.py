@@ -45,8 +45,7 @@ def export_pairs(layout: Layout, params: Params, out: Path, labels: bool = False
             elif case.mask is not None:
                 write_mask(place, case.mask)
             report(done, len(pairs), {})
-        table = records.samples.merge(records.decisions.drop(columns=["batch", "area"]), on="id")
-        table[table["verdict"] == "accepted"].to_csv(fresh / "samples.csv", index=False, lineterminator="\n")
+        records.accepted.to_csv(fresh / "samples.csv", index=False, lineterminator="\n")
         (fresh / "README.md").write_text(render("delivery/pairs.md.j2", pairs=len(pairs), classes=classes, labels=labels,
                                                 size=params.prepare.size), encoding="utf-8")
     return len(pairs)

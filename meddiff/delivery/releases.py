@@ -65,12 +65,11 @@ def publish(layout: Layout, params: Params, store: ObjectStore, name: str, repor
         raise MeddiffError(f"release `{name}`", "a name has at most 100 letters, digits, dots, dashes and underscores",
                            "Choose another")
     records = read_records(layout.synthetic, layout.filtered)
-    accepted = records.decisions[records.decisions["verdict"] == "accepted"]
-    if accepted.empty:
+    table = records.accepted
+    if table.empty:
         raise MeddiffError(layout.filtered, "a release holds at least one accepted pair",
                            "Run `dvc repro filter`, or loosen its bounds")
     _refuse_taken(store, name)
-    table = records.samples.merge(accepted.drop(columns=["batch", "area"]), on="id")
     manifest = {"format": _FORMAT, "name": name, "meddiff": __version__, "generators": sorted(set(table["generator"])),
                 "counts": _counts(records), "params": _public(params)}
     content: dict[str, Path | bytes] = {

@@ -31,6 +31,12 @@ class Records:
     reasons: dict[str, tuple[str, ...]]
 
     @property
+    def accepted(self) -> pd.DataFrame:
+        """The accepted samples, with what the filter measured and decided."""
+        accepted = self.decisions[self.decisions["verdict"] == "accepted"]
+        return self.samples.merge(accepted.drop(columns=["batch", "area"]), on="id")
+
+    @property
     def quarantined(self) -> int:
         """Batches that the quality check kept out."""
         return sum(bool(reasons) for reasons in self.reasons.values())

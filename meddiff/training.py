@@ -54,6 +54,11 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
+def finite(weights: Iterable[Tensor]) -> bool:
+    """Whether all numbers of a network's weights are finite; a file may hold others."""
+    return all(bool(weight.isfinite().all()) for weight in weights)
+
+
 def side_by_side(jobs: Mapping[str, Callable[[Report], _T]], device: str) -> list[_T]:
     """Trainings that don't depend on each other: on the CPU as many at once as torch has threads, each on one; else in turn.
 

@@ -12,6 +12,7 @@ from torch import nn
 
 import meddiff.diffusion.codec  # noqa: F401  a saved embedded pipeline names its class
 from meddiff.errors import MeddiffError
+from meddiff.training import finite
 
 _INDEX = "model_index.json"
 _POINTER = b"version https://git-lfs"  # the beginning of what a clone without Git LFS has in the place of a file
@@ -60,7 +61,7 @@ def load_foundation(source: str, revision: str | None = None) -> StableDiffusion
         )
         raise MeddiffError(source, f"an inpainting pipeline in safetensors format must load ({reason})", remedy) from e
     for part, network in pipeline.components.items():
-        if isinstance(network, nn.Module) and not all(bool(weight.isfinite().all()) for weight in network.parameters()):
+        if isinstance(network, nn.Module) and not finite(network.parameters()):
             raise MeddiffError(source, f"weights must be finite numbers, some of `{part}` aren't", "Take an intact copy")
     unet, channels = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
     if unet <= 2 * channels:

@@ -25,6 +25,7 @@ from meddiff.errors import MeddiffError
 from meddiff.lesions.appearance import IMAGES_AT_ONCE, Scalars, channels_first, crop, joint_features
 from meddiff.segmentation.networks import DEVIATION, MEAN
 from meddiff.segmentation.segmenter import Segmenter
+from meddiff.training import finite
 
 _SIDE = 96            # at which convolutional networks see, and those that don't say [pixels]
 _INSPECTOR_SIDE = 64  # at which the inspector was trained [pixels]
@@ -199,7 +200,7 @@ def _fill(network: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def _check_finite(network: nn.Module) -> None:
-    if not all(bool(weight.isfinite().all()) for weight in network.parameters()):
+    if not finite(network.parameters()):
         raise ValueError("weights must be finite numbers, some aren't")
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from meddiff.errors import MeddiffError
+from meddiff.training import finite
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
 WIDTHS = {"unet": 16, "segresnet": 8, "attention_unet": 16, "swin_unetr": 12, "flexible_unet": 16}
@@ -107,7 +108,7 @@ def load_encoder(network: nn.Module, name: str, file: Path) -> None:
         if wrong:
             found, wanted = shapes.get(wrong[0], "missing"), tuple(own[wrong[0]].shape) if wrong[0] in own else "unknown"
             raise ValueError(f"{wrong[0]} is {found} in the file, {wanted} in the network")
-        if not all(bool(value.isfinite().all()) for value in weights.values()):
+        if not finite(weights.values()):
             raise ValueError("its numbers must be finite, some aren't")
         network.encoder.load_state_dict(own | weights)
     except Exception as e:  # torch.load fails in as many ways as there are files

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from meddiff.datasets.adapters import LeftOut
+from meddiff.datasets.neighbours import standardised
 from meddiff.datasets.preparation import Division, PreparedCase
 
 
@@ -49,13 +50,11 @@ def similar_pairs(division: Division) -> list[SimilarPair]:
     cases, groups, neighbours = list(division.cases.values()), division.parts.groups, division.neighbours
     kinds = {tuple(pair): "frames" for pair in neighbours.pairs.tolist()}
     kinds |= {tuple(pair): "near-duplicate" for pair in division.pairs.tolist()}
-    rows = []
+    seen, rows = standardised(np.stack([case.thumbnails[0] for case in cases])), []
     for (i, j), kind in sorted(kinds.items()):
-        flat = [cases[k].thumbnails[0].ravel() - cases[k].thumbnails[0].mean() for k in (i, j)]
-        correlation = float(flat[0] @ flat[1] / (np.linalg.norm(flat[0]) * np.linalg.norm(flat[1]) + 1e-6))
         first, second = cases[i].raw.id, cases[j].raw.id
         group = groups.get(first, "") if groups.get(first) == groups.get(second) else ""
-        rows.append(SimilarPair(first, second, kind, round(correlation, 4), group))
+        rows.append(SimilarPair(first, second, kind, round(float(seen[i] @ seen[j]), 4), group))
     return rows
 
 

@@ -47,9 +47,7 @@ def find_neighbours(names: Sequence[str], thumbnails: NDArray[np.float32]) -> Ne
     if n < _FEWEST:
         return Neighbours(np.empty((0, 2), np.intp))
     order = np.array(sorted(range(n), key=lambda i: _natural(names[i])), np.intp)
-    flat = thumbnails.reshape(n, -1)[order]
-    flat = flat - flat.mean(axis=1, keepdims=True)
-    flat = flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6)
+    flat = standardised(thumbnails[order])
     lags = np.unique(np.linspace(n // 4, n - n // 4 - 1, _FAR_LAGS).astype(int))
     far = np.concatenate([_correlations(flat, int(lag)) for lag in lags])
     near = {lag: _correlations(flat, lag) for lag in _MERGED}
@@ -60,6 +58,13 @@ def find_neighbours(names: Sequence[str], thumbnails: NDArray[np.float32]) -> Ne
     merged = [np.stack([order[places], order[places + lag]], axis=1) for lag, share in _MERGED.items()
               if (places := np.flatnonzero(near[lag] > np.quantile(far, share))).size]
     return Neighbours(np.unique(np.sort(np.concatenate(merged), axis=1), axis=0), made.alike, made.compared, bound)
+
+
+def standardised(thumbnails: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows `[N, 1024]` of mean 0 and length 1, whose products are correlations, of `[N, 32, 32]`; of blank ones 0."""
+    flat = thumbnails.reshape(len(thumbnails), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    return np.asarray(flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6), np.float32)
 
 
 def _correlations(flat: NDArray[np.float32], lag: int) -> NDArray[np.float32]:

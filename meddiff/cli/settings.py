@@ -29,7 +29,7 @@ def init(
 ) -> None:
     """Point the project at a dataset: checks the folder and changes params.yaml, comments and order kept."""
     from meddiff.params import PrepareParams
-    from meddiff.params.arms import BASELINE, COMBINED, TREATED
+    from meddiff.params.arms import ARMS
     from meddiff.params.file import edit_params, settings_text
     from meddiff.params.overrides import nested, setting
 
@@ -65,10 +65,11 @@ def init(
         share = 1 - params.prepare.val_fraction - params.prepare.test_fraction
         training = sum(case.part == "train" and bool(case.masks) for case in cases) if any(parts.values()) else marked * share
         spare = unmarked > 0 or round(training) > (n_labelled or params.prepare.n_labelled)
-        few, more = (BASELINE, TREATED), (BASELINE, TREATED, COMBINED)  # `combined` needs what is found in spare images
+        methods = [arm for arm in ARMS if arm.role in ("baseline", "method")]
+        few, more = [arm.name for arm in methods if not arm.finds], [arm.name for arm in methods]
         arms, others = (more, few) if spare else (few, more)
-        if before != (dataset, where) and params.segment.arms == others:
-            later["segment"] = {"arms": list(arms)}
+        if before != (dataset, where) and list(params.segment.arms) == others:
+            later["segment"] = {"arms": arms}
             told.append(f"segment.arms: {', '.join(arms)}, since there are {'' if spare else 'no '}training images whose "
                         "annotation is missing or not used, to find lesions in")
     if before != (dataset, where) and [(entry.dataset, entry.path) for entry in params.benchmark.datasets] == [before]:

@@ -16,7 +16,7 @@ from meddiff.params import PrepareParams
 _WIDE, _HALF = 0.9, 0.5    # ours: shares of the frame that hardly any lesion, and hardly the half of all lesions, has
 _TINY = 4                  # pixels at the chosen size that say nothing of a shape
 _KEPT = 0.95               # share of the lesions that the advised size keeps
-_SIDES = (32, 1024, 16)    # least and greatest of `prepare.size`, and its step [pixels]
+_SIDES = PrepareParams.model_json_schema()["properties"]["size"]  # its bounds
 _EMPTY = {"lesion_free": "their images count as lesion-free",
           "unannotated": "their images count as not annotated, those of a given validation or test part are left out; if they "
           "are lesion-free, set `prepare.empty_masks: lesion_free`"}
@@ -111,7 +111,7 @@ def _tell_lost(masks: Sequence[MaskMeasures], size: int) -> list[str]:
     counts, needed = count_lesions(masks), np.concatenate([mask.needed for mask in masks])
     if not counts["lesions_lost"]:
         return []
-    low, high, step = _SIDES
+    low, high, step = (int(_SIDES[bound]) for bound in ("minimum", "maximum", "multipleOf"))
     advised = max(low, int(np.ceil(np.quantile(needed, _KEPT, method="higher") / step)) * step)
     advice = f"`prepare.size: {advised}` keeps {(needed <= advised).mean():.0%} of them"
     if advised <= size:

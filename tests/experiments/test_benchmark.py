@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from threading import Event, Thread
 from typing import Any
 
@@ -19,6 +20,7 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from meddiff.cli.app import app
+from meddiff.environment import greatest_memory
 from meddiff.errors import MeddiffError
 from meddiff.experiments.benchmark.benchmark import benchmark, report, work
 from meddiff.experiments.benchmark.cells import Cell, cells_of, key_of, read_cell
@@ -325,7 +327,8 @@ def test_the_command_runs_cells_in_trees_of_their_own(project: Layout, runs: str
     assert list(zip(cells["budget"], cells["recipe"], strict=True)) == [("5", "method"), ("all", "method"), ("5", "paper")]
     assert (cells["validation"] == 4).all()
     assert cells["stages_run"].tolist() == [2, 2, 1]  # the paper's recipe has the method's cases
-    assert cells["peak_memory_mb"].between(20, 20_000).all()
+    own = greatest_memory(getrusage(RUSAGE_SELF))  # from which a process that it starts counts on
+    assert cells["peak_memory_mb"].between(20, max(2000, own)).all()
     assert pd.read_csv(project.benchmark / "arms.csv")["n_wanted"].tolist() == [12] * 5
     assert (cells["sets.accepted.seam"] == 0.5).all()
     assert (cells[["samples", "accepted", "labelled"]].to_numpy() == [[1, 1, 5], [1, 1, 12], [1, 1, 5]]).all()

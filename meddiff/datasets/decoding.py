@@ -38,6 +38,7 @@ class Decoded:
         colour: of the lesion in a mask of one class; empty where there is none.
         traits: what isn't plain about the file: `min_is_white`, `deep_colour` (16 bits a channel, of which 8 are kept), `halos`
             (a JPEG's, which were thresholded).
+        spacing: between rows and between columns as stored [mm], None where nobody knows it.
     """
 
     pixels: Pixels
@@ -45,6 +46,7 @@ class Decoded:
     mode: str = "RGB"
     colour: str = ""
     traits: frozenset[str] = field(default_factory=frozenset)
+    spacing: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -247,7 +247,7 @@ def _prepare(raw: RawCase, settings: PrepareParams, keep: Callable[[str, Pixels,
         raw = replace(raw, masks=())
     keep(raw.id, fitted.image, fitted.mask)
     frame = fitted.image[fitted.frame.top:, fitted.frame.left:][:fitted.frame.height, :fitted.frame.width]
-    raw_sha256 = sha256(raw.image) if isinstance(raw.image, Path) else ""
+    raw_sha256 = sha256(raw.file) if raw.file else ""
     return PreparedCase(raw, label, bool(case.mask.any()) and not label, fitted.frame, case.mode, raw_sha256,
                         np.stack([thumbnail(case.image), thumbnail(frame)]), measure(case.mask, fitted.mask, fitted.frame),
                         case.colours, case.traits, empty)

@@ -53,7 +53,7 @@ def read(dataset: str, path: Path, classes: Sequence[str] = ("lesion",), group_p
                            "Check `prepare.dataset` and `prepare.path`")
     for first, second in pairwise(cases):
         if first.id == second.id:
-            raise MeddiffError(second.image, f"ids must be unique, `{second.id}` is also {first.image}",
+            raise MeddiffError(second.file or second.id, f"ids must be unique, `{second.id}` is also {first.file}",
                                "Rename one, and its mask")
     cases = with_groups(cases, path, group_pattern)
     refuse_unsafe(cases)

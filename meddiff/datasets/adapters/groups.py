@@ -105,7 +105,7 @@ def refuse_unsafe(cases: Iterable[RawCase]) -> None:
     Raises:
         MeddiffError: names the first ids or groups that aren't.
     """
-    names = {name: case.image if isinstance(case.image, Path) else case.id for case in cases for name in (case.id, case.group)}
+    names = {name: case.file or case.id for case in cases for name in (case.id, case.group)}
     rules = (("the name of a file must be UTF-8", lambda name: not re.search("[\ud800-\udfff]", name)),
              ("a name must hold no control character", lambda name: not re.search(r"[\x00-\x1f\x7f-\x9f]", name)),
              ("an id or group must not begin with = + - or @, which a spreadsheet would run", NO_FORMULA.match),

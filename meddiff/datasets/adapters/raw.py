@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,28 @@ from meddiff.errors import MeddiffError
 _TURN = "Save the image turned as it should be seen, without the orientation in its metadata"
 
 
+class ImageSource(Protocol):
+    """An image that is no picture file of its own, such as a frame of a DICOM file or a slice of a volume."""
+
+    @property
+    def source(self) -> Path:
+        """The file that it is read from."""
+
+    def image(self) -> Decoded:
+        """The pixels; raises a MeddiffError that names the file."""
+
+
+class MaskSource(Protocol):
+    """A mask that is no picture file of its own, such as a polygon or a segment of a DICOM file."""
+
+    @property
+    def source(self) -> Path:
+        """The file that it is read from."""
+
+    def mask(self, image: Decoded, classes: int) -> Decoded:
+        """The mask on its image, `[H, W]` uint8 of 0 to `classes`; raises a MeddiffError that names the file."""
+
+
 @dataclass(frozen=True, eq=False)
 class Polygon:
     """A lesion drawn as a polygon.
@@ -22,10 +45,19 @@ class Polygon:
     Attributes:
         points: `[N, 2]` float64 corners as (x, y) in pixels of the original image.
         source: file that holds the polygon.
+        label: class of the lesion.
     """
 
     points: NDArray[np.float64]
     source: Path
+    label: int = 1
+
+    def mask(self, image: Decoded, classes: int) -> Decoded:
+        """The pixels whose centres lie inside (skimage's `polygon2mask`), on an image without orientation."""
+        if image.orientation > 1:
+            raise MeddiffError(self.source, "nothing tells whether a polygon was drawn on the image as stored or turned", _TURN)
+        inside = polygon2mask(image.pixels.shape[:2], self.points[:, ::-1])
+        return Decoded(np.asarray(inside, dtype=np.uint8) * np.uint8(self.label))
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +66,7 @@ class RawCase:
 
     Attributes:
         id: unique name, later the file stem.
-        image: file, or `[H, W, 3]` uint8 pixels.
+        image: file, `[H, W, 3]` uint8 pixels, or what reads them.
         masks: the lesion masks, united when there are several (the higher class wins); none for an image without annotation.
         group: patient, video or series; empty where nobody knows it.
         lesion_free: the dataset's authors declare the image free of lesions.
@@ -45,8 +77,8 @@ class RawCase:
     """
 
     id: str
-    image: Path | Pixels
-    masks: tuple[Path | Pixels | Polygon, ...]
+    image: Path | Pixels | ImageSource
+    masks: tuple[Path | Pixels | MaskSource, ...]
     group: str = ""
     lesion_free: bool = False
     part: str | None = None
@@ -62,8 +94,16 @@ class RawCase:
     @property
     def files(self) -> set[Path]:
         """The files that image and masks are read from."""
-        sources = [each.source if isinstance(each, Polygon) else each for each in (self.image, *self.masks)]
-        return {source for source in sources if isinstance(source, Path)}
+        return {file for each in (self.image, *self.masks) if (file := _file(each))}
+
+    @property
+    def file(self) -> Path | None:
+        """The file that the image is read from, None for pixels in memory."""
+        return _file(self.image)
+
+
+def _file(source: Path | Pixels | ImageSource | MaskSource) -> Path | None:
+    return source if isinstance(source, Path) else None if isinstance(source, np.ndarray) else source.source
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +132,7 @@ class Original:
         colours: of the lesion in the mask files of one class, see `Decoded`.
         traits: what isn't plain about the files, see `Decoded`; `turned` for an image that was turned as its orientation says,
             `as_stored` for one whose mask shows that it must not be.
+        spacing: between rows and between columns [mm], None where nobody knows it.
     """
 
     image: Pixels
@@ -99,6 +140,7 @@ class Original:
     mode: str
     colours: frozenset[str]
     traits: frozenset[str]
+    spacing: tuple[float, float] | None = None
 
 
 def decode(raw: RawCase) -> Original:
@@ -111,23 +153,25 @@ def decode(raw: RawCase) -> Original:
         MeddiffError: a file breaks a rule (see `decoding`), a mask is of another size than its image, or nothing tells whether it
             was drawn on the image as stored or turned, or a lesion-free image has a mask that isn't empty.
     """
-    image = Decoded(raw.image) if isinstance(raw.image, np.ndarray) else decode_image(raw.image)
-    sources = [(source, _mask(source, image, raw)) for source in raw.masks]
-    turns = [_turns(source if isinstance(source, Path) else raw.id, image, mask) for source, mask in sources]
+    image = Decoded(raw.image) if isinstance(raw.image, np.ndarray) else \
+        decode_image(raw.image) if isinstance(raw.image, Path) else raw.image.image()
+    sources = [(_file(source) or raw.id, _mask(source, image, raw)) for source in raw.masks]
+    turns = [_turns(where, image, mask) for where, mask in sources]
     if len({turn for turn, _ in turns}) > 1:
-        raise MeddiffError(raw.image, "the masks of an image must be drawn on the image turned one way", _TURN)
+        raise MeddiffError(raw.file or raw.id, "the masks of an image must be drawn on the image turned one way", _TURN)
     turn = turns[0][0] if turns else image.orientation
     pixels = np.ascontiguousarray(turned(image.pixels, turn))
     union = np.zeros(pixels.shape[:2], dtype=np.uint8)
-    for (source, mask), (_, own) in zip(sources, turns, strict=True):
+    for (where, mask), (_, own) in zip(sources, turns, strict=True):
         if raw.lesion_free and mask.pixels.any():
-            raise MeddiffError(source if isinstance(source, Path) else raw.id, "the mask of a lesion-free image must be empty",
+            raise MeddiffError(where, "the mask of a lesion-free image must be empty",
                                "Move the image to those with lesions")
         union = np.maximum(union, turned(mask.pixels, own))
     traits = frozenset().union(image.traits, *(mask.traits for _, mask in sources))
     if image.orientation > 1:
         traits |= {"as_stored" if turn == 1 else "turned"}
-    return Original(pixels, union, image.mode, frozenset(mask.colour for _, mask in sources if mask.colour), traits)
+    spacing = image.spacing if image.spacing is None or turn < 5 else (image.spacing[1], image.spacing[0])
+    return Original(pixels, union, image.mode, frozenset(mask.colour for _, mask in sources if mask.colour), traits, spacing)
 
 
 def _turns(where: object, image: Decoded, mask: Decoded) -> tuple[int, int]:
@@ -148,15 +192,10 @@ def _turns(where: object, image: Decoded, mask: Decoded) -> tuple[int, int]:
     return next(iter(fitting))
 
 
-def _mask(source: Path | Pixels | Polygon, image: Decoded, raw: RawCase) -> Decoded:
+def _mask(source: Path | Pixels | MaskSource, image: Decoded, raw: RawCase) -> Decoded:
     if isinstance(source, np.ndarray):
         return Decoded(source)
-    if isinstance(source, Polygon):
-        if image.orientation > 1:
-            raise MeddiffError(raw.id, "nothing tells whether a polygon was drawn on the image as stored or turned", _TURN)
-        mask = Decoded(np.asarray(polygon2mask(image.pixels.shape[:2], source.points[:, ::-1]), dtype=np.uint8))
-    else:
-        mask = decode_mask(source, raw.classes)
+    mask = decode_mask(source, raw.classes) if isinstance(source, Path) else source.mask(image, raw.classes)
     return replace(mask, pixels=mask.pixels * np.uint8(raw.label)) if raw.classes == 1 else mask
 
 

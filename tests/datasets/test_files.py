@@ -249,7 +249,7 @@ MASKS: dict[str, tuple[str, Write, int, NDArray[Any] | str, Reader | None]] = {
     "JPEG of 0 and 1": ("jpg", save(np.kron(M, np.ones((8, 8))).astype(np.uint8) * 9, quality=50), 1, "JPEG's compression", None),
     "JPEG in colour": ("jpg", save(coloured(RED), quality=95), 1, "only black and one colour", None),
     "empty JPEG": ("jpg", save(M * np.uint8(0)), 1, M & False, by_opencv),
-    "CMYK": ("tif", lambda path: Image.fromarray(coloured(WHITE)).convert("CMYK").save(path), 1, M, None),
+    "CMYK": ("tif", lambda path: Image.fromarray(coloured(WHITE)).convert("CMYK").save(path), 1, M, by_opencv),
     "indices": ("png", save(K), 2, K, lambda path: cv2.imread(str(path), cv2.IMREAD_UNCHANGED)),
     "indices, palette": ("png", palette(K, BLACK, RED, GREEN), 2, K, by_colour(RED, GREEN)),
     "indices, palette of one used class": ("png", palette(M * np.uint8(2), BLACK, RED, GREEN), 2, M * 2, by_colour(RED, GREEN)),

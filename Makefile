@@ -21,7 +21,7 @@ export DO_NOT_TRACK := true
 .PHONY: demo test install platform ui lint
 
 demo: $(DONE)
-	dvc repro
+	meddiff repro
 	@echo "Look at the runs in MLflow with: make ui"
 
 test: $(DONE)-dev

@@ -19,6 +19,7 @@ from meddiff import params
 from meddiff.environment import quiet
 from meddiff.layout import STAGES, Layout, replacing
 from meddiff.services import versioning
+from meddiff.warm import warm_stages
 
 SHOW = {"filter": show_quality, "evaluate": show_result}
 RETRIES, RETRY_SECONDS = 2, 10
@@ -68,13 +69,14 @@ def pipeline(
     env = {"MEDDIFF_EXECUTION": execution, "MEDDIFF_GIT_COMMIT": commit}
     recorded = False
     try:
-        for stage in STAGES:
-            ran = reproduce.with_options(name=stage, task_run_name=stage)(tree.root, stage, env)
-            if ran and not recorded:
-                show_run(tree, execution)
-                recorded = True
-            if stage in SHOW:
-                SHOW[stage](tree)
+        with warm_stages():
+            for stage in STAGES:
+                ran = reproduce.with_options(name=stage, task_run_name=stage)(tree.root, stage, env)
+                if ran and not recorded:
+                    show_run(tree, execution)
+                    recorded = True
+                if stage in SHOW:
+                    SHOW[stage](tree)
     except BaseException:
         log.error("The work tree stays for a look, and for a retry of this run: %s", tree.root)
         raise

@@ -6,11 +6,15 @@ import sys
 
 from meddiff.environment import quiet
 from meddiff.errors import MeddiffError
+from meddiff.layout import STAGES
+from meddiff.warm import run_warm
 
 
 def main() -> None:
     """Run a command. Exit code 2 for a `MeddiffError` or wrong usage, 130 after an interrupt, 1 where a gate refuses."""
     quiet()
+    if (code := run_warm(STAGES)) is not None:
+        sys.exit(code)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that isn't UTF-8 must not end a stage

@@ -25,7 +25,7 @@ VENDORS = {"mlflow": "services/tracking", "great_expectations": "filtering", "sq
            "dvc": "services/versioning", "dvc_data": "services/versioning", "optuna": "experiments/tuning"}
 
 # The ground, on which every room stands; of it the stages and what is around them alone know where files lie (`layout`).
-GROUND = {"__init__", "errors", "params", "cases", "progress", "environment", "seeds", "training", "pages"}
+GROUND = {"__init__", "errors", "params", "cases", "progress", "environment", "warm", "seeds", "training", "pages"}
 ADDRESSES = {"served": {"delivery"}}  # of functions that saved files name
 # Which rooms a room may import beside the ground: downwards only, so that no arrow leads back.
 MAY: dict[str, set[str]] = {
@@ -60,13 +60,14 @@ MAY: dict[str, set[str]] = {
             "experiments/benchmark", "delivery", "services/tracking", "services/catalog", "services/storage", "stages"},
     "flows": {"layout", "outputs", "evaluation", "experiments/run", "experiments/tuning", "experiments/ablation",
               "experiments/benchmark", "services/tracking", "services/versioning"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "layout"},
     **ADDRESSES,
 }
 SPLIT = ("services", "experiments")  # whose rooms lie one floor deeper
 
 # Rooms that change no result: a stage's outputs don't depend on them, so DVC needn't rerun it when they change.
-NEUTRAL = {"__init__", "errors", "progress", "environment", "finished", "services/tracking", "services/versioning", *ADDRESSES}
+NEUTRAL = {"__init__", "errors", "progress", "environment", "warm", "finished", "services/tracking", "services/versioning",
+           *ADDRESSES}
 NO_CODE = (PACKAGE / "stages/__init__.py", PACKAGE / "stages/resume.py")
 NO_STAGE = {"compute", "tracking", "catalog", "promote", "tune", "ablate", "benchmark"}  # change no result, or belong to no stage
 

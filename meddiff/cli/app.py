@@ -67,6 +67,26 @@ def generate(
     print("unfiltered: bad ones and near-copies of real lesions are among them; accepted pairs come from `meddiff export folder`")
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def repro(context: typer.Context) -> None:
+    """`dvc repro`, with its options, sooner: the stages share one process that has the heavy libraries loaded."""
+    import os
+    import signal
+    import subprocess
+    import sys
+    from uuid import uuid4
+
+    from meddiff.warm import warm_stages
+
+    os.environ.setdefault("MEDDIFF_EXECUTION", f"repro-{uuid4().hex}")  # DVC's process isn't above those of the stages
+    with warm_stages():
+        process = subprocess.Popen([sys.executable, "-m", "dvc", "repro", *context.args])
+        signal.signal(signal.SIGINT, lambda number, frame: None)  # DVC has it too, and ends the stage
+        signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+        code = process.wait()
+    raise typer.Exit(code)
+
+
 @app.command("promote")
 def promote_generator(
     version: Annotated[str | None, typer.Option(help="Number in the registry; the newest if not given.")] = None,

@@ -80,7 +80,7 @@ def init(
     layout.params.write_text(edit_params(text, later, layout.params), encoding="utf-8")
     for line in (", ".join(f"{name}: {value}" for name, value in change["prepare"].items()), *told):
         print(f"params.yaml now says {line}")
-    print("next: dvc repro")
+    print("next: meddiff repro")
 
 
 def profile(name: Annotated[str, typer.Argument(help="Such as paper.")]) -> None:

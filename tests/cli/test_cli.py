@@ -117,7 +117,7 @@ def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> N
     done = run("init", "--dataset", "folder", "--path", "raw", "--n-labelled", "2", "--size", "32")
     assert done.exit_code == 0
     assert "7 images, 3 with a lesion mask, 3 declared lesion-free, 1 without annotation" in done.stdout
-    assert done.stdout.endswith("next: dvc repro\n")
+    assert done.stdout.endswith("next: meddiff repro\n")
     after = (project / "params.yaml").read_text()
     wanted = {"dataset": "folder", "path": f"{project}/raw", "n_labelled": 2, "size": 32}
     assert yaml.safe_load(after)["prepare"] == yaml.safe_load(before)["prepare"] | wanted

@@ -113,6 +113,7 @@ def train(
     checkpoint: Path | None = None,
     report: Report = silent,
     buffers: Sequence[Tensor] = (),
+    rates: Sequence[float] = (),
 ) -> list[float]:
     """Minimise `loss` over `parameters` in place.
 
@@ -124,18 +125,22 @@ def train(
             nobody here. Its name must change with whatever the weights depend on (data, settings): see `stages.work_key`.
         report: called after each step with the loss.
         buffers: what else the steps change in place, such as the running means of batch norm; saved and resumed with the weights.
+        rates: factors of the learning rate, one for each of the parameters; none: 1.
 
     Returns:
         The loss of each step, those before a resume included.
     """
-    weights = [p for p in parameters if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
+    every = list(parameters)
+    factors = {p: factor for p, factor in zip(every, rates or [1.0] * len(every), strict=True) if p.requires_grad}
+    weights = list(factors)
+    groups = [{"params": [p for p in weights if factors[p] == factor], "factor": factor} for factor in set(factors.values())]
+    optimizer = torch.optim.AdamW(groups, schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
     ema = _moving_average(weights, schedule.ema_decay) if schedule.ema_decay else None
     losses = _resume(checkpoint, weights, buffers, optimizer, ema) if checkpoint and checkpoint.is_file() else []
     saved, cost = time.monotonic(), 0.0
     for step in range(len(losses), schedule.steps):
         for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * _rate(step, schedule)
+            group["lr"] = schedule.learning_rate * group["factor"] * _rate(step, schedule)
         generator, total = step_generator(schedule.seed, step), 0.0
         for _ in range(schedule.accumulation):
             value = loss(generator) / schedule.accumulation

@@ -164,7 +164,7 @@ def pipeline_key(layout: Layout, params: Params, overrides: Overrides, last: str
     """Name of what the pipeline gives up to the stage `last`: of settings, code, and the files of dataset and networks."""
     values, stages = merged(params, overrides), STAGES[:STAGES.index(last) + 1]
     # Settings that may name a file or folder; hub ids and words are text.
-    named = [values["foundation"]["source"], values["segment"]["encoder_weights"],
+    named = [values["foundation"]["source"], values["segment"]["encoder"],
              values["filter"]["extractor"].rpartition(":")[2]]
     if values["prepare"]["dataset"] != "demo":
         named.append(values["prepare"]["path"])

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
 from meddiff.lesions.appearance import IMAGES_AT_ONCE, Scalars, channels_first, crop, joint_features
-from meddiff.segmentation.networks import DEVIATION, MEAN
+from meddiff.segmentation.encoders import DEVIATION, MEAN
 from meddiff.segmentation.segmenter import Segmenter
 from meddiff.training import finite
 

@@ -229,13 +229,14 @@ class FilterParams(Section):
 class SegmentParams(Section):
     """The segmenters whose Dice is compared: equal steps and order in all arms, equal augmentation in all but `augmented`."""
 
-    network: Literal["unet", "segresnet", "attention_unet", "swin_unetr", "flexible_unet"] = Field(
-        "unet", description="or segresnet, attention_unet, swin_unetr, flexible_unet: docs/reference/segmenters.md"
+    network: Literal["unet", "segresnet", "attention_unet", "swin_unetr", "encoder_unet"] = Field(
+        "unet", description="or segresnet, attention_unet, swin_unetr, encoder_unet: docs/reference/segmenters.md"
     )
-    encoder: Literal["resnet18", "resnet34", "resnet50"] = Field("resnet18", description="of flexible_unet")
-    encoder_weights: str = Field(
-        "", description="of flexible_unet: file of pretrained weights, full path; empty: random ones"
+    encoder: str = Field(
+        "efficientnet_lite0", description="of encoder_unet: this, or a backbone of transformers, its folder or hub id"
     )
+    encoder_revision: str | None = Field(None, description="commit of the hub id; required for a hub id")
+    encoder_rate: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="its learning rate, as a share of `learning_rate`")
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1)] = Field(
         (BASELINE, TREATED, COMBINED), description=f"of {', '.join(arm_names())}: docs/reference/segmenters.md"
     )
@@ -258,20 +259,6 @@ class SegmentParams(Section):
         if len(set(chosen)) < len(chosen):
             raise ValueError(f"{info.field_name} must differ")
         return chosen
-
-    @field_validator("encoder_weights")
-    @classmethod
-    def _weights_need_an_encoder(cls, file: str, info: ValidationInfo) -> str:
-        if file and info.data.get("network") != "flexible_unet":
-            raise ValueError("only `network: flexible_unet` takes an encoder's weights")
-        return file
-
-    @field_validator("batch_size")
-    @classmethod
-    def _batch_norm_needs_two(cls, size: int, info: ValidationInfo) -> int:
-        if size < 2 and info.data.get("network") == "flexible_unet":
-            raise ValueError("flexible_unet normalises over the batch, which needs at least 2 images")
-        return size
 
 
 class EvaluateParams(Section):

@@ -1,20 +1,13 @@
-"""The segmenters' networks: MONAI's, rebuilt from a saved `Architecture`, and encoders that start from weights of others."""
+"""The segmenters' networks: MONAI's and ours on a pretrained encoder, rebuilt from a saved `Architecture`."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
-from monai.networks.nets import AttentionUnet, BasicUNet, FlexibleUNet, SegResNet, SwinUNETR
-from monai.networks.nets.resnet import ResNet, ResNetFeatures, get_inplanes
-from safetensors.torch import load_file
+from monai.networks.nets import AttentionUnet, BasicUNet, SegResNet, SwinUNETR
 from torch import Tensor, nn
 
-from meddiff.errors import MeddiffError
-from meddiff.training import finite
+from meddiff.segmentation.encoders import EncoderUNet, build_encoder
 
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
-WIDTHS = {"unet": 16, "segresnet": 8, "attention_unet": 16, "swin_unetr": 12, "flexible_unet": 16}
-RESNETS = {"resnet18": ("basic", [2, 2, 2, 2]), "resnet34": ("basic", [3, 4, 6, 3]), "resnet50": ("bottleneck", [3, 4, 6, 3])}
+WIDTHS = {"unet": 16, "segresnet": 8, "attention_unet": 16, "swin_unetr": 12, "encoder_unet": 16}
 
 
 @dataclass(frozen=True)
@@ -24,11 +17,11 @@ class Architecture:
     Attributes:
         network: one of `WIDTHS`. `unet`: MONAI BasicUNet, which learned faster from 40 images than MONAI's UNet with residual
             units: after 300 steps 0.82 against 0.74 Dice on ISIC 2017 and 0.55 against 0.46 on BUSI at 64 px. `segresnet`.
-            `attention_unet` (Oktay et al., 2018). `swin_unetr` (Hatamizadeh et al., 2022; in 2D). `flexible_unet`: a U-Net's
-            decoder on an `encoder` that may come pretrained.
+            `attention_unet` (Oktay et al., 2018). `swin_unetr` (Hatamizadeh et al., 2022; in 2D). `encoder_unet`: a U-Net's
+            decoder on an encoder that comes pretrained.
         width: channels of the finest level; see `build` for the deeper ones.
         classes: K. With one the network has one logit (sigmoid), with several one for the background and each class (softmax).
-        encoder: one of `RESNETS`, of `flexible_unet` alone.
+        encoder: of `encoder_unet`, see `build_encoder`.
     """
 
     network: str
@@ -46,11 +39,8 @@ class Architecture:
             return AttentionUnet(2, 3, logits, levels, strides=(2, 2, 2, 2))
         if self.network == "swin_unetr":
             return SwinUNETR(3, logits, feature_size=self.width, spatial_dims=2)
-        if self.network == "flexible_unet":
-            decoder = tuple(self.width * factor for factor in (16, 8, 4, 2, 1))
-            network = FlexibleUNet(3, logits, self.encoder, pretrained=False, decoder_channels=decoder)
-            network.encoder = _Encoder(self.encoder)
-            return network
+        if self.network == "encoder_unet":
+            return EncoderUNet(build_encoder(self.encoder), self.width, logits)
         if self.network == "unet":
             network = BasicUNet(2, 3, logits, (*levels, self.width))
             for level in (network.upcat_1, network.upcat_2, network.upcat_3, network.upcat_4):
@@ -63,58 +53,10 @@ class Architecture:
 
         The networks halve four or five times; SwinUNETR normalises over the positions left, of which one would be too few.
         """
-        multiple, least = {"swin_unetr": (32, 64), "flexible_unet": (32, 32)}.get(self.network, (16, 32))
+        multiple, least = {"swin_unetr": (32, 64), "encoder_unet": (32, 64)}.get(self.network, (16, 32))
         if height % multiple == width % multiple == 0 and min(height, width) >= least:
             return ""
         return f"image sides must be multiples of {multiple} from {least} on for {self.network}, these are {height} x {width}"
-
-
-class _Encoder(ResNetFeatures):  # type: ignore[misc]
-    """torchvision's ResNet, the layout of most pretrained weights: MONAI's own smaller ones have no weights in their shortcuts.
-
-    It takes RGB in [-1, 1] to ImageNet's mean and deviation.
-    """
-
-    def __init__(self, name: str) -> None:
-        block, layers = RESNETS[name]
-        ResNet.__init__(self, block, layers, get_inplanes(), spatial_dims=2, n_input_channels=3, conv1_t_stride=2,
-                        feed_forward=False, bias_downsample=False)
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
-        self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None], persistent=False)
-
-    def forward(self, inputs: Tensor) -> list[Tensor]:
-        features: list[Tensor] = super().forward((inputs / 2 + 0.5 - self.mean) / self.deviation)
-        return features
-
-
-def load_encoder(network: nn.Module, name: str, file: Path) -> None:
-    """Give the encoder of a `flexible_unet` the weights of a file; the head of a classifier in it is left out.
-
-    Args:
-        network: from `Architecture.build`, changed in place.
-        name: of its encoder.
-        file: safetensors, or a state dict of torch, under torchvision's names (which timm's ResNets share).
-
-    Raises:
-        MeddiffError: the file is missing, no such file, or holds the weights of another network.
-    """
-    try:
-        weights = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-        weights = {key: value for key, value in weights.items() if not key.startswith("fc.")}
-        own = network.encoder.state_dict()
-        shapes = {key: tuple(value.shape) for key, value in weights.items()}
-        counts = {key for key in own if key.endswith("num_batches_tracked")}  # older files have none
-        wrong = [key for key in sorted({*own, *shapes} - counts) if key not in own or shapes.get(key) != tuple(own[key].shape)]
-        if wrong:
-            found, wanted = shapes.get(wrong[0], "missing"), tuple(own[wrong[0]].shape) if wrong[0] in own else "unknown"
-            raise ValueError(f"{wrong[0]} is {found} in the file, {wanted} in the network")
-        if not finite(weights.values()):
-            raise ValueError("its numbers must be finite, some aren't")
-        network.encoder.load_state_dict(own | weights)
-    except Exception as e:  # torch.load fails in as many ways as there are files
-        raise MeddiffError(file, f"the encoder's weights must be those of {name} under torchvision's names "
-                           f"({' '.join(str(e).split())[:200]})",
-                           "Name another file in segment.encoder_weights, or its network in segment.encoder") from e
 
 
 def deep_features(network: nn.Module, images: Tensor) -> Tensor:

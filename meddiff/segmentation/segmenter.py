@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -20,8 +20,9 @@ from meddiff.errors import MeddiffError
 from meddiff.params import SegmentParams
 from meddiff.progress import Report, silent
 from meddiff.segmentation.augmentation import Augment, augment
+from meddiff.segmentation.encoders import load_encoder
 from meddiff.segmentation.metrics import class_dice
-from meddiff.segmentation.networks import WIDTHS, Architecture, deep_features, load_encoder
+from meddiff.segmentation.networks import WIDTHS, Architecture, deep_features
 from meddiff.training import Schedule, train
 
 _EVALUATIONS = 5
@@ -185,14 +186,15 @@ def train_segmenter(
         report(done, total, dict(values) if np.isnan(best.dice) else {**values, "dice": best.dice})
 
     schedule = Schedule(params.steps, params.learning_rate, seed, warmup=params.steps // 20, cosine=True)
-    losses = train(network.parameters(), loss, schedule, checkpoint, after_step, list(network.buffers()))
+    rates = [params.encoder_rate if name.startswith("encoder.") else 1.0 for name, _ in network.named_parameters()]
+    losses = train(network.parameters(), loss, schedule, checkpoint, after_step, list(network.buffers()), rates)
     best.restore()
     return Segmenter(network.eval(), architecture, best.dice, tuple(losses))
 
 
 def untrained(params: SegmentParams, classes: int, height: int, width: int, seed: int = 0,
               where: str = "prepare.size") -> Segmenter:
-    """The network before its training, with weights by the seed and those that `params.encoder_weights` names.
+    """The network before its training, with weights by the seed, and those of its encoder.
 
     Args:
         classes: K.
@@ -200,17 +202,20 @@ def untrained(params: SegmentParams, classes: int, height: int, width: int, seed
         where: what has this size, for the error.
 
     Raises:
-        MeddiffError: the sides are unfit for the network, or the file of the encoder's weights doesn't fit.
+        MeddiffError: the sides are unfit for the network, or the encoder doesn't load.
     """
-    encoder = params.encoder if params.network == "flexible_unet" else ""
-    architecture = Architecture(params.network, WIDTHS[params.network], classes, encoder)
+    architecture = Architecture(params.network, WIDTHS[params.network], classes)
     if unfit := architecture.unfit(height, width):
         raise MeddiffError(where, unfit, "Set prepare.size, or another segment.network")
+    weights = None
+    if params.network == "encoder_unet":
+        weights, config = load_encoder(params.encoder, params.encoder_revision)
+        architecture = replace(architecture, encoder=config)
     with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = architecture.build()
-    if params.encoder_weights:
-        load_encoder(network, encoder, Path(params.encoder_weights).expanduser())
+    if weights:
+        network.encoder.load_state_dict(weights)
     return Segmenter(network, architecture)
 
 

@@ -23,7 +23,7 @@ def check_ahead(params: Params, stage: str) -> None:
         from meddiff.filtering.features import load_extractor
 
         load_extractor(params.filter.extractor, params.filter.extractor_revision, "cpu")
-    if "segment" in later and params.segment.network in ("swin_unetr", "flexible_unet"):  # the others fit every size
+    if "segment" in later and params.segment.network in ("swin_unetr", "encoder_unet"):  # the others fit every size
         from meddiff.segmentation.segmenter import untrained
 
         untrained(params.segment, len(params.prepare.classes), params.prepare.size, params.prepare.size)

@@ -38,7 +38,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     device, settings, classes = params.compute.device, params.segment, len(params.prepare.classes)
     real, validation = read_cases(layout.cases("train")), read_cases(layout.cases("val"))
     tracker.dataset(pd.DataFrame({"id": [c.id for c in real], "group": [c.group for c in real]}), "train", "training")
-    weights = Path(settings.encoder_weights).expanduser() if settings.encoder_weights else ""
+    weights = folder if (folder := Path(settings.encoder).expanduser()).is_dir() else ""
     common = code("segmentation.segmenter"), device, classes, weights, digest(real), digest(validation)
     pools = Pools(real, settings, lambda kind: KINDS[kind](layout), partial(nothing, layout))
     tell("segment", (f"the arm {arm} is left out: {reason}" for arm, reason in pools.dropped.items()))

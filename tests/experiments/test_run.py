@@ -110,7 +110,7 @@ def test_the_name_of_what_a_pipeline_gives(tmp_path: Path) -> None:
     assert key(later) == first == key({"segment": {"steps": Params().segment.steps}})
     assert key(later, "evaluate") != key({}, "evaluate") != first
     assert key({"segment": {"steps": 7}}) != first
-    for section, name, word in (("prepare", "path", ""), ("foundation", "source", ""), ("segment", "encoder_weights", ""),
+    for section, name, word in (("prepare", "path", ""), ("foundation", "source", ""), ("segment", "encoder", ""),
                                 ("filter", "extractor", "file:")):
         place = tmp_path / name
         place.write_bytes(b"1")

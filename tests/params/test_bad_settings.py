@@ -109,7 +109,7 @@ REFUSED = {
     "an empty prompt": ("finetune: {prompt: ' '}", "`finetune.prompt`"),
     "a token beside the prompt": ("finetune: {token: other}", "`finetune.token` = 'other': it must be a word of the prompt"),
     "no loss": ("finetune: {inside_weight: 0, outside_weight: 0}", "the loss needs weight"),
-    "weights without an encoder": ("segment: {encoder_weights: w.pth}", "`network: flexible_unet`"),
+    "a rate above all": ("segment: {encoder_rate: 2}", "`segment.encoder_rate` = 2"),
     "an arm without finder": ("{segment: {arms: [combined]}, backgrounds: {finder_steps: 0}}", "needs backgrounds.finder_steps"),
     "no address": ("catalog: {url: postgres}", "`catalog.url`: a database URL has the form"),
     "an address without its kind": ("tune: {storage: 'user:SECRET@db'}", "`tune.storage`: a database URL has the form"),

@@ -212,7 +212,7 @@ def test_unfit_cases_are_named(cases):
         train_segmenter([], good, SHORT, 0)
     with pytest.raises(MeddiffError, match=r"case odd.*multiples of 16"):
         train_segmenter([Case("odd", np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), np.uint8))], [], SHORT, 0)
-    for network, least in (("swin_unetr", 64), ("flexible_unet", 32)):
+    for network, least in (("swin_unetr", 64), ("encoder_unet", 64)):
         params = SHORT.model_copy(update={"network": network})
         with pytest.raises(MeddiffError, match=rf"case_6.*multiples of 32 from {least} on for {network}, these are 48 x 48"):
             train_segmenter(cases(2, 48, seed=6), [], params, 0)

@@ -24,9 +24,9 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def settings(file: Path) -> dict[str, tuple[dict, str]]:
     """What is wrong -> settings, and the refusal."""
-    encoder = {"network": "flexible_unet", "encoder_weights": str(file)}
+    encoder = {"network": "encoder_unet", "encoder": str(file)}
     return {
-        "encoder weights": ({"segment": encoder}, r"w\.safetensors: the encoder's weights must be those of resnet18"),
+        "encoder weights": ({"segment": encoder}, r"w\.safetensors: an encoder must load"),
         "size for the network": ({"segment": {"network": "swin_unetr"}, "prepare": {"size": 48}},
                                  r"prepare\.size: image sides must be multiples of 32 from 64 on for swin_unetr"),
         "foundation folder": ({"foundation": {"source": str(file.parent)}}, "a foundation folder is a saved diffusers pipeline"),

@@ -2,16 +2,20 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from meddiff.cli.project import project, project_root
-from meddiff.errors import MeddiffError
+from meddiff.errors import MeddiffError, some
 from meddiff.layout import Layout
+
+if TYPE_CHECKING:
+    from meddiff.params import PrepareParams
 
 # For real images: the demo's cases, steps and samples are as few as its phantoms need.
 _LABELLED = 40
+_PUBLISHED = ("demo", "busi", "isic2017", "isic2018", "ph2", "ddti")  # whose data are the same everywhere
 _LONGER = {
     "foundation.steps": 100, "backgrounds.inspector_steps": 300, "backgrounds.finder_steps": 1000, "backgrounds.finder_rounds": 2,
     "mask_model.steps": 200, "finetune.steps": 200, "generate.n": 300, "segment.steps": 1500,
@@ -19,21 +23,29 @@ _LONGER = {
 
 
 def init(
-    dataset: Annotated[str, typer.Option(help="demo, folder, busi, isic2017, isic2018, ph2 or ddti")],
-    path: Annotated[Path | None, typer.Option(help="Folder of the dataset, as its authors publish it; none for demo.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="demo, folder, busi, isic2017, isic2018, ph2, ddti, coco, labelme, cvat, "
+                                                "label_studio, yolo or via; what lies at --path if not given.")] = None,
+    path: Annotated[Path | None, typer.Option(help="Folder of the dataset, as its authors publish it or a tool exports it; none "
+                                              "for demo.")] = None,
     n_labelled: Annotated[int | None, typer.Option(help="Annotated training cases that the chain may see.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the square images [pixels].")] = None,
     classes: Annotated[str | None, typer.Option(help="Names of several classes of lesions, with commas between.")] = None,
     group_pattern: Annotated[str | None, typer.Option(help=r"What in an image's name is the patient, such as '^(patient_\d+)'.")
                              ] = None,
 ) -> None:
-    """Point the project at a dataset: checks the folder and changes params.yaml, comments and order kept."""
+    """Point the project at a dataset: finds out what lies there, checks it, and changes params.yaml, comments and order kept."""
     from meddiff.params import PrepareParams
     from meddiff.params.arms import ARMS
     from meddiff.params.file import edit_params, settings_text
     from meddiff.params.overrides import nested, setting
 
     layout, params = project()
+    if dataset is None:
+        if path is None:
+            raise MeddiffError("--path", "the folder of the dataset must be given", "Add --path DIR, or --dataset demo")
+        from meddiff.datasets.adapters import recognise
+
+        dataset = recognise(path.resolve())
     where = str(path.resolve()) if path else PrepareParams().path
     if path is None and dataset != "demo":
         raise MeddiffError("--path", f"the folder of the `{dataset}` dataset must be given", "Add --path DIR")
@@ -50,21 +62,7 @@ def init(
     told = [f"{key}: {steps}, since the demo's are too few for real images" for key, steps in longer.items()]
     text = edit_params(settings_text(layout.params), change | nested(longer), layout.params)
     if dataset != "demo":
-        from meddiff.datasets import adapters
-
-        cases = adapters.read(dataset, Path(where), names, pattern)
-        marked, free = sum(bool(case.masks) for case in cases), sum(case.lesion_free for case in cases)
-        unmarked = sum(not case.annotated for case in cases)
-        parts = {part: sum(case.part == part for case in cases) for part in ("train", "val", "test")}
-        print(f"{dataset} at {where}: {len(cases)} images, {marked} with a lesion mask, {free} declared lesion-free, "
-              f"{unmarked} without annotation, {len({case.group or case.id for case in cases})} groups")
-        for line in adapters.tell_left_out(adapters.passed_over(dataset, Path(where), cases)) + adapters.offer_groups(cases):
-            print(line)
-        print("split by the dataset: " + ", ".join(f"{n} {part}" for part, n in parts.items()) if any(parts.values())
-              else "the dataset has no split; `prepare` makes one by groups")
-        share = 1 - params.prepare.val_fraction - params.prepare.test_fraction
-        training = sum(case.part == "train" and bool(case.masks) for case in cases) if any(parts.values()) else marked * share
-        spare = unmarked > 0 or round(training) > (n_labelled or params.prepare.n_labelled)
+        spare = _survey(dataset, Path(where), params.prepare.model_copy(update=change["prepare"]), params.compute.threads)
         methods = [arm for arm in ARMS if arm.role in ("baseline", "method")]
         few, more = [arm.name for arm in methods if not arm.finds], [arm.name for arm in methods]
         arms, others = (more, few) if spare else (few, more)
@@ -73,7 +71,7 @@ def init(
             told.append(f"segment.arms: {', '.join(arms)}, since there are {'' if spare else 'no '}training images whose "
                         "annotation is missing or not used, to find lesions in")
     if before != (dataset, where) and [(entry.dataset, entry.path) for entry in params.benchmark.datasets] == [before]:
-        stem = re.sub("[^A-Za-z0-9]+", "-", Path(where).name).strip("-")[:40] if dataset == "folder" else ""
+        stem = re.sub("[^A-Za-z0-9]+", "-", Path(where).name).strip("-")[:40] if dataset not in _PUBLISHED else ""
         entry = {"name": stem or dataset, "dataset": dataset, "path": where}
         later["benchmark"] = {"datasets": [entry]}
         told.append(f"benchmark.datasets: {entry['name']} alone")
@@ -81,6 +79,38 @@ def init(
     for line in (", ".join(f"{name}: {value}" for name, value in change["prepare"].items()), *told):
         print(f"params.yaml now says {line}")
     print("next: meddiff repro")
+
+
+def _survey(dataset: str, root: Path, settings: "PrepareParams", threads: int) -> bool:
+    """List a dataset, open its masks, and print what is there; whether training images will be without annotation."""
+    from meddiff.datasets import adapters
+    from meddiff.datasets.inspection import inspect_masks
+    from meddiff.progress import bar
+
+    cases = adapters.read(dataset, root, settings.classes, settings.group_pattern)
+    print("\n".join([f"{root} is read as `{dataset}`", *adapters.tell_taken(root, cases)]))
+    with bar("look") as report:
+        inspection = inspect_masks(cases, threads, report)
+    if faults := inspection.faults:
+        print("\n".join(inspection.tell_faults() if len(faults) > 1 else []))
+        raise faults[0] if len(faults) == 1 else MeddiffError(
+            root, f"images and masks must be readable, {len(faults)} of {len(cases)} aren't, as told above",
+            "Mend or remove them; params.yaml is as before")
+    marked, empty = inspection.marked, sorted(inspection.empty)
+    counted = "lesion-free" if settings.empty_masks == "lesion_free" else "not annotated"
+    unmarked = sum(not case.annotated for case in cases) + (len(empty) if counted == "not annotated" else 0)
+    parts = {part: sum(case.part == part for case in cases) for part in ("train", "val", "test")}
+    free, groups = sum(case.lesion_free for case in cases), {case.group or case.id for case in cases}
+    print(f"{len(cases)} images, {len(marked)} with a lesion mask, {free} declared lesion-free, {unmarked} without "
+          f"annotation, {len(groups)} groups")
+    lines = [f"masks that hold nothing: {len(empty)} ({some(empty)}); the images count as {counted}, see `prepare.empty_masks`"]
+    lines = [*lines[:len(empty)], *adapters.tell_categories(cases, settings.classes),
+              *adapters.tell_left_out(adapters.passed_over(dataset, root, cases)), *adapters.offer_groups(cases)]
+    print("\n".join([*lines, "split by the dataset: " + ", ".join(f"{n} {part}" for part, n in parts.items())
+                     if any(parts.values()) else "the dataset has no split; `prepare` makes one by groups"]))
+    share = 1 - settings.val_fraction - settings.test_fraction
+    training = sum(case.part == "train" and case.id in marked for case in cases) if any(parts.values()) else len(marked) * share
+    return unmarked > 0 or round(training) > settings.n_labelled
 
 
 def profile(name: Annotated[str, typer.Argument(help="Such as paper.")]) -> None:

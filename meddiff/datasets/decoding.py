@@ -6,6 +6,7 @@ Pixels are left as the file stores them, beside the orientation that it asks for
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return shown[::-1 if orientation in (3, 4, 7, 8) else 1, ::-1 if orientation in (2, 3, 6, 7) else 1]
 
 
-def decode_image(path: Path) -> Decoded:
-    """Decode an image file.
+def decode_image(path: Path, content: bytes = b"") -> Decoded:
+    """Decode an image file, or the content of one that another file holds.
 
     One channel becomes three equal ones, alpha is dropped, palettes are read by their colours, and one channel of more than 8
     bits goes through `eight_bits`. Of 16 bits a colour channel the upper 8 are kept.
@@ -81,7 +82,7 @@ def decode_image(path: Path) -> Decoded:
         MeddiffError: the file is missing, is no image, is cut short, or holds several pages; or the levels can't be shown.
     """
     with _decoding(path, "an image"):
-        stored = _load(path)
+        stored = _load(path, content)
         if stored.levels is not None:
             pixels = np.repeat(eight_bits(stored.levels)[:, :, None], 3, axis=2)
         else:  # Pillow warns of a palette's transparency unless it goes through RGBA
@@ -91,6 +92,14 @@ def decode_image(path: Path) -> Decoded:
         raise MeddiffError(path, "16 bits a colour channel must be used: of this image the upper 8 are nearly empty",
                            "Scale its levels to 8 bits, with the window that you read it in")
     return Decoded(stored.straight(pixels), stored.orientation, stored.mode, traits=stored.traits)
+
+
+def decode_header(path: Path) -> Decoded:
+    """An image file's size and orientation, its pixels black; raises a MeddiffError where it is missing or no image."""
+    with _decoding(path, "an image"), Image.open(path, formats=_FORMATS) as picture:
+        orientation = _orientation(picture)
+        turn = -1 if picture.format == "TIFF" and orientation > 4 else 1  # Pillow has turned the size of a TIFF file
+        return Decoded(np.broadcast_to(np.uint8(0), (*picture.size[::-1][::turn], 3)), orientation)
 
 
 def eight_bits(levels: NDArray[Any]) -> Pixels:
@@ -222,12 +231,12 @@ def _decoding(path: Path, kind: str) -> Iterator[None]:
         raise MeddiffError(path, f"{kind} must be there and decode ({cause})", _INTACT) from e
 
 
-def _load(path: Path) -> _Stored:
-    with Image.open(path, formats=_FORMATS) as picture:
+def _load(path: Path, content: bytes = b"") -> _Stored:
+    with Image.open(BytesIO(content) if content else path, formats=_FORMATS) as picture:
         if (pages := _count_pages(picture)) > 1:
             raise MeddiffError(path, f"a file holds one picture, this one {pages}",
                                "Save the page or frame that is meant as a file of its own")
-        _mend_bitmap(picture, path)
+        _mend_bitmap(picture)
         formats = [str(tile.args) for tile in picture.tile]
         alpha = any("LA;16" in name for name in formats)
         if alpha:  # Pillow would keep the upper 8 bits: its four bytes a pixel are taken as they are
@@ -273,13 +282,14 @@ def _orientation(picture: ImageFile) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _mend_bitmap(picture: ImageFile, path: Path) -> None:
+def _mend_bitmap(picture: ImageFile) -> None:
     """Read a BMP file by the bits that its header says: Pillow 13 takes one with a table of black and white for one of 1 bit, and
     one of 4 bits with a gray table for one of 8 (python-pillow/Pillow#9778)."""
     if picture.format != "BMP" or picture.mode not in ("1", "L"):
         return
-    with path.open("rb") as stream:
-        header = stream.read(30)
+    assert picture.fp
+    picture.fp.seek(0)
+    header = picture.fp.read(30)
     bits = header[24] if header[14] == 12 else header[28]
     if bits in (4, 8) and (picture.mode, bits) != ("L", 8):
         levels = (0, 255) if picture.mode == "1" else range(16)

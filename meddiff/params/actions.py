@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from meddiff.params.section import ArmName, DatabaseUrl, Fraction, Positive, Section, Seed, SharedSeed
+from meddiff.params.section import ArmName, DatabaseUrl, DatasetName, Fraction, Positive, Section, Seed, SharedSeed
 
 
 class TrackingParams(Section):
@@ -51,7 +51,7 @@ class BenchmarkDataset(Section):
     """One dataset of the benchmark, with settings of its own, `section.name` -> value."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$", description="on the page and in its tables")]
-    dataset: Literal["demo", "folder", "busi", "isic2017", "isic2018", "ph2", "ddti"] = Field(description="as prepare.dataset")
+    dataset: DatasetName = Field(description="as prepare.dataset")
     path: Annotated[str, Field(min_length=1)] = Field("raw", description="as prepare.path")
     settings: dict[str, Any] = Field({}, description="`section.name`: value, for this dataset alone")
 

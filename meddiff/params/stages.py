@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, ValidationInfo, field_validator
 
 from meddiff.params.arms import BASELINE, COMBINED, TREATED, arm_names
-from meddiff.params.section import ArmName, ClassName, Fraction, Positive, Section, Seed, SharedPrecision, SharedSeed
+from meddiff.params.section import ArmName, ClassName, DatasetName, Fraction, Positive, Section, Seed, SharedPrecision, SharedSeed
 
 MaskRandomness = Literal["noise", "condition", "shape", "pose", "placement"]
 MASK_RANDOMNESS: tuple[MaskRandomness, ...] = get_args(MaskRandomness)
@@ -15,9 +15,8 @@ MASK_RANDOMNESS: tuple[MaskRandomness, ...] = get_args(MaskRandomness)
 class PrepareParams(Section):
     """Which dataset, at what size, and which few annotated cases the chain may see."""
 
-    dataset: Literal["demo", "folder", "busi", "isic2017", "isic2018", "ph2", "ddti"] = Field(
-        "demo", description="what the raw dataset is: phantoms, a folder of images and masks, or as its authors publish it"
-    )
+    dataset: DatasetName = Field("demo", description="what the raw dataset is: phantoms, a folder of images and masks, as its "
+                                 "authors publish it, or as an annotation tool exports it")
     path: Annotated[str, Field(min_length=1)] = Field("raw", description="folder of the raw dataset; unused by `demo`")
     size: Annotated[int, Field(ge=32, le=1024, multiple_of=16)] = Field(64, description="side of the square images [pixels]")
     fit: Literal["pad", "squash"] = Field("pad", description="how a frame that isn't square becomes so")
@@ -38,7 +37,8 @@ class PrepareParams(Section):
         "^(patient_\\d+); empty: patients are those of groups.json or groups.csv, or of the dataset's layout"
     )
     classes: Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=8)] = Field(
-        ("lesion",), description="names of the classes of lesions; several need masks that hold class indices"
+        ("lesion",), description="names of the classes of lesions; several need masks that hold class "
+        "indices, or are categories of an annotation tool"
     )
     empty_masks: Literal["unannotated", "lesion_free"] = Field(
         "unannotated", description="what an image counts as whose mask holds nothing, unless the dataset declares it lesion-free"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from meddiff.cases import Pixels, write_image, write_mask
 from meddiff.datasets.accounts import left_out_cases, similar_pairs, tell_groups
-from meddiff.datasets.adapters import passed_over, tell_left_out
+from meddiff.datasets.adapters import passed_over, tell_categories, tell_left_out
 from meddiff.datasets.plausibility import outline_sheet
 from meddiff.datasets.preparation import count_cases, divide, list_cases, prepare_cases, tell_cases
 from meddiff.layout import Layout
@@ -46,7 +46,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
         tables = write_prepared(layout, staging, division, [*left_out_cases(cases, division), *passed], similar)
     counts = count_cases(cases, division, settings.classes, photographs(FOUNDATION))
     tell("prepare", [*tell_cases(cases, counts, settings), f"outlines to look at, by area: {layout.outlines}",
-                     *tell_left_out(passed), *tell_groups(division, similar)])
+                     *tell_categories(raw, settings.classes), *tell_left_out(passed), *tell_groups(division, similar)])
     tracker.metrics(counts)
     for name, table in tables.items():
         tracker.dataset(table, name, name)

@@ -104,6 +104,35 @@ def test_an_interrupt_is_one_line_and_exit_code_130(tmp_path: Path, sent: signal
     assert told == "meddiff: interrupted; the same command goes on where it stopped\n"
 
 
+def test_init_finds_the_layout_counts_and_tells_every_fault(project: Path, run: Run) -> None:
+    for i in range(25):
+        for folder in ("images", "labels"):
+            (project / f"raw/{folder}").mkdir(parents=True, exist_ok=True)
+        Image.new("L", (32, 32), 90 + i).save(project / f"raw/images/{i:02d}.jpg")
+        Image.new("L", (32, 32), 255 if i else 0).save(project / f"raw/labels/{i:02d}_mask.png")
+    (project / "raw/notes.docx").write_text("")
+    before = (project / "params.yaml").read_text()
+    done = run("init", "--path", "raw", "--n-labelled", "2", "--size", "32")
+    lines = done.stdout.splitlines()
+    assert lines[:3] == [f"{project}/raw is read as `folder`", "taken for images: images/*.jpg (25)",
+                         "taken for masks: labels/*_mask.png (25)"]
+    assert "25 images, 24 with a lesion mask, 0 declared lesion-free, 1 without annotation, 25 groups" in lines
+    assert "masks that hold nothing: 1 (00); the images count as not annotated, see `prepare.empty_masks`" in lines
+    assert any(line.startswith("1 file isn't read (notes.docx)") for line in lines)
+    assert load_params(project / "params.yaml").prepare.dataset == "folder"
+    (project / "params.yaml").write_text(before)
+    for i in range(23):
+        (project / f"raw/labels/{i:02d}_mask.png").write_bytes(b"no picture")
+    with pytest.raises(MeddiffError, match="images and masks must be readable, 23 of 25 aren't, as told above"):
+        run("init", "--path", "raw")
+    (project / "raw/coco.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(MeddiffError, match="can be read as `folder` or as `coco`"):
+        run("init", "--path", "raw")
+    with pytest.raises(MeddiffError, match="--path: the folder of the dataset must be given"):
+        run("init")
+    assert (project / "params.yaml").read_text() == before
+
+
 def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> None:
     for folder in ("images", "masks", "normal"):
         (project / f"raw/{folder}").mkdir(parents=True)

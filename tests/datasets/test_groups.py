@@ -106,7 +106,7 @@ def test_ids_may_differ_in_capitals_alone_and_mean_nothing(tmp_path: Path) -> No
     (lambda root: named(root, "x" * 201), "at most 200 bytes"),
     (lambda root: named(root, NFC, NFD), "has it too, but for the encoding of its letters"),
     (lambda root: normal(root, "a"), "ids must be unique"),
-    (lambda root: (root / "masks/a.png").rename(root / "masks/A.png"), r"have its mask `masks/a.png`; there is A.png"),
+    (lambda root: (root / "masks/a.png").rename(root / "masks/A-b.png"), r"have its mask `masks/a.png`; there is A-b.png"),
     (lambda root: (root / "masks/a.png").rename(root / "masks/a_mask.png"), "there is a_mask.png instead: both must"),
     (lambda root: [(root / f"masks/{id}.png").unlink() for id in "ab"], "a.png: an image must have its mask.*likewise b"),
     (write("groups.json", '{"a": "p", "a": "q", "b": "p"}'), "a name must stand once, `a` has two values"),
@@ -294,8 +294,8 @@ def test_other_spellings_and_webp_are_read(tmp_path: Path) -> None:
     assert [each.id for each in passed_over("folder", tmp_path, cases)] == ["unlabeled/u.png"]
 
 
-def test_a_folder_of_subfolders_says_what_it_holds(tmp_path: Path) -> None:
-    for name in ("images/p1/a.png", "masks/p1/a.png"):
+def test_folders_that_differ_on_both_sides_say_what_they_hold(tmp_path: Path) -> None:
+    for name in ("images/p1/a.png", "masks/p2/a.png"):
         (tmp_path / name).parent.mkdir(parents=True)
         Image.new("L", (16, 12)).save(tmp_path / name)
     with pytest.raises(MeddiffError, match=r"must hold an image, but 1 file isn't read \(images/p1/a.png\): only images/"):

@@ -25,6 +25,7 @@ from meddiff.params import Params
 from meddiff.services.tracking import Unrecorded
 from meddiff.stages.prepare import run
 from tests.conftest import SHARED_DATA
+from tests.datasets import exporting
 
 PARTS = ("train", "val", "test")
 
@@ -470,3 +471,45 @@ def test_real_datasets(name: str, cases: int, normal: int, tmp_path: Path) -> No
         cases + seen.counts["test_lesion_free"]
     assert seen.counts["left_out_duplicates"] < 0.02 * cases
     assert seen.counts["backgrounds_normal"] + seen.counts["left_out_lesion_free"] + seen.counts["test_lesion_free"] == normal
+
+
+def twelve(tool: str, root: Path) -> None:
+    """An export of twelve images of 32 by 32, each with a rectangle of its own."""
+    size = {"imageHeight": 32, "imageWidth": 32}
+    shown = {"original_height": 32, "original_width": 32}
+    corners = [[(2 + i, 3 + i), (14 + i, 3 + i), (14 + i, 12 + i), (2 + i, 12 + i)] for i in range(12)]
+    generator, images = np.random.default_rng(0), root / "images"
+    images.mkdir(parents=True)
+    for i in range(12):
+        Image.fromarray(generator.integers(0, 255, (32, 32, 3), np.uint8)).save(images / f"{i}.png")
+    flat = [[[value for corner in points for value in corner]] for points in corners]
+    columns, rows = ([[corner[axis] for corner in points] for points in corners] for axis in (0, 1))
+    written: dict[str, dict[str, object]] = {
+        "coco": {"coco.json": {
+            "images": [{"id": i, "file_name": f"{i}.png", "width": 32, "height": 32} for i in range(12)],
+            "categories": [{"id": 4, "name": "polyp"}],
+            "annotations": [{"id": i, "image_id": i, "category_id": 4, "segmentation": flat[i]} for i in range(12)]}},
+        "labelme": {f"images/{i}.json": exporting.labelme(f"{i}.png", [{"points": corners[i]}], **size) for i in range(12)},
+        "yolo": {f"labels/{i}.txt": " ".join(["0", *(str(value / 32) for value in flat[i][0])]) for i in range(12)},
+        "cvat": {"annotations.xml": exporting.cvat([
+            (f"{i}.png", f'<polygon label="polyp" points="{";".join(f"{x},{y}" for x, y in corners[i])}"></polygon>')
+            for i in range(12)]).replace('width="30" height="20"', 'width="32" height="32"')},
+        "label_studio": {"project.json": [exporting.task(i, f"{i}.png", [exporting.region("polygon", {
+            "points": [[x / 0.32, y / 0.32] for x, y in corners[i]]}, **shown)]) for i in range(12)]},
+        "via": {"via.json": {str(i): {"filename": f"{i}.png", "regions": [{"shape_attributes": {
+            "name": "polygon", "all_points_x": columns[i], "all_points_y": rows[i]}}]} for i in range(12)}}}
+    for name, content in written[tool].items():
+        exporting.save(root / name, content)
+
+
+@pytest.mark.parametrize("tool", ["coco", "labelme", "cvat", "label_studio", "yolo", "via"])
+def test_an_export_is_prepared_to_the_same_masks(tool: str, tmp_path: Path) -> None:
+    twelve(tool, tmp_path / "raw")
+    seen = prepare(tmp_path, dataset=tool, path="raw", n_labelled=12, duplicate_bits=0)
+    assert (seen.counts["images"], seen.counts["empty_masks"]) == (12, 0)
+    made = {case.id: case.mask for part in PARTS for case in read_cases(Layout(tmp_path).cases(part))}
+    assert set(made) == {str(i) for i in range(12)}
+    for i in range(12):
+        inside = np.zeros((32, 32), np.uint8)
+        inside[3 + i:13 + i, 2 + i:15 + i] = 1
+        assert np.array_equal(made[str(i)], inside), i

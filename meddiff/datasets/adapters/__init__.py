@@ -1,52 +1,140 @@
-"""Raw datasets in the layouts their authors publish: which cases, masks and parts there are, and how one case is decoded.
+"""Raw datasets as their authors publish and tools export them: which cases, masks and parts there are, how one is decoded.
 
 Listing a dataset opens no image; `decode` reads one case, so that thousands of large images never lie in memory together.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+from meddiff.datasets.adapters.coco import coco, coco_files
+from meddiff.datasets.adapters.cvat import cvat, cvat_files
 from meddiff.datasets.adapters.dermoscopy import isic2017, isic2018, ph2
-from meddiff.datasets.adapters.folder import folder
+from meddiff.datasets.adapters.exports import tell_categories
+from meddiff.datasets.adapters.folder import folder, has_pairs
 from meddiff.datasets.adapters.groups import group_file, offer_groups, refuse_unsafe, unknown_names, with_groups
-from meddiff.datasets.adapters.listing import LeftOut, entry, tell_left_out, unread
-from meddiff.datasets.adapters.raw import Fitted, Original, Polygon, RawCase, decode, fit_square, in_memory
+from meddiff.datasets.adapters.label_studio import label_studio, label_studio_files
+from meddiff.datasets.adapters.labelme import labelme, labelme_files
+from meddiff.datasets.adapters.listing import ELSEWHERE, LeftOut, count_suffixes, entry, tell_left_out, tell_pairs, unread
+from meddiff.datasets.adapters.raw import Fitted, Original, Polygon, RawCase, decode, decode_masks, fit_square, in_memory
 from meddiff.datasets.adapters.ultrasound import busi, ddti
+from meddiff.datasets.adapters.via import via, via_files
+from meddiff.datasets.adapters.yolo import yolo, yolo_files
 from meddiff.errors import MeddiffError
 
-__all__ = ["Fitted", "LeftOut", "Original", "Polygon", "RawCase", "decode", "fit_square", "in_memory", "offer_groups",
-           "passed_over", "read", "tell_left_out"]
+__all__ = [
+    "Fitted",
+    "LeftOut",
+    "Original",
+    "Polygon",
+    "RawCase",
+    "decode",
+    "decode_masks",
+    "fit_square",
+    "in_memory",
+    "offer_groups",
+    "passed_over",
+    "read",
+    "recognise",
+    "tell_categories",
+    "tell_left_out",
+    "tell_taken",
+]
 
-_ONE_CLASS: dict[str, Callable[[Path], list[RawCase]]] = {"isic2017": isic2017, "isic2018": isic2018, "ph2": ph2, "ddti": ddti}
-_SEVERAL: dict[str, Callable[[Path, Sequence[str]], list[RawCase]]] = {"folder": folder, "busi": busi}
-_TEXTS = r".*\.(txt|md|csv|json|pdf|xlsx?|docx?|html)"
-# What the authors publish beside images and masks.
-_ASIDE = {"folder": None, "busi": _TEXTS, "ph2": _TEXTS, "ddti": rf"{_TEXTS}|\d+\.xml",
-          **dict.fromkeys(("isic2017", "isic2018"), rf"{_TEXTS}|.*_superpixels\.png")}
+_TEXTS = r".*\.(txt|md|csv|json|pdf|xlsx?|docx?|html)"  # what authors publish beside images and masks
+_NOTES = r".*\.(txt|md|csv|pdf|ya?ml)"                  # what lies beside an export
+_UNNAMED = "the export doesn't name it"
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a layout is read and known.
+
+    Attributes:
+        list_cases: the cases at a folder; with the names of classes where it tells several.
+        lies_at: what of the layout lies at a folder; nothing that counts as true where it isn't this.
+        several: whether it tells several classes.
+        published: its names are so much its own that no other layout is meant where they are.
+        aside: names that lie beside what is read rightly, as a regular expression.
+        elsewhere: what helps with a picture that isn't read; empty: only the folders of read files are looked at.
+    """
+
+    list_cases: Callable[..., list[RawCase]]
+    lies_at: Callable[[Path], object]
+    several: bool = True
+    published: bool = False
+    aside: str = _NOTES
+    elsewhere: str = _UNNAMED
+
+
+def _lies(path: Path, *patterns: str) -> bool:
+    return any(next(path.glob(pattern), None) for pattern in patterns)
+
+
+_published = partial(_Layout, several=False, published=True, aside=_TEXTS, elsewhere="")
+_LAYOUTS: dict[str, _Layout] = {
+    "folder": _Layout(folder, has_pairs, aside="", elsewhere=ELSEWHERE),
+    "busi": _published(busi, lambda path: _lies(path, "Dataset_BUSI_with_GT") or all(
+        _lies(path, f"{name}/*_mask.png") for name in ("benign", "malignant", "normal")), several=True),
+    "isic2017": _published(isic2017, lambda path: _lies(path, "ISIC-2017_Training_Data"), aside=rf"{_TEXTS}|.*_superpixels\.png"),
+    "isic2018": _published(isic2018, lambda path: _lies(path, "ISIC2018_Task1-2_Training_Input")),
+    "ph2": _published(ph2, lambda path: _lies(path, "PH2Dataset", "PH2 Dataset images", "IMD*/IMD*_lesion")),
+    "ddti": _published(ddti, lambda path: _lies(path, "[0-9]*_[0-9]*.jpg") and _lies(path, "[0-9]*.xml"),
+                       aside=rf"{_TEXTS}|\d+\.xml"),
+    "coco": _Layout(coco, coco_files),
+    "labelme": _Layout(labelme, labelme_files),
+    "cvat": _Layout(cvat, cvat_files),
+    "label_studio": _Layout(label_studio, label_studio_files),
+    "yolo": _Layout(yolo, yolo_files),
+    "via": _Layout(via, via_files),
+}
+
+
+def recognise(path: Path) -> str:
+    """The layout of the dataset at a folder.
+
+    Raises:
+        MeddiffError: the folder isn't there, holds none, or can be read as several; says what lies there.
+    """
+    if not path.is_dir():
+        raise MeddiffError(path, "the dataset must be a folder that is there", "Correct --path")
+    seen = {name: layout for name, layout in _LAYOUTS.items() if layout.lies_at(path)}
+    names = [name for name, layout in seen.items() if layout.published] or list(seen)
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise MeddiffError(path, f"the folder can be read as {' or as '.join(f'`{name}`' for name in names)}",
+                           f"Say which is meant: --dataset {' or --dataset '.join(names)}")
+    files = [f"{n} {suffix or 'nameless'} file{'s' * (n > 1)}" for suffix, n in count_suffixes(path).items()]
+    helps = "; ".join(dict.fromkeys(left.reason for left in unread(path, (), "", "name the masks after their images, in masks/")))
+    there = f"found {', '.join(files[:5])}: {helps}" if files else "the folder is empty"
+    raise MeddiffError(path, f"no layout is recognised; {there}",
+                       "See docs/how-to/prepare-a-dataset.md, or name a layout by --dataset")
 
 
 def read(dataset: str, path: Path, classes: Sequence[str] = ("lesion",), group_pattern: str = "") -> list[RawCase]:
     """List a raw dataset's cases, sorted by id.
 
     Args:
-        dataset: one of `folder`, `busi`, `isic2017`, `isic2018`, `ph2`, `ddti`.
+        dataset: name of a layout.
         path: folder of the raw dataset. `groups.json` or `groups.csv` in it names the patients, in any layout.
         classes: names of the classes of lesions; with one, every lesion is of it. Several are told apart by `folder` (masks of
-            class indices, in this order) and `busi` (by its folders `benign` and `malignant`).
+            class indices, in this order), `busi` (by its folders `benign` and `malignant`) and annotation tools (by category).
         group_pattern: what in an id is the patient, see `groups.with_groups`; empty: nothing.
 
     Raises:
         MeddiffError: `path` or a folder below it is missing, an image has no mask or a mask no image, an id comes twice or is
             unsafe, nothing is there, groups are wrong, or the dataset doesn't tell these classes.
     """
+    layout = _LAYOUTS[dataset]
     if not path.is_dir():
         raise MeddiffError(path, f"the folder of the `{dataset}` dataset must be there", "Correct `prepare.path` in params.yaml")
-    if dataset in _ONE_CLASS and len(classes) > 1:
+    if not layout.several and len(classes) > 1:
         raise MeddiffError("prepare.classes", f"the `{dataset}` layout tells one class of lesions, not {len(classes)}",
                            "Name one class, or bring masks of class indices in the layout `folder`")
-    listed = _ONE_CLASS[dataset](path) if dataset in _ONE_CLASS else _SEVERAL[dataset](path, classes)
-    cases = sorted(listed, key=lambda case: case.id)
+    cases = sorted(layout.list_cases(path, *([classes] if layout.several else [])), key=lambda case: case.id)
     if not cases:
         instead = "; ".join(tell_left_out(passed_over(dataset, path, cases)))
         raise MeddiffError(path, f"a `{dataset}` dataset must hold an image{instead and f', but {instead}'}",
@@ -62,8 +150,14 @@ def read(dataset: str, path: Path, classes: Sequence[str] = ("lesion",), group_p
 
 def passed_over(dataset: str, path: Path, cases: Sequence[RawCase]) -> list[LeftOut]:
     """What of a dataset's folder `read` didn't take: files, names in the file of groups, and annotations that can't be right."""
-    used = {file for case in cases for file in case.files}
-    if _ASIDE[dataset] is None:
-        used |= {entry(path, "split.json"), *filter(None, [group_file(path)])}
+    layout = _LAYOUTS[dataset]
+    used = {file for case in cases for file in case.files} | set(filter(None, [group_file(path)]))
+    if not layout.aside:
+        used.add(entry(path, "split.json"))
     doubts = [LeftOut(case.id, "annotation", case.doubt) for case in cases if case.doubt]
-    return [*unread(path, used, _ASIDE[dataset]), *unknown_names(cases, path), *doubts]
+    return [*unread(path, used, layout.aside, layout.elsewhere), *unknown_names(cases, path), *doubts]
+
+
+def tell_taken(path: Path, cases: Sequence[RawCase]) -> list[str]:
+    """What of a dataset's folder was taken for images and what for masks, a line for each."""
+    return tell_pairs(path, [(case.file, sorted(case.files - {case.file} if case.masks else ())) for case in cases if case.file])

@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meddiff.datasets.adapters.groups import read_json
+from meddiff.datasets.adapters.guesses import Guess, guess_pairs
 from meddiff.datasets.adapters.listing import composed, entry, list_files, require_pairs
 from meddiff.datasets.adapters.raw import RawCase
-from meddiff.errors import MeddiffError
+from meddiff.errors import MeddiffError, likewise
 
 _PARTS = ("train", "val", "test")
+_ALONE = "Add the mask, or move the image to unlabelled/"
 _REMEDY = "Complete it, or delete the file to have a split made"
 
 
 def folder(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
-    """Pairs `images/STEM.*` and `masks/STEM.*` (png, jpg, bmp, tif or webp; masks better not jpg).
+    """Pairs `images/STEM.*` and `masks/STEM.*` (png, jpg, bmp, tif or webp; masks better not jpg), else what `guesses` reads.
 
     With several classes the masks hold class indices: 0 for the background, 1 for the first of `classes`, and so on.
 
@@ -24,14 +26,50 @@ def folder(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
         MeddiffError: see `read`; or a JSON file is malformed or incomplete.
     """
     places = entry(path, "images"), entry(path, "masks")
-    images, masks = map(list_files, places)
-    require_pairs(images, masks, places, remedy="Add the mask, or move the image to unlabelled/")
+    plain = all(place.is_dir() for place in places)
+    images, masks = map(list_files, places) if plain else ({}, {})
+    if not images or images.keys() != masks.keys():
+        try:
+            guess = guess_pairs(path)
+        except MeddiffError:
+            if not images:
+                raise
+        else:
+            if guess.masks and not any(guess.lone):
+                return _guessed(path, guess, len(classes))
+            if guess.masks and not images.keys() & masks.keys():
+                _refuse_lone(path, guess)
+        images, masks = map(list_files, places)
+    require_pairs(images, masks, places, remedy=_ALONE)
     normal, unlabelled = (list_files(place) if (place := entry(path, *names)).is_dir() else {}
                           for names in (("normal",), ("unlabelled", "unlabeled")))
     parts = _parts(entry(path, "split.json"), images)
     cases = [RawCase(name, file, (masks[name],), part=parts.get(name), classes=len(classes)) for name, file in images.items()]
     return cases + [RawCase(name, file, (), lesion_free=free) for files, free in ((normal, True), (unlabelled, False))
                     for name, file in files.items()]
+
+
+def has_pairs(path: Path) -> bool:
+    """Whether `folder` can read something below a folder, rightly or not."""
+    try:
+        return all(entry(path, name).is_dir() for name in ("images", "masks")) or bool(guess_pairs(path).masks)
+    except MeddiffError:
+        return True
+
+
+def _guessed(path: Path, guess: Guess, classes: int) -> list[RawCase]:
+    listed = _parts(entry(path, "split.json"), {guess.ids[file]: file for file in guess.masks})
+    return [RawCase(id, file, (guess.masks[file],) if file in guess.masks else (), lesion_free=file in guess.free,
+                    part=listed.get(id) if listed else guess.parts.get(file), classes=classes) for file, id in guess.ids.items()]
+
+
+def _refuse_lone(path: Path, guess: Guess) -> None:
+    images, masks = guess.lone
+    pair = [file.relative_to(path) for file in next(iter(guess.masks.items()))]
+    files, kind, other = (images, "an image", "mask") if images else (masks, "a mask", "image")
+    further = likewise([file.name for file in files[1:]])
+    raise MeddiffError(files[0], f"{kind} must have its {other}, as {pair[0]} has {pair[1]}{further}",
+                       _ALONE if images else "Add the image, or take the mask out")
 
 
 def _parts(file: Path, images: dict[str, Path]) -> dict[str, str]:

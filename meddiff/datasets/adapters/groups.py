@@ -170,9 +170,14 @@ def _read_csv(file: Path) -> dict[str, str]:
 
 
 def _resolved(groups: dict[str, str], cases: Sequence[RawCase]) -> tuple[dict[str, str], list[str]]:
-    """Id -> group, and the names that are no image's: a case is named by its id, its file, or that without suffix."""
-    ids = {name: case.id for case in cases if isinstance(case.image, Path)
-           for name in (composed(case.image.name), composed(case.image.stem))} | {case.id: case.id for case in cases}
+    """Id -> group, and the names that are no image's: a case is named by its id, its file, or that without suffix.
+
+    A name that files of several folders share names none of them.
+    """
+    named = [(name, case.id) for case in cases if isinstance(case.image, Path)
+             for name in {composed(case.image.name), composed(case.image.stem)}]
+    shared = Counter(name for name, _ in named)
+    ids = {name: id for name, id in named if shared[name] == 1} | {case.id: case.id for case in cases}
     return {ids[name]: group for name, group in groups.items() if name in ids}, [name for name in groups if name not in ids]
 
 

@@ -7,10 +7,12 @@ Names are compared, and become ids, in composed letters (NFC): a copy from a Mac
 import os
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
+from typing import TypeVar
 
 from meddiff.errors import CONTROLS, MeddiffError, likewise, some
 
@@ -18,13 +20,22 @@ READABLE = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 NO_FORMULA = re.compile(r"(?![=+\-@\t\r])|[+-]?\d+([.,]\d+)?$")  # what a spreadsheet takes for text or a number
 _SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found"}
 _TEXTS = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".pdf", ".xlsx", ".xls", ".ods", ".docx", ".html", ".dvc", ".py", "")
-_ELSEWHERE = "only images/, masks/, normal/ and unlabelled/ are read, no folders in them: move it, under a name of its own"
+IMAGE_FOLDERS = {"images", "image", "imgs", "img", "original", "originals", "inputs", "input", "data", "jpegimages"}
+MASK_FOLDERS = {"masks", "mask", "labels", "label", "annotations", "annotation", "segmentations", "segmentation", "groundtruth",
+                "groundtruths", "gt", "segmentationclass"}
+_NO_PLACES = IMAGE_FOLDERS | {"normal", "unlabelled", "unlabeled"}  # folders that say what an image is, not which
+_PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+          "testing": "test"}
+ELSEWHERE = "only images/, masks/, normal/ and unlabelled/ are read, no folders in them: move it, under a name of its own"
 _NO_PLACE = "the layout has no such name or place"
 _REMEDIES = (
     ((".dcm", ".dicom", ".ima"), "save DICOM as PNG, with the window that you read it in"),
     ((".nii", ".nrrd", ".mha", ".mhd", ".npy", ".npz", ".mat"), "save its slices as PNG"),
     ((".zip", ".tar", ".gz", ".7z", ".rar"), "unpack it"),
     (_TEXTS, "it is no image; patients are read from groups.json or groups.csv, parts from split.json"))
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,44 @@ def list_files(folder: Path, suffixes: Sequence[str] = READABLE) -> dict[str, Pa
     return {stem: paths[0] for stem, paths in files.items()}
 
 
+def files_below(root: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files of a folder and of all below it with these suffixes, in order; hidden ones are passed over."""
+    return [path for path in _all_below(root) if path.suffix.lower() in suffixes]
+
+
+def count_suffixes(root: Path) -> dict[str, int]:
+    """How many files of each suffix lie below a folder, the most first."""
+    return dict(Counter(path.suffix.lower() for path in _all_below(root)).most_common())
+
+
+def folder_word(name: str) -> str:
+    """A folder's name without capitals and what stands between words, as in `Ground Truth`."""
+    return re.sub(r"[\W_]+", "", composed(name).casefold())
+
+
+def place_ids(root: Path, files: Iterable[Path]) -> dict[Path, str]:
+    """Ids of files in nested folders: the steps below the folder that they share, without such as `images`, joined by `_`."""
+    steps = {file: file.relative_to(root).parent.parts for file in files}
+    ends = min(steps.values(), default=()), max(steps.values(), default=())
+    shared = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(*ends, strict=False)))
+    return {file: "_".join([*(composed(step) for step in parts[shared:] if folder_word(step) not in _NO_PLACES),
+                            composed(file.stem)]) for file, parts in steps.items()}
+
+
+def parts_of(words: Mapping[_T, Iterable[str]]) -> dict[_T, str]:
+    """Which part each is of by the words of its place, such as the folders `train` and `test2017`; nothing unless each is of one.
+
+    Where a part isn't there, the training part is divided, so that it is no preset then.
+    """
+    named = {each: {part for word in own if (part := _PARTS.get(folder_word(word).rstrip("0123456789")))}
+             for each, own in words.items()}
+    parts = {each: min(own) for each, own in named.items() if len(own) == 1}
+    there = set(parts.values())
+    if len(parts) < len(named) or "train" not in there or len(there) < 2:
+        return {}
+    return {each: part for each, part in parts.items() if len(there) == 3 or part != "train"}
+
+
 def require_pairs(images: Mapping[str, Path], masks: Mapping[str, Path], places: tuple[Path, Path], ending: str = "",
                   remedy: str = "Add the mask, or take the image out") -> None:
     """Check that images and masks have the same names.
@@ -111,23 +160,20 @@ def require_pairs(images: Mapping[str, Path], masks: Mapping[str, Path], places:
                                f"`{folder.name}/{name}{what}.png`{instead}{likewise(lone[1:])}", help)
 
 
-def unread(root: Path, used: Collection[Path], aside: str | None) -> list[LeftOut]:
+def unread(root: Path, used: Collection[Path], aside: str, elsewhere: str) -> list[LeftOut]:
     """The files of a dataset that no adapter reads.
 
     Args:
         root: the dataset's folder.
         used: the files that are read.
-        aside: names that the layout's authors publish beside what is read, as a regular expression; then only the folders of the
-            files that are read are looked at. None: all are the user's own.
+        aside: names that lie beside what is read rightly, as a regular expression.
+        elsewhere: what helps with a picture file; empty where only the folders of the files that are read are the user's.
     """
-    tops = {root} if aside is None else {file.parent for file in used}
-    links = [path for path in _visible(root) if path.is_symlink() and path.is_dir()] if aside is None else []
-    files = {Path(folder, name) for top in (*tops, *links) for folder, _, names in os.walk(top)
-             if _shown(Path(folder).relative_to(root)) for name in names if _shown(Path(name))}
-    if aside is not None:
-        files = {file for file in files if not re.fullmatch(aside, file.name, re.IGNORECASE)}
-    rest = sorted(files - set(used))
-    return [LeftOut(harmless(file.relative_to(root).as_posix()), "file", _remedy(file, aside is None)) for file in rest]
+    files = set(_all_below(root)) if elsewhere else {
+        Path(folder, name) for top in {file.parent for file in used} for folder, _, names in os.walk(top)
+        if _shown(Path(folder).relative_to(root)) for name in names if _shown(Path(name))}
+    rest = sorted(file for file in files - set(used) if not re.fullmatch(aside, file.name, re.IGNORECASE))
+    return [LeftOut(harmless(file.relative_to(root).as_posix()), "file", _remedy(file, elsewhere)) for file in rest]
 
 
 def tell_left_out(listed: Sequence[LeftOut]) -> list[str]:
@@ -142,6 +188,30 @@ def tell_left_out(listed: Sequence[LeftOut]) -> list[str]:
     return [f"{len(ids)} {words[what][len(ids) > 1]} ({some(ids)}): {reason}" for (what, reason, _), ids in kinds.items()]
 
 
+def tell_pairs(root: Path, pairs: Sequence[tuple[Path, Sequence[Path]]]) -> list[str]:
+    """What was taken for images and what for masks, by place and ending, a line for each.
+
+    Args:
+        root: the dataset's folder.
+        pairs: each image's file, and those of its masks; of an export that file.
+    """
+    taken = {"images": Counter(f"{_shared(file, root)}*{file.suffix}" for file, _ in pairs),
+             "masks": Counter(f"{_shared(mask, root)}*{_after(mask.stem, file.stem)}{mask.suffix}"
+                              if mask.suffix.lower() in READABLE or composed(mask.stem) == composed(file.stem)
+                              else str(mask.relative_to(root)) for file, masks in pairs for mask in masks)}
+    return [f"taken for {what}: {some([f'{place} ({n})' for place, n in counted.most_common()], 4)}"
+            for what, counted in taken.items() if counted]
+
+
+def _shared(file: Path, root: Path) -> str:
+    place = file.relative_to(root).parent.as_posix()
+    return "" if place == "." else f"{place}/"
+
+
+def _after(stem: str, start: str) -> str:
+    return stem[len(start):] if composed(stem).casefold().startswith(composed(start).casefold()) else ""
+
+
 def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _shown(Path(path.name))) if folder.is_dir() else []
 
@@ -150,12 +220,18 @@ def _shown(place: Path) -> bool:
     return not any(part.startswith(".") or part.lower() in _SYSTEM for part in place.parts)
 
 
-def _remedy(file: Path, own: bool) -> str:
+def _all_below(root: Path) -> list[Path]:
+    links = [path for path in _visible(root) if path.is_symlink() and path.is_dir()]
+    return sorted({Path(folder, name) for top in (root, *links) for folder, _, names in os.walk(top)
+                   if _shown(Path(folder).relative_to(root)) for name in names if _shown(Path(name))})
+
+
+def _remedy(file: Path, elsewhere: str) -> str:
     suffix = file.suffix.lower()
-    if suffix in (READABLE if own else (*READABLE, *_TEXTS)):
-        return _ELSEWHERE if own else _NO_PLACE
+    if suffix in (READABLE if elsewhere else (*READABLE, *_TEXTS)):
+        return elsewhere or _NO_PLACE
     return next((remedy for suffixes, remedy in _REMEDIES if suffix in suffixes), "save it as PNG")
 
 
 def _as_pair(file: Path) -> str:
-    return "both must have one name" if file.suffix.lower() in READABLE else _remedy(file, own=True)
+    return "both must have one name" if file.suffix.lower() in READABLE else _remedy(file, ELSEWHERE)

@@ -10,10 +10,10 @@ from PIL import Image
 from skimage.draw import polygon2mask
 
 from meddiff.cases import Case, Frame, Pixels
-from meddiff.datasets.decoding import Decoded, decode_image, decode_mask, turned
+from meddiff.datasets.decoding import Decoded, decode_header, decode_image, decode_mask, turned
 from meddiff.errors import MeddiffError
 
-_TURN = "Save the image turned as it should be seen, without the orientation in its metadata"
+TURN = "Save the image turned as it should be seen, without the orientation in its metadata"
 
 
 class ImageSource(Protocol):
@@ -55,7 +55,7 @@ class Polygon:
     def mask(self, image: Decoded, classes: int) -> Decoded:
         """The pixels whose centres lie inside (skimage's `polygon2mask`), on an image without orientation."""
         if image.orientation > 1:
-            raise MeddiffError(self.source, "nothing tells whether a polygon was drawn on the image as stored or turned", _TURN)
+            raise MeddiffError(self.source, "nothing tells whether a polygon was drawn on the image as stored or turned", TURN)
         inside = polygon2mask(image.pixels.shape[:2], self.points[:, ::-1])
         return Decoded(np.asarray(inside, dtype=np.uint8) * np.uint8(self.label))
 
@@ -74,6 +74,7 @@ class RawCase:
         classes: highest class index that a mask file may hold; with 1 the masks are plain ones of one class.
         label: the class of plain masks.
         doubt: why an annotation that is there, or a part of it, isn't used; else empty.
+        categories: what an annotation tool calls what was drawn.
     """
 
     id: str
@@ -85,6 +86,7 @@ class RawCase:
     classes: int = 1
     label: int = 1
     doubt: str = ""
+    categories: tuple[str, ...] = ()
 
     @property
     def annotated(self) -> bool:
@@ -153,14 +155,23 @@ def decode(raw: RawCase) -> Original:
         MeddiffError: a file breaks a rule (see `decoding`), a mask is of another size than its image, or nothing tells whether it
             was drawn on the image as stored or turned, or a lesion-free image has a mask that isn't empty.
     """
-    image = Decoded(raw.image) if isinstance(raw.image, np.ndarray) else \
-        decode_image(raw.image) if isinstance(raw.image, Path) else raw.image.image()
+    case = _joined(raw, Decoded(raw.image) if isinstance(raw.image, np.ndarray) else
+                   decode_image(raw.image) if isinstance(raw.image, Path) else raw.image.image())
+    return replace(case, image=np.ascontiguousarray(case.image))
+
+
+def decode_masks(raw: RawCase) -> Original:
+    """As `decode`, but without opening the image's pixels where it is a file: it is black."""
+    return _joined(raw, decode_header(raw.image)) if isinstance(raw.image, Path) else decode(raw)
+
+
+def _joined(raw: RawCase, image: Decoded) -> Original:
     sources = [(_file(source) or raw.id, _mask(source, image, raw)) for source in raw.masks]
     turns = [_turns(where, image, mask) for where, mask in sources]
     if len({turn for turn, _ in turns}) > 1:
-        raise MeddiffError(raw.file or raw.id, "the masks of an image must be drawn on the image turned one way", _TURN)
+        raise MeddiffError(raw.file or raw.id, "the masks of an image must be drawn on the image turned one way", TURN)
     turn = turns[0][0] if turns else image.orientation
-    pixels = np.ascontiguousarray(turned(image.pixels, turn))
+    pixels = turned(image.pixels, turn)
     union = np.zeros(pixels.shape[:2], dtype=np.uint8)
     for (where, mask), (_, own) in zip(sources, turns, strict=True):
         if raw.lesion_free and mask.pixels.any():
@@ -188,7 +199,7 @@ def _turns(where: object, image: Decoded, mask: Decoded) -> tuple[int, int]:
                            "Replace the mask by the one drawn on this image")
     if len(fitting) > 1 and mask.pixels.any():
         raise MeddiffError(where, f"image and mask must be turned alike: EXIF's orientation is {own} in the image and {other} in "
-                           "the mask, and both ways fit", _TURN)
+                           "the mask, and both ways fit", TURN)
     return next(iter(fitting))
 
 

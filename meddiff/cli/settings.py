@@ -19,7 +19,7 @@ _LONGER = {
 
 
 def init(
-    dataset: Annotated[str, typer.Option(help="demo, folder, busi, isic2017, isic2018, ph2 or ddti")],
+    dataset: Annotated[str, typer.Option(help="demo, folder, busi, isic2017, isic2018, ph2, ddti, dicom or volumes")],
     path: Annotated[Path | None, typer.Option(help="Folder of the dataset, as its authors publish it; none for demo.")] = None,
     n_labelled: Annotated[int | None, typer.Option(help="Annotated training cases that the chain may see.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the square images [pixels].")] = None,
@@ -51,8 +51,9 @@ def init(
     text = edit_params(settings_text(layout.params), change | nested(longer), layout.params)
     if dataset != "demo":
         from meddiff.datasets import adapters
+        from meddiff.datasets.adapters.slicing import Slicing
 
-        cases = adapters.read(dataset, Path(where), names, pattern)
+        cases = adapters.read(dataset, Path(where), names, pattern, Slicing.chosen(params.prepare))
         marked, free = sum(bool(case.masks) for case in cases), sum(case.lesion_free for case in cases)
         unmarked = sum(not case.annotated for case in cases)
         parts = {part: sum(case.part == part for case in cases) for part in ("train", "val", "test")}

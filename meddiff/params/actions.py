@@ -51,7 +51,8 @@ class BenchmarkDataset(Section):
     """One dataset of the benchmark, with settings of its own, `section.name` -> value."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$", description="on the page and in its tables")]
-    dataset: Literal["demo", "folder", "busi", "isic2017", "isic2018", "ph2", "ddti"] = Field(description="as prepare.dataset")
+    dataset: Literal["demo", "folder", "busi", "isic2017", "isic2018", "ph2", "ddti", "dicom", "volumes"] = Field(
+        description="as prepare.dataset")
     path: Annotated[str, Field(min_length=1)] = Field("raw", description="as prepare.path")
     settings: dict[str, Any] = Field({}, description="`section.name`: value, for this dataset alone")
 

@@ -3,16 +3,23 @@
 Listing a dataset opens no image; `decode` reads one case, so that thousands of large images never lie in memory together.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 from meddiff.datasets.adapters.dermoscopy import isic2017, isic2018, ph2
+from meddiff.datasets.adapters.dicom import dicom, explain_dicom
+from meddiff.datasets.adapters.dicom_pixels import DicomFrame
 from meddiff.datasets.adapters.folder import folder
 from meddiff.datasets.adapters.groups import group_file, offer_groups, refuse_unsafe, unknown_names, with_groups
-from meddiff.datasets.adapters.listing import LeftOut, entry, tell_left_out, unread
+from meddiff.datasets.adapters.listing import LeftOut, entry, harmless, tell_left_out, unread
 from meddiff.datasets.adapters.raw import Fitted, Original, Polygon, RawCase, decode, fit_square, in_memory
+from meddiff.datasets.adapters.slicing import Slicing
 from meddiff.datasets.adapters.ultrasound import busi, ddti
+from meddiff.datasets.adapters.volume_pixels import VolumeSlice
+from meddiff.datasets.adapters.volumes import explain_volume, volumes
 from meddiff.errors import MeddiffError
 
 __all__ = ["Fitted", "LeftOut", "Original", "Polygon", "RawCase", "decode", "fit_square", "in_memory", "offer_groups",
@@ -20,21 +27,25 @@ __all__ = ["Fitted", "LeftOut", "Original", "Polygon", "RawCase", "decode", "fit
 
 _ONE_CLASS: dict[str, Callable[[Path], list[RawCase]]] = {"isic2017": isic2017, "isic2018": isic2018, "ph2": ph2, "ddti": ddti}
 _SEVERAL: dict[str, Callable[[Path, Sequence[str]], list[RawCase]]] = {"folder": folder, "busi": busi}
+_SLICED: dict[str, Callable[[Path, Sequence[str], Slicing | None], list[RawCase]]] = {"dicom": dicom, "volumes": volumes}
+_EXPLAIN: dict[str, Callable[[Collection[str], Path], str]] = {"dicom": explain_dicom, "volumes": explain_volume}
 _TEXTS = r".*\.(txt|md|csv|json|pdf|xlsx?|docx?|html)"
 # What the authors publish beside images and masks.
-_ASIDE = {"folder": None, "busi": _TEXTS, "ph2": _TEXTS, "ddti": rf"{_TEXTS}|\d+\.xml",
+_ASIDE = {"folder": None, "dicom": None, "volumes": None, "busi": _TEXTS, "ph2": _TEXTS, "ddti": rf"{_TEXTS}|\d+\.xml",
           **dict.fromkeys(("isic2017", "isic2018"), rf"{_TEXTS}|.*_superpixels\.png")}
 
 
-def read(dataset: str, path: Path, classes: Sequence[str] = ("lesion",), group_pattern: str = "") -> list[RawCase]:
+def read(dataset: str, path: Path, classes: Sequence[str] = ("lesion",), group_pattern: str = "",
+         slicing: Slicing | None = None) -> list[RawCase]:
     """List a raw dataset's cases, sorted by id.
 
     Args:
-        dataset: one of `folder`, `busi`, `isic2017`, `isic2018`, `ph2`, `ddti`.
+        dataset: one of `folder`, `busi`, `isic2017`, `isic2018`, `ph2`, `ddti`, `dicom`, `volumes`.
         path: folder of the raw dataset. `groups.json` or `groups.csv` in it names the patients, in any layout.
         classes: names of the classes of lesions; with one, every lesion is of it. Several are told apart by `folder` (masks of
             class indices, in this order) and `busi` (by its folders `benign` and `malignant`).
         group_pattern: what in an id is the patient, see `groups.with_groups`; empty: nothing.
+        slicing: how `dicom` and `volumes` make images of frames and slices.
 
     Raises:
         MeddiffError: `path` or a folder below it is missing, an image has no mask or a mask no image, an id comes twice or is
@@ -45,7 +56,8 @@ def read(dataset: str, path: Path, classes: Sequence[str] = ("lesion",), group_p
     if dataset in _ONE_CLASS and len(classes) > 1:
         raise MeddiffError("prepare.classes", f"the `{dataset}` layout tells one class of lesions, not {len(classes)}",
                            "Name one class, or bring masks of class indices in the layout `folder`")
-    listed = _ONE_CLASS[dataset](path) if dataset in _ONE_CLASS else _SEVERAL[dataset](path, classes)
+    listed = _ONE_CLASS[dataset](path) if dataset in _ONE_CLASS else _SLICED[dataset](path, classes, slicing) \
+        if dataset in _SLICED else _SEVERAL[dataset](path, classes)
     cases = sorted(listed, key=lambda case: case.id)
     if not cases:
         instead = "; ".join(tell_left_out(passed_over(dataset, path, cases)))
@@ -65,5 +77,15 @@ def passed_over(dataset: str, path: Path, cases: Sequence[RawCase]) -> list[Left
     used = {file for case in cases for file in case.files}
     if _ASIDE[dataset] is None:
         used |= {entry(path, "split.json"), *filter(None, [group_file(path)])}
+    explain = _EXPLAIN.get(dataset)
+    rest = unread(path, used, _ASIDE[dataset], partial(explain, {case.id for case in cases}) if explain else None)
     doubts = [LeftOut(case.id, "annotation", case.doubt) for case in cases if case.doubt]
-    return [*unread(path, used, _ASIDE[dataset]), *unknown_names(cases, path), *doubts]
+    return [*rest, *unknown_names(cases, path), *doubts, *_partly_read(path, cases)]
+
+
+def _partly_read(path: Path, cases: Sequence[RawCase]) -> list[LeftOut]:
+    """The videos and volumes that give fewer cases than they have frames and slices."""
+    taken = Counter(case.image.source for case in cases if isinstance(case.image, DicomFrame | VolumeSlice))
+    frames = {case.image.source: case.image.frames for case in cases if isinstance(case.image, DicomFrame | VolumeSlice)}
+    return [LeftOut(harmless(file.relative_to(path).as_posix()), "frames", "of those without a lesion mask `prepare.frames` are "
+                    "taken, evenly spread") for file, total in frames.items() if taken[file] < total]

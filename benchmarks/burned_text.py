@@ -18,7 +18,7 @@ from meddiff.datasets.decoding import decode_image
 from meddiff.datasets.demo import make_phantoms
 from meddiff.errors import MeddiffError
 
-PHANTOMS = 30   # of each look and size
+PHANTOMS = 10   # of each look and size
 TEXTS = ("ROENTGEN W 27.03.1845", "Patient 4711-0815", "MI 0.9 TIS 0.4 12 cm")
 
 

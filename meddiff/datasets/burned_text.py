@@ -12,23 +12,29 @@ from meddiff.cases import Pixels
 
 _LONGEST = 1024         # side [pixels] to which larger images are shrunk
 _STROKE = 9             # pixels: whatever is wider isn't a stroke of a letter
-_CONTRAST = 60          # levels of a stroke above or below what is around it
+_CONTRAST, _FAINT = 60, 40   # levels of a stroke above or below what is around it
 _EVEN, _PLATEAU = 24, 0.4   # this share of a letter's pixels lies within so many levels of its extreme one
 _HEIGHTS = (5, 60)      # pixels of a letter
-_LETTERS = 5            # in a row, of one height on one line
-_MANY = 4000            # pieces: an image with more is texture throughout
+_LETTERS = 4            # in a row, of one height on one line
+_MANY, _SHARE = 4000, 0.15  # pieces, and share of the pixels in strokes: an image with more is texture throughout
 
 
 def shows_text(image: Pixels) -> bool:
     """Whether an image `[H, W, 3]` uint8 seems to hold bright or dark text in a row, from left to right."""
     shrink = -(-max(image.shape[:2]) // _LONGEST)
     gray = np.asarray(Image.fromarray(image).reduce(shrink)).max(axis=2)
-    return any(_has_row(_letters(levels)) for levels in (gray, 255 - gray))
+    for levels in (gray, 255 - gray):
+        raised = ndimage.white_tophat(levels, size=_STROKE)
+        # Letters of any level, where texture doesn't touch them; and those of the image's own extreme level, where it does.
+        for strokes in (raised > _CONTRAST, (raised > _FAINT) & (levels >= int(levels.max()) - _EVEN)):
+            if strokes.mean() <= _SHARE and _has_row(_letters(levels, strokes)):
+                return True
+    return False
 
 
-def _letters(gray: Pixels) -> NDArray[np.float64]:
+def _letters(gray: Pixels, strokes: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The pieces that may be bright letters, `[N, 5]`: left, right, bottom and height [pixels], and level."""
-    pieces, count = ndimage.label(ndimage.white_tophat(gray, size=_STROKE) > _CONTRAST, np.ones((3, 3)))
+    pieces, count = ndimage.label(strokes, np.ones((3, 3)))
     if not 0 < count <= _MANY:
         return np.empty((0, 5))
     index = np.arange(1, count + 1)
@@ -39,7 +45,7 @@ def _letters(gray: Pixels) -> NDArray[np.float64]:
     sides = np.array([(box[1].start, box[1].stop, box[0].stop, box[0].stop - box[0].start) for box in boxes], np.float64)
     width, height = sides[:, 1] - sides[:, 0], sides[:, 3]
     fits = (even >= _PLATEAU) & (height >= _HEIGHTS[0]) & (height <= _HEIGHTS[1]) & (width <= 1.5 * height) & (width >= 1)
-    return np.column_stack([sides, brightest])[fits]
+    return np.asarray(np.column_stack([sides, brightest])[fits], np.float64)
 
 
 def _has_row(letters: NDArray[np.float64]) -> bool:

@@ -12,9 +12,9 @@ from meddiff.datasets.adapters.dicom_headers import (
     STRUCTURES,
     DicomHeader,
     dicom_files,
-    hashed,
     is_dicom,
     read_headers,
+    short_hash,
 )
 from meddiff.datasets.adapters.dicom_marks import Marked, place_marks, read_marks
 from meddiff.datasets.adapters.dicom_pixels import DicomFrame
@@ -78,7 +78,8 @@ def _groups(images: Sequence[DicomHeader]) -> dict[str, str]:
     for image in images:
         patient, study = image.owner
         studies[patient] = min(studies.get(patient, study), study)
-    return {image.uid: f"patient_{hashed(patient, studies[patient])}" if patient else f"study_{hashed(study)}" if study else ""
+    named = {"": ""} | {study: f"study_{short_hash(study)}" for _, study in (image.owner for image in images) if study}
+    return {image.uid: f"patient_{short_hash(patient, studies[patient])}" if patient else named[study]
             for image in images for patient, study in [image.owner]}
 
 

@@ -90,7 +90,7 @@ class DicomHeader:
     @property
     def id(self) -> str:
         """Its name in meddiff: the modality and a hash of the instance's UID."""
-        return f"{self.modality.lower()}_{hashed(self.uid)}"
+        return f"{self.modality.lower()}_{short_hash(self.uid)}"
 
     @property
     def stacked(self) -> bool:
@@ -98,7 +98,7 @@ class DicomHeader:
         return self.modality in _STACKS and bool(self.planes)
 
 
-def hashed(*texts: str) -> str:
+def short_hash(*texts: str) -> str:
     """The first 12 hexadecimal digits of a SHA-256."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
 

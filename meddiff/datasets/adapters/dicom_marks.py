@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _DRAWN = "Draw it on the image that it names, or take it out of the folder"
 _BESIDE = "a contour lies beside its image or off its plane, so that the image counts as not annotated; draw it again"
 _NOWHERE = "a contour is drawn on an image whose place in the patient isn't told, so that it counts as not annotated"
-Place = tuple[str, int]   # UID of an instance, and frame from 1
+Spot = tuple[str, int]   # UID of an instance, and frame from 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Mark:
     file: Path
     number: int
     name: str
-    target: Place
+    target: Spot
     space: str
     plane: Plane | None
     size: tuple[int, int] | None
@@ -80,7 +80,7 @@ def read_marks(headers: Iterable[DicomHeader]) -> list[Mark]:
     return marks
 
 
-def place_marks(marks: Sequence[Mark], images: Sequence[DicomHeader], classes: Sequence[str], root: Path) -> dict[Place, Marked]:
+def place_marks(marks: Sequence[Mark], images: Sequence[DicomHeader], classes: Sequence[str], root: Path) -> dict[Spot, Marked]:
     """The marks by the frame of the image that they were drawn on; those whose image isn't here are passed over.
 
     Args:
@@ -92,12 +92,12 @@ def place_marks(marks: Sequence[Mark], images: Sequence[DicomHeader], classes: S
         MeddiffError: a segmentation lies otherwise than the image it names: all are named; or segments aren't of `classes`.
     """
     known = {image.uid: image for image in images}
-    stacks: dict[str, list[tuple[Plane, Place]]] = defaultdict(list)
+    stacks: dict[str, list[tuple[Plane, Spot]]] = defaultdict(list)
     for image in images:
         for frame, plane in enumerate(image.planes, start=1):
             stacks[image.space].append((plane, (image.uid, frame)))
     label_of = class_by_name({mark.name for mark in marks}, classes, root)
-    placed: dict[Place, list[tuple[int, Mark]]] = defaultdict(list)
+    placed: dict[Spot, list[tuple[int, Mark]]] = defaultdict(list)
     faults = list[MeddiffError]()
     for mark in marks:
         label, place = label_of(mark.number, mark.name), _place(mark, known, stacks)
@@ -148,7 +148,7 @@ def _contours(header: DicomHeader, tags: "Dataset") -> Iterator[Mark]:
                            points)
 
 
-def _place(mark: Mark, known: dict[str, DicomHeader], stacks: dict[str, list[tuple[Plane, Place]]]) -> Place | None:
+def _place(mark: Mark, known: dict[str, DicomHeader], stacks: dict[str, list[tuple[Plane, Spot]]]) -> Spot | None:
     """The frame that a mark names; or, where it names none, the one that lies where it was drawn."""
     uid, frame = mark.target
     if uid:
@@ -208,7 +208,7 @@ def _on_image(mark: Mark, image: DicomHeader, plane: Plane) -> NDArray[np.float6
     return None if beside or np.abs(seen[:, 2]).max() > 0.5 or len(seen) < 3 else seen[:, :2]
 
 
-def _target(source: "Dataset") -> Place:
+def _target(source: "Dataset") -> Spot:
     """The image that a reference names, and its frame: the first of several, 0 where there is none."""
     numbers = source.get("ReferencedFrameNumber") or 0
     return str(source.ReferencedSOPInstanceUID), int(numbers[0] if isinstance(numbers, Sequence) else numbers)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ def evenly(items: Sequence[Item], count: int) -> list[Item]:
     return [items[place] for place in places]
 
 
-def windowed(values: NDArray[np.generic], centre: float, width: float, function: str = "LINEAR") -> Pixels:
+def windowed(values: NDArray[Any], centre: float, width: float, function: str = "LINEAR") -> Pixels:
     """Gray values `[H, W]` as uint8 through a window (DICOM PS3.3, C.11.2.1.2 and C.11.2.1.3).
 
     Args:

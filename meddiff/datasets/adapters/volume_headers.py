@@ -8,7 +8,7 @@ from pathlib import Path
 
 from meddiff.errors import MeddiffError
 
-AXES = ("axial", "coronal", "sagittal")   # of a turned volume [z, y, x]
+PLANES = ("axial", "coronal", "sagittal")   # of a turned volume [z, y, x]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class VolumeHeader:
 
     def slices(self, axis: str) -> int:
         """How many slices it has along an axis; a flat one has one."""
-        return 1 if self.geometry.flat else _turned_size(self.geometry)[2 - AXES.index(axis)]
+        return 1 if self.geometry.flat else _turned_size(self.geometry)[2 - PLANES.index(axis)]
 
 
 def read_volume_header(path: Path) -> VolumeHeader:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from meddiff.cases import Pixels
 from meddiff.datasets.adapters.slicing import windowed
-from meddiff.datasets.adapters.volume_headers import AXES, Geometry, read_volume_header, refuse_short, unreadable
+from meddiff.datasets.adapters.volume_headers import PLANES, Geometry, read_volume_header, refuse_short, unreadable
 from meddiff.datasets.decoding import Decoded, spread_levels
 from meddiff.errors import MeddiffError
 
@@ -145,12 +145,12 @@ def _view(volume: NDArray[Any], axis: str) -> NDArray[Any]:
     """The slices of a turned volume, `[N, H, W, …]`."""
     if 1 in volume.shape[:3]:
         return np.moveaxis(volume, volume.shape.index(1), 0)
-    slices = np.moveaxis(volume, AXES.index(axis), 0)
+    slices = np.moveaxis(volume, PLANES.index(axis), 0)
     return slices if axis == "axial" else slices[:, ::-1]
 
 
 def _cut(volume: NDArray[Any], spacing: tuple[float, ...], axis: str, index: int) -> tuple[NDArray[Any], tuple[float, float]]:
-    place = volume.shape.index(1) if 1 in volume.shape[:3] else AXES.index(axis)
+    place = volume.shape.index(1) if 1 in volume.shape[:3] else PLANES.index(axis)
     rows, columns = (step for i, step in enumerate(reversed(spacing)) if i != place)
     return _view(volume, axis)[index], (rows, columns)
 

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from meddiff.cases import Pixels
 
-_LONGEST = 1024         # side [pixels] to which larger images are shrunk
+_LONGEST = 800         # side [pixels] to which larger images are shrunk
 _STROKE = 9             # pixels: whatever is wider isn't a stroke of a letter
 _CONTRAST, _FAINT = 60, 40   # levels of a stroke above or below what is around it
 _EVEN, _PLATEAU = 24, 0.4   # this share of a letter's pixels lies within so many levels of its extreme one
@@ -22,7 +22,8 @@ _MANY, _SHARE = 4000, 0.15  # pieces, and share of the pixels in strokes: an ima
 def shows_text(image: Pixels) -> bool:
     """Whether an image `[H, W, 3]` uint8 seems to hold bright or dark text in a row, from left to right."""
     shrink = -(-max(image.shape[:2]) // _LONGEST)
-    gray = np.asarray(Image.fromarray(image).reduce(shrink)).max(axis=2)
+    red, green, blue = np.moveaxis(np.asarray(Image.fromarray(image).reduce(shrink)), 2, 0)
+    gray = np.maximum(np.maximum(red, green), blue)
     for levels in (gray, 255 - gray):
         raised = ndimage.white_tophat(levels, size=_STROKE)
         # Letters of any level, where texture doesn't touch them; and those of the image's own extreme level, where it does.

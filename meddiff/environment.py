@@ -1,5 +1,6 @@
 """The process: settings that must stand before heavy libraries are imported (silence and threads), its machine and its memory."""
 
+import importlib.util
 import os
 import resource
 import sys
@@ -48,6 +49,17 @@ def leave_out(*packages: str) -> Iterator[None]:
     finally:
         for name in unloaded:
             del modules[name]
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Refuse to go on without packages that only some users need.
+
+    Raises:
+        MeddiffError: one isn't installed; names the extra that brings it.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise MeddiffError(module, f"this needs the package {module}, which isn't there", f"pip install 'meddiff[{extra}]'")
 
 
 def has_bfloat16(device: str) -> bool:

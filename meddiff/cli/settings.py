@@ -24,7 +24,8 @@ _LONGER = {
 
 def init(
     dataset: Annotated[str | None, typer.Option(help="demo, folder, busi, isic2017, isic2018, ph2, ddti, coco, labelme, cvat, "
-                                                "label_studio, yolo or via; what lies at --path if not given.")] = None,
+                                                "label_studio, yolo, via, dicom or volumes; what lies at --path if not given.")
+                       ] = None,
     path: Annotated[Path | None, typer.Option(help="Folder of the dataset, as its authors publish it or a tool exports it; none "
                                               "for demo.")] = None,
     n_labelled: Annotated[int | None, typer.Option(help="Annotated training cases that the chain may see.")] = None,
@@ -84,10 +85,11 @@ def init(
 def _survey(dataset: str, root: Path, settings: "PrepareParams", threads: int) -> bool:
     """List a dataset, open its masks, and print what is there; whether training images will be without annotation."""
     from meddiff.datasets import adapters
+    from meddiff.datasets.adapters.slicing import Slicing
     from meddiff.datasets.inspection import inspect_masks
     from meddiff.progress import bar
 
-    cases = adapters.read(dataset, root, settings.classes, settings.group_pattern)
+    cases = adapters.read(dataset, root, settings.classes, settings.group_pattern, Slicing.chosen(settings))
     print("\n".join([f"{root} is read as `{dataset}`", *adapters.tell_taken(root, cases)]))
     with bar("look") as report:
         inspection = inspect_masks(cases, threads, report)

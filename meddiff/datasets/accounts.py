@@ -45,6 +45,13 @@ def left_out_cases(cases: Sequence[PreparedCase], division: Division) -> list[Le
     return [*(LeftOut(id, "case", reason) for reason, ids in reasons for id in ids), *empty]
 
 
+def flagged_cases(cases: Sequence[PreparedCase]) -> list[LeftOut]:
+    """The images that may show whose they are: text is burned in as their file says, or as it seems."""
+    reasons = {"burned_in": "its DICOM header says that text is burned in: look whether it names anyone",
+               "text": "it seems to hold burned-in text: look whether it names anyone"}
+    return [LeftOut(case.raw.id, "flag", reason) for trait, reason in reasons.items() for case in cases if trait in case.traits]
+
+
 def similar_pairs(division: Division) -> list[SimilarPair]:
     """The near-duplicates and the frames of a video, each pair once."""
     cases, groups, neighbours = list(division.cases.values()), division.parts.groups, division.neighbours

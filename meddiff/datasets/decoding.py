@@ -116,7 +116,12 @@ def eight_bits(levels: NDArray[Any]) -> Pixels:
     if levels.dtype.kind in "iu" and levels.min() >= 0 and levels.max() <= 255:
         return levels.astype(np.uint8)
     low, high = np.percentile(levels, (0.1, 99.9))
-    spread = (levels.astype(np.float64) - low) / max(float(high - low), 1e-12)
+    return spread_levels(levels, float(low), float(high))
+
+
+def spread_levels(levels: NDArray[Any], low: float, high: float) -> Pixels:
+    """Levels as uint8: `low` and below is 0, `high` and above 255."""
+    spread = (levels.astype(np.float64) - low) / max(high - low, 1e-12)
     return np.asarray(np.rint(np.clip(spread, 0, 1) * 255), dtype=np.uint8)
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from PIL import Image
 
 from meddiff.cases import DEEP, Frame, Pixels, sha256
 from meddiff.datasets.adapters import RawCase, decode, fit_square, in_memory, read
+from meddiff.datasets.adapters.slicing import Slicing
+from meddiff.datasets.burned_text import shows_text
 from meddiff.datasets.demo import make_phantoms
 from meddiff.datasets.leakage import photographed
 from meddiff.datasets.neighbours import Neighbours, find_neighbours
@@ -39,7 +42,8 @@ _GRAY = ("1", "L", "LA", *DEEP)   # pixel formats of one channel
 _TRAITS = {
     "turned": "images were turned as their EXIF orientation says",
     "as_stored": "images have an EXIF orientation that their masks' sizes don't follow: they weren't turned",
-    "min_is_white": "cases have TIFF files tagged MinIsWhite: they are read as viewers show them, 0 is white",
+    "min_is_white": "cases have TIFF files tagged MinIsWhite, or DICOM files of MONOCHROME1: they are read as viewers show them",
+    "windowed": "images have more than 8 bits and were windowed, as their DICOM file or `prepare.window` says",
     "deep_colour": "cases have files of 16 bits a colour channel: the upper 8 are kept",
     "halos": "masks are JPEG files whose gray levels near black and white became these",
 }
@@ -54,7 +58,7 @@ class PreparedCase:
         label: class of the largest part of the mask, 0 where it is empty.
         vanished: the mask holds something at the original size, but nothing at the chosen one.
         frame: the part of the square that shows the image.
-        mode, colours, traits: of the raw files, see `adapters.Original`.
+        mode, colours, traits: of the raw files, see `adapters.Original`; and `text` where some seems to be burned in.
         raw_sha256: of the raw image file, empty for an image that never was one.
         thumbnails: `[2, 32, 32]` float32 gray levels, of the original frame and of the same at the chosen size.
         measures: of the mask.
@@ -122,7 +126,7 @@ def list_cases(folder: Path, settings: PrepareParams) -> list[RawCase]:
         return [in_memory(case) for lesion, n in ((True, settings.demo_cases), (False, settings.demo_normal))
                 for case in make_phantoms(n, lesion, settings.size, settings.demo_modality, _PHANTOMS,
                                           len(settings.classes), settings.demo_lesions)]
-    return read(settings.dataset, folder, settings.classes, settings.group_pattern)
+    return read(settings.dataset, folder, settings.classes, settings.group_pattern, Slicing.chosen(settings))
 
 
 def prepare_cases(cases: Sequence[RawCase], settings: PrepareParams, threads: int, keep: Callable[[str, Pixels, Pixels], None],
@@ -221,7 +225,8 @@ def tell_cases(cases: Sequence[PreparedCase], counts: Mapping[str, float], setti
              "test_in_foundation": "test cases are photographs that the foundation `embedded` was trained on: set "
              "`foundation.source` to `scratch` or make another split, else `evaluate` will refuse them",
              "gray_images": "images have one channel: it stands in red, green and blue alike",
-             "deep_images": "images have more than 8 bits: the 0.1th to 99.9th percentile of each became 0 to 255", **_TRAITS}
+             "deep_images": "images have more than 8 bits: the 0.1th to 99.9th percentile of each, or of its volume, became 0 to "
+             "255", **_TRAITS}
     lines += [f"{{{name}}} {note}" for name, note in notes.items() if counts[name]]
     if len(settings.classes) > 1:
         lines += [f"{name}: " + ", ".join(f"{{{part}_{name}}} {part}" for part in ("train", "labelled", "val", "test"))
@@ -247,10 +252,17 @@ def _prepare(raw: RawCase, settings: PrepareParams, keep: Callable[[str, Pixels,
         raw = replace(raw, masks=())
     keep(raw.id, fitted.image, fitted.mask)
     frame = fitted.image[fitted.frame.top:, fitted.frame.left:][:fitted.frame.height, :fitted.frame.width]
-    raw_sha256 = sha256(raw.file) if raw.file else ""
+    raw_sha256 = _file_sha256(raw.file, raw.file.stat().st_mtime_ns) if raw.file else ""
+    traits = case.traits | {"text"} if shows_text(case.image) else case.traits
     return PreparedCase(raw, label, bool(case.mask.any()) and not label, fitted.frame, case.mode, raw_sha256,
                         np.stack([thumbnail(case.image), thumbnail(frame)]), measure(case.mask, fitted.mask, fitted.frame),
-                        case.colours, case.traits, empty)
+                        case.colours, traits, empty)
+
+
+@lru_cache(maxsize=64)
+def _file_sha256(file: Path, changed: int) -> str:
+    """Of a file that may give many cases."""
+    return sha256(file)
 
 
 def _near_duplicates(cases: Sequence[PreparedCase], bits: int) -> NDArray[np.intp]:

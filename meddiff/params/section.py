@@ -18,7 +18,7 @@ SharedSeed = Annotated[Seed, Field(exclude=True, description="that of `prepare.s
 SharedPrecision = Annotated[Precision, Field(exclude=True, description="that of `compute.precision`"), SkipJsonSchema()]
 ClassName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]{0,39}$")]
 DatasetName = Literal["demo", "folder", "busi", "isic2017", "isic2018", "ph2", "ddti", "coco", "labelme", "cvat",
-                      "label_studio", "yolo", "via"]
+                      "label_studio", "yolo", "via", "dicom", "volumes"]
 ArmName = Annotated[str, AfterValidator(lambda name: arm_of(name).name)]  # an arm of the comparison of segmenters
 _LIMIT = 2**31  # of every number: beyond it steps, seeds and sizes break libraries in ways of their own
 

@@ -43,6 +43,14 @@ class PrepareParams(Section):
     empty_masks: Literal["unannotated", "lesion_free"] = Field(
         "unannotated", description="what an image counts as whose mask holds nothing, unless the dataset declares it lesion-free"
     )
+    window: str = Field(
+        "auto", description="CENTER,WIDTH of the gray levels that become 0 to 255, such as 40,400 for CT, in images of more "
+        "than 8 bits of the datasets `dicom` and `volumes`; auto: the file's own window, or percentiles"
+    )
+    axis: Literal["axial", "coronal", "sagittal"] = Field("axial", description="planes in which the dataset `volumes` is cut")
+    frames: Positive = Field(
+        16, description="greatest number of images that a video gives, or a volume, beside those with a lesion, evenly spread"
+    )
     seed: Seed = Field(0, description="of every random choice; the segmenters have `segment.seeds`, the demo's phantoms are "
                        "always the same")
 
@@ -54,6 +62,13 @@ class PrepareParams(Section):
         except (re.error, RecursionError) as e:
             raise ValueError(f"it must be a regular expression ({e})") from e
         return pattern
+
+    @field_validator("window")
+    @classmethod
+    def _window_is_wide(cls, window: str) -> str:
+        if window != "auto" and not re.fullmatch(r"-?\d+(\.\d+)?,0*[1-9]\d*(\.\d+)?", window):
+            raise ValueError("it must be auto, or CENTER,WIDTH with a width of 1 or more, such as 40,400")
+        return window
 
     @field_validator("classes")
     @classmethod

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from meddiff.cases import Pixels, write_image, write_mask
-from meddiff.datasets.accounts import left_out_cases, similar_pairs, tell_groups
+from meddiff.datasets.accounts import flagged_cases, left_out_cases, similar_pairs, tell_groups
 from meddiff.datasets.adapters import passed_over, tell_categories, tell_left_out
 from meddiff.datasets.plausibility import outline_sheet
 from meddiff.datasets.preparation import count_cases, divide, list_cases, prepare_cases, tell_cases
@@ -39,7 +39,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
 
         with bar("prepare") as report:
             cases = prepare_cases(raw, settings, params.compute.threads, keep, report)
-        division = divide(cases, settings)
+        division, passed = divide(cases, settings), [*passed, *flagged_cases(cases)]
         outline_sheet({case.raw.id: case.measures for case in cases}, lambda id: PairFiles(
             id, staging / f"images/{id}.png", staging / f"masks/{id}.png").read()).save(staging / layout.outlines.name)
         similar = similar_pairs(division)

@@ -244,14 +244,14 @@ def place(*names: str) -> Spoil:
 
 @pytest.mark.parametrize(("names", "lines"), [
     (["images/c.gif", "images/d.GIF"], [r"2 files aren't read \(images/c.gif, images/d.GIF\): save it as PNG"]),
-    (["unlabelled/1.dcm", "unlabelled/2.dcm"], [r"2 files aren't read \(unlabelled/1.dcm.*: save DICOM as PNG"]),
+    (["unlabelled/1.dcm", "unlabelled/2.dcm"], [r"2 files aren't read \(unlabelled/1.dcm.*: DICOM is read from a folder"]),
     (["unlabelled/IM000001"], [r"1 file isn't read \(unlabelled/IM000001\)"]),
     (["images/batch/c.png", "masks/batch/c.png"], [r"1 file isn't read \(images/batch/c.png\): only", "masks/batch/c.png"]),
     (["Groups.json.txt", "patients.xlsx"], [r"2 files aren't read \(Groups.json.txt, patients.xlsx\).*groups.csv"]),
     (["imgs/c.png"], [r"1 file isn't read \(imgs/c.png\): only images/"]),
     (["c.jpg"], [r"1 file isn't read \(c.jpg\): only images/"]),
     (["scan.zip"], ["unpack it"]),
-    (["volume.nii"], ["save its slices as PNG"]),
+    (["volume.nii"], ["volumes are read from a folder of their own"]),
     (["images/._a.png", ".DS_Store", "images/Thumbs.db", "__MACOSX/images/a.png", ".hidden/x.png", "@eaDir/a.png"], []),
 ])
 def test_what_is_passed_over_is_named_and_counted(names: list[str], lines: list[str], tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_folders_that_differ_on_both_sides_say_what_they_hold(tmp_path: Path) ->
         read("folder", tmp_path)
 
 
-@pytest.mark.parametrize(("made", "instead"), [("images/00.dcm", "00.dcm instead: save DICOM as PNG"),
+@pytest.mark.parametrize(("made", "instead"), [("images/00.dcm", "00.dcm instead: DICOM is read from a folder of its own"),
                                               ("images/00.gif", "00.gif instead: save it as PNG")])
 def test_a_mask_whose_image_is_of_another_kind_says_so(made: str, instead: str, tmp_path: Path) -> None:
     named(tmp_path, "00")

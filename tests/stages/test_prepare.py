@@ -135,7 +135,7 @@ def test_what_is_left_out_or_merged_is_listed_and_told(tmp_path: Path, capsys: p
     assert seen.counts["near_duplicate_pairs"] == sum(row.kind == "near-duplicate" for row in similar)
     assert seen.counts["without_patient"] == 30
     told = capsys.readouterr().err
-    assert "1 file isn't read (unlabelled/scan.dcm): save DICOM as PNG" in told
+    assert "1 file isn't read (unlabelled/scan.dcm): DICOM is read from a folder of its own, by --dataset dicom" in told
     assert re.search(r"near-duplicates: \d+ pairs \(\d+ images\), merged into groups: \d+; see data/near_duplicates.csv", told)
     assert "WARNING: the patients of 29 images aren't known, each counts as one" in told
     assert {row["patient"] for part in PARTS for row in rows(tmp_path, part)} == {""}

@@ -3,7 +3,8 @@
 Listing a dataset opens no image; `decode` reads one case, so that thousands of large images never lie in memory together.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -12,15 +13,30 @@ from pathlib import Path
 from meddiff.datasets.adapters.coco import coco, coco_files
 from meddiff.datasets.adapters.cvat import cvat, cvat_files
 from meddiff.datasets.adapters.dermoscopy import isic2017, isic2018, ph2
+from meddiff.datasets.adapters.dicom import dicom, explain_dicom
+from meddiff.datasets.adapters.dicom_headers import count_dicom
+from meddiff.datasets.adapters.dicom_pixels import DicomFrame
 from meddiff.datasets.adapters.exports import tell_categories
 from meddiff.datasets.adapters.folder import folder, has_pairs
 from meddiff.datasets.adapters.groups import group_file, offer_groups, refuse_unsafe, unknown_names, with_groups
 from meddiff.datasets.adapters.label_studio import label_studio, label_studio_files
 from meddiff.datasets.adapters.labelme import labelme, labelme_files
-from meddiff.datasets.adapters.listing import ELSEWHERE, LeftOut, count_suffixes, entry, tell_left_out, tell_pairs, unread
+from meddiff.datasets.adapters.listing import (
+    ELSEWHERE,
+    LeftOut,
+    count_suffixes,
+    entry,
+    harmless,
+    tell_left_out,
+    tell_pairs,
+    unread,
+)
 from meddiff.datasets.adapters.raw import Fitted, Original, Polygon, RawCase, decode, decode_masks, fit_square, in_memory
+from meddiff.datasets.adapters.slicing import Slicing
 from meddiff.datasets.adapters.ultrasound import busi, ddti
 from meddiff.datasets.adapters.via import via, via_files
+from meddiff.datasets.adapters.volume_pixels import VolumeSlice
+from meddiff.datasets.adapters.volumes import count_volumes, explain_volume, volumes
 from meddiff.datasets.adapters.yolo import yolo, yolo_files
 from meddiff.errors import MeddiffError
 
@@ -59,6 +75,7 @@ class _Layout:
         published: its names are so much its own that no other layout is meant where they are.
         aside: names that lie beside what is read rightly, as a regular expression.
         elsewhere: what helps with a picture that isn't read; empty: only the folders of read files are looked at.
+        explain: of files of many frames or slices, which `slicing` chooses from: why a file isn't read and what helps.
     """
 
     list_cases: Callable[..., list[RawCase]]
@@ -67,6 +84,7 @@ class _Layout:
     published: bool = False
     aside: str = _NOTES
     elsewhere: str = _UNNAMED
+    explain: Callable[[Collection[str], Path], str] | None = None
 
 
 def _lies(path: Path, *patterns: str) -> bool:
@@ -89,6 +107,8 @@ _LAYOUTS: dict[str, _Layout] = {
     "label_studio": _Layout(label_studio, label_studio_files),
     "yolo": _Layout(yolo, yolo_files),
     "via": _Layout(via, via_files),
+    "dicom": _Layout(dicom, count_dicom, aside="", explain=explain_dicom),
+    "volumes": _Layout(volumes, count_volumes, aside="", explain=explain_volume),
 }
 
 
@@ -114,7 +134,8 @@ def recognise(path: Path) -> str:
                        "See docs/how-to/prepare-a-dataset.md, or name a layout by --dataset")
 
 
-def read(dataset: str, path: Path, classes: Sequence[str] = ("lesion",), group_pattern: str = "") -> list[RawCase]:
+def read(dataset: str, path: Path, classes: Sequence[str] = ("lesion",), group_pattern: str = "",
+         slicing: Slicing | None = None) -> list[RawCase]:
     """List a raw dataset's cases, sorted by id.
 
     Args:
@@ -123,6 +144,7 @@ def read(dataset: str, path: Path, classes: Sequence[str] = ("lesion",), group_p
         classes: names of the classes of lesions; with one, every lesion is of it. Several are told apart by `folder` (masks of
             class indices, in this order), `busi` (by its folders `benign` and `malignant`) and annotation tools (by category).
         group_pattern: what in an id is the patient, see `groups.with_groups`; empty: nothing.
+        slicing: how `dicom` and `volumes` make images of frames and slices.
 
     Raises:
         MeddiffError: `path` or a folder below it is missing, an image has no mask or a mask no image, an id comes twice or is
@@ -134,7 +156,8 @@ def read(dataset: str, path: Path, classes: Sequence[str] = ("lesion",), group_p
     if not layout.several and len(classes) > 1:
         raise MeddiffError("prepare.classes", f"the `{dataset}` layout tells one class of lesions, not {len(classes)}",
                            "Name one class, or bring masks of class indices in the layout `folder`")
-    cases = sorted(layout.list_cases(path, *([classes] if layout.several else [])), key=lambda case: case.id)
+    given = [classes] if layout.several else []
+    cases = sorted(layout.list_cases(path, *given, *([slicing] if layout.explain else [])), key=lambda case: case.id)
     if not cases:
         instead = "; ".join(tell_left_out(passed_over(dataset, path, cases)))
         raise MeddiffError(path, f"a `{dataset}` dataset must hold an image{instead and f', but {instead}'}",
@@ -154,8 +177,18 @@ def passed_over(dataset: str, path: Path, cases: Sequence[RawCase]) -> list[Left
     used = {file for case in cases for file in case.files} | set(filter(None, [group_file(path)]))
     if not layout.aside:
         used.add(entry(path, "split.json"))
+    explain = partial(layout.explain, {case.id for case in cases}) if layout.explain else None
     doubts = [LeftOut(case.id, "annotation", case.doubt) for case in cases if case.doubt]
-    return [*unread(path, used, layout.aside, layout.elsewhere), *unknown_names(cases, path), *doubts]
+    return [*unread(path, used, layout.aside, layout.elsewhere, explain), *unknown_names(cases, path), *doubts,
+            *_partly_read(path, cases)]
+
+
+def _partly_read(path: Path, cases: Sequence[RawCase]) -> list[LeftOut]:
+    """The videos and volumes that give fewer cases than they have frames and slices."""
+    taken = Counter(case.image.source for case in cases if isinstance(case.image, DicomFrame | VolumeSlice))
+    frames = {case.image.source: case.image.frames for case in cases if isinstance(case.image, DicomFrame | VolumeSlice)}
+    return [LeftOut(harmless(file.relative_to(path).as_posix()), "frames", "of those without a lesion mask `prepare.frames` are "
+                    "taken, evenly spread") for file, total in frames.items() if taken[file] < total]
 
 
 def tell_taken(path: Path, cases: Sequence[RawCase]) -> list[str]:

@@ -8,7 +8,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -29,8 +29,9 @@ _PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "
 ELSEWHERE = "only images/, masks/, normal/ and unlabelled/ are read, no folders in them: move it, under a name of its own"
 _NO_PLACE = "the layout has no such name or place"
 _REMEDIES = (
-    ((".dcm", ".dicom", ".ima"), "save DICOM as PNG, with the window that you read it in"),
-    ((".nii", ".nrrd", ".mha", ".mhd", ".npy", ".npz", ".mat"), "save its slices as PNG"),
+    ((".dcm", ".dicom", ".ima"), "DICOM is read from a folder of its own, by --dataset dicom"),
+    ((".nii", ".nrrd", ".mha", ".mhd"), "volumes are read from a folder of their own, by --dataset volumes"),
+    ((".npy", ".npz", ".mat"), "save its slices as PNG"),
     ((".zip", ".tar", ".gz", ".7z", ".rar"), "unpack it"),
     (_TEXTS, "it is no image; patients are read from groups.json or groups.csv, parts from split.json"))
 
@@ -40,11 +41,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something that isn't used.
+    """Something that isn't used, or is flagged.
 
     Attributes:
         id: of a case, or a file's place below the dataset's folder.
-        what: `case`, `annotation` of a case that is used, `file`, or `name` in groups.json or groups.csv.
+        what: `case`, `annotation` of a case that is used, `file`, `name` in groups.json or groups.csv, `frames` of a file that
+            gives others, or `flag` of a case that is used and should be looked at.
         reason: why, and what helps.
     """
 
@@ -160,7 +162,8 @@ def require_pairs(images: Mapping[str, Path], masks: Mapping[str, Path], places:
                                f"`{folder.name}/{name}{what}.png`{instead}{likewise(lone[1:])}", help)
 
 
-def unread(root: Path, used: Collection[Path], aside: str, elsewhere: str) -> list[LeftOut]:
+def unread(root: Path, used: Collection[Path], aside: str, elsewhere: str,
+           explain: Callable[[Path], str] | None = None) -> list[LeftOut]:
     """The files of a dataset that no adapter reads.
 
     Args:
@@ -168,12 +171,14 @@ def unread(root: Path, used: Collection[Path], aside: str, elsewhere: str) -> li
         used: the files that are read.
         aside: names that lie beside what is read rightly, as a regular expression.
         elsewhere: what helps with a picture file; empty where only the folders of the files that are read are the user's.
+        explain: why a file isn't read and what helps, empty for one that nobody misses; None: as its suffix tells.
     """
     files = set(_all_below(root)) if elsewhere else {
         Path(folder, name) for top in {file.parent for file in used} for folder, _, names in os.walk(top)
         if _shown(Path(folder).relative_to(root)) for name in names if _shown(Path(name))}
     rest = sorted(file for file in files - set(used) if not re.fullmatch(aside, file.name, re.IGNORECASE))
-    return [LeftOut(harmless(file.relative_to(root).as_posix()), "file", _remedy(file, elsewhere)) for file in rest]
+    return [LeftOut(harmless(file.relative_to(root).as_posix()), "file", reason) for file in rest
+            if (reason := explain(file) if explain else _remedy(file, elsewhere))]
 
 
 def tell_left_out(listed: Sequence[LeftOut]) -> list[str]:
@@ -184,7 +189,8 @@ def tell_left_out(listed: Sequence[LeftOut]) -> list[str]:
         kinds[each.what, each.reason, folder.split("/")[0]].append(each.id)
     words = {"file": ("file isn't read", "files aren't read"), "name": ("name has no image", "names have no image"),
              "annotation": ("annotation isn't used", "annotations aren't used"),
-             "case": ("image is left out", "images are left out")}
+             "case": ("image is left out", "images are left out"), "flag": ("image is flagged", "images are flagged"),
+             "frames": ("file gives some of its frames or slices", "files give some of their frames or slices")}
     return [f"{len(ids)} {words[what][len(ids) > 1]} ({some(ids)}): {reason}" for (what, reason, _), ids in kinds.items()]
 
 
@@ -210,6 +216,11 @@ def _shared(file: Path, root: Path) -> str:
 
 def _after(stem: str, start: str) -> str:
     return stem[len(start):] if composed(stem).casefold().startswith(composed(start).casefold()) else ""
+
+
+def visible_files(root: Path) -> list[Path]:
+    """The files below a folder, at any depth, without hidden ones and those of the system, in order."""
+    return sorted(_all_below(root))
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ Pixels are left as the file stores them, beside the orientation that it asks for
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -232,8 +232,7 @@ def _decoding(path: Path, kind: str) -> Iterator[None]:
     except MeddiffError:
         raise
     except Exception as e:
-        cause = " ".join(str(e).split()) or type(e).__name__
-        raise MeddiffError(path, f"{kind} must be there and decode ({cause})", _INTACT) from e
+        raise MeddiffError(path, f"{kind} must be there and decode ({' '.join(str(e).split()) or type(e).__name__})", _INTACT) from e
 
 
 def _load(path: Path, content: bytes = b"") -> _Stored:
@@ -248,9 +247,8 @@ def _load(path: Path, content: bytes = b"") -> _Stored:
             picture.tile = [tile._replace(args="RGBA") for tile in picture.tile]
         tags = picture.tag_v2 if isinstance(picture, TiffImagePlugin.TiffImageFile) else {}
         inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
-        traits = {name for name, holds in (
-            ("min_is_white", inverted),
-            ("deep_colour", picture.mode not in DEEP and not alpha and any(";16" in name for name in formats))) if holds}
+        deep = picture.mode not in DEEP and not alpha and any(";16" in name for name in formats)
+        traits = {name for name, holds in (("min_is_white", inverted), ("deep_colour", deep)) if holds}
         orientation = _orientation(picture)  # which loads a PNG file; loading turns a TIFF file and takes its tag away
         picture.load()
         if alpha:
@@ -269,22 +267,20 @@ def _count_pages(picture: ImageFile) -> int:
     """Pages and frames; not thumbnails of the first (TIFF's NewSubfileType), nor what a camera adds to a JPEG (MPO)."""
     pages = 1 if picture.format == "MPO" else int(getattr(picture, "n_frames", 1))
     if pages > 1 and isinstance(picture, TiffImagePlugin.TiffImageFile):
-        kinds = []
-        for page in range(pages):
+        further, pages = range(1, pages), 1
+        for page in further:
             picture.seek(page)
-            kinds.append(picture.tag_v2.get(254, 0))
+            pages += not picture.tag_v2.get(254, 0) & 5
         picture.seek(0)
-        pages = 1 + sum(not kind & 5 for kind in kinds[1:])
     return pages
 
 
 def _orientation(picture: ImageFile) -> int:
     """EXIF's, 1 where there is none, or none that can be read: viewers pass over a corrupt one, too."""
-    try:
-        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:
-        return 1
-    return value if value in range(1, 9) else 1
+    with suppress(Exception):
+        if (value := picture.getexif().get(ExifTags.Base.Orientation, 1)) in range(1, 9):
+            return int(value)
+    return 1
 
 
 def _mend_bitmap(picture: ImageFile) -> None:

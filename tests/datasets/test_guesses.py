@@ -132,10 +132,17 @@ def test_two_layouts_are_both_named(tmp_path: Path) -> None:
         recognise(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "layout"), [("deep/1.dcm", "dicom"), ("images/a.nii.gz", "volumes"), ("a.seg.nrrd", "volumes")])
+def test_files_of_a_kind_of_their_own_are_known_at_any_depth(name: str, layout: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+    assert recognise(tmp_path) == layout
+
+
 @pytest.mark.parametrize(("names", "message"), [
     ((), "the folder is empty"),
-    ([f"{i}.dcm" for i in range(20)], "found 20 .dcm files: save DICOM as PNG"),
-    (["a/b/scan.nii.gz", "x.nrrd"], "found 1 .gz file, 1 .nrrd file: "),
+    ([f"{i}.mat" for i in range(20)], "found 20 .mat files: save its slices as PNG"),
+    (["a/b/scan.tar.gz", "x.npy"], "found 1 .gz file, 1 .npy file: "),
     (["a.png", "b.png"], "found 2 .png files: name the masks after their images, in masks/"),
 ])
 def test_nothing_known_says_what_lies_there(names: Sequence[str], message: str, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ Spot = tuple[str, int]   # UID of an instance, and frame from 1
 
 
 @dataclass(frozen=True, eq=False)
-class Mark:
+class DicomMark:
     """What is drawn on one frame: a frame of a segmentation, or a contour.
 
     Attributes:
@@ -58,13 +58,13 @@ class Marked:
     doubt: str = ""
 
 
-def read_marks(headers: Iterable[DicomHeader]) -> list[Mark]:
+def read_marks(headers: Iterable[DicomHeader]) -> list[DicomMark]:
     """The marks of all segmentations and structure sets.
 
     Raises:
         MeddiffError: a segmentation isn't binary, or a file lacks what it must say; all are named.
     """
-    marks, faults = list[Mark](), list[MeddiffError]()
+    marks, faults = list[DicomMark](), list[MeddiffError]()
     for header in headers:
         read = _segments if header.kind in SEGMENTATION else _contours if header.kind == STRUCTURES else None
         if read:
@@ -80,7 +80,8 @@ def read_marks(headers: Iterable[DicomHeader]) -> list[Mark]:
     return marks
 
 
-def place_marks(marks: Sequence[Mark], images: Sequence[DicomHeader], classes: Sequence[str], root: Path) -> dict[Spot, Marked]:
+def place_marks(marks: Sequence[DicomMark], images: Sequence[DicomHeader], classes: Sequence[str],
+                root: Path) -> dict[Spot, Marked]:
     """The marks by the frame of the image that they were drawn on; those whose image isn't here are passed over.
 
     Args:
@@ -97,7 +98,7 @@ def place_marks(marks: Sequence[Mark], images: Sequence[DicomHeader], classes: S
         for frame, plane in enumerate(image.planes, start=1):
             stacks[image.space].append((plane, (image.uid, frame)))
     label_of = class_by_name({mark.name for mark in marks}, classes, root)
-    placed: dict[Spot, list[tuple[int, Mark]]] = defaultdict(list)
+    placed: dict[Spot, list[tuple[int, DicomMark]]] = defaultdict(list)
     faults = list[MeddiffError]()
     for mark in marks:
         label, place = label_of(mark.number, mark.name), _place(mark, known, stacks)
@@ -110,7 +111,7 @@ def place_marks(marks: Sequence[Mark], images: Sequence[DicomHeader], classes: S
     return {place: _sources(drawn, known[place[0]], place[1]) for place, drawn in placed.items()}
 
 
-def _segments(header: DicomHeader, tags: "Dataset") -> Iterator[Mark]:
+def _segments(header: DicomHeader, tags: "Dataset") -> Iterator[DicomMark]:
     kind = str(tags.SegmentationType)
     if kind not in ("BINARY", "LABELMAP"):
         raise MeddiffError(header.path, f"a segmentation must be BINARY or LABELMAP, this one is {kind}", "Export it as BINARY")
@@ -130,11 +131,11 @@ def _segments(header: DicomHeader, tags: "Dataset") -> Iterator[Mark]:
             numbers = [(int(next(filter(None, groups))[0].ReferencedSegmentNumber), 0)]
         for number, value in numbers:
             for target in targets:
-                yield Mark(header.path, number, names.get(number, ""), target, header.space, shown[index] if shown else None,
+                yield DicomMark(header.path, number, names.get(number, ""), target, header.space, shown[index] if shown else None,
                            size, index, value, np.empty((0, 3)))
 
 
-def _contours(header: DicomHeader, tags: "Dataset") -> Iterator[Mark]:
+def _contours(header: DicomHeader, tags: "Dataset") -> Iterator[DicomMark]:
     regions = {int(region.ROINumber): region for region in tags.get("StructureSetROISequence") or []}
     for drawn in tags.get("ROIContourSequence") or []:
         region = regions[int(drawn.ReferencedROINumber)]
@@ -144,11 +145,11 @@ def _contours(header: DicomHeader, tags: "Dataset") -> Iterator[Mark]:
                 source = (contour.get("ContourImageSequence") or [None])[0]
                 target = _target(source) if source else ("", 0)
                 points = np.array(contour.ContourData, np.float64).reshape(-1, 3)
-                yield Mark(header.path, int(region.ROINumber), str(region.get("ROIName") or ""), target, space, None, None, 0, 0,
-                           points)
+                yield DicomMark(header.path, int(region.ROINumber), str(region.get("ROIName") or ""), target, space, None, None,
+                                0, 0, points)
 
 
-def _place(mark: Mark, known: dict[str, DicomHeader], stacks: dict[str, list[tuple[Plane, Spot]]]) -> Spot | None:
+def _place(mark: DicomMark, known: dict[str, DicomHeader], stacks: dict[str, list[tuple[Plane, Spot]]]) -> Spot | None:
     """The frame that a mark names; or, where it names none, the one that lies where it was drawn."""
     uid, frame = mark.target
     if uid:
@@ -160,7 +161,7 @@ def _place(mark: Mark, known: dict[str, DicomHeader], stacks: dict[str, list[tup
     return min(near, key=lambda each: each[0])[1] if near else None
 
 
-def _distance(mark: Mark, plane: Plane) -> float | None:
+def _distance(mark: DicomMark, plane: Plane) -> float | None:
     """How far a mark lies from a plane [mm], None where it is no part of it: the other way round, or half a millimetre off."""
     if mark.size is not None:
         return 0.0 if mark.plane is not None and plane.covers(mark.plane) else None
@@ -168,7 +169,7 @@ def _distance(mark: Mark, plane: Plane) -> float | None:
     return off if off < 0.5 else None
 
 
-def _misplaced(mark: Mark, image: DicomHeader, frame: int) -> MeddiffError | None:
+def _misplaced(mark: DicomMark, image: DicomHeader, frame: int) -> MeddiffError | None:
     """Why a segmentation can't be laid on its image, None where it can; contours are looked at one by one."""
     if mark.size is None:
         return None
@@ -181,7 +182,7 @@ def _misplaced(mark: Mark, image: DicomHeader, frame: int) -> MeddiffError | Non
     return None
 
 
-def _sources(drawn: Sequence[tuple[int, Mark]], image: DicomHeader, frame: int) -> Marked:
+def _sources(drawn: Sequence[tuple[int, DicomMark]], image: DicomHeader, frame: int) -> Marked:
     """The masks of one frame, one a file."""
     segments: dict[Path, list[tuple[int, int, int]]] = defaultdict(list)
     regions: dict[Path, dict[tuple[int, int], list[NDArray[np.float64]]]] = defaultdict(lambda: defaultdict(list))
@@ -200,7 +201,7 @@ def _sources(drawn: Sequence[tuple[int, Mark]], image: DicomHeader, frame: int) 
     return Marked((*(DicomSegments(file, tuple(parts)) for file, parts in segments.items()), *contours))
 
 
-def _on_image(mark: Mark, image: DicomHeader, plane: Plane) -> NDArray[np.float64] | None:
+def _on_image(mark: DicomMark, image: DicomHeader, plane: Plane) -> NDArray[np.float64] | None:
     """The corners of a contour as (x, y) in pixels, None where it lies beside the image or off its plane."""
     seen, (rows, columns) = plane.project(mark.points).round(3), image.size or (0, 0)   # a contour may run through pixel centres
     low, high = seen.min(axis=0), seen.max(axis=0)

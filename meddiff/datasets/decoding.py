@@ -232,7 +232,8 @@ def _decoding(path: Path, kind: str) -> Iterator[None]:
     except MeddiffError:
         raise
     except Exception as e:
-        raise MeddiffError(path, f"{kind} must be there and decode ({' '.join(str(e).split()) or type(e).__name__})", _INTACT) from e
+        cause = " ".join(str(e).split()) or type(e).__name__
+        raise MeddiffError(path, f"{kind} must be there and decode ({cause})", _INTACT) from e
 
 
 def _load(path: Path, content: bytes = b"") -> _Stored:
@@ -267,10 +268,9 @@ def _count_pages(picture: ImageFile) -> int:
     """Pages and frames; not thumbnails of the first (TIFF's NewSubfileType), nor what a camera adds to a JPEG (MPO)."""
     pages = 1 if picture.format == "MPO" else int(getattr(picture, "n_frames", 1))
     if pages > 1 and isinstance(picture, TiffImagePlugin.TiffImageFile):
-        further, pages = range(1, pages), 1
-        for page in further:
+        for page in range(1, pages):
             picture.seek(page)
-            pages += not picture.tag_v2.get(254, 0) & 5
+            pages -= bool(picture.tag_v2.get(254, 0) & 5)
         picture.seek(0)
     return pages
 

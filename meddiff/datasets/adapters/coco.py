@@ -104,10 +104,7 @@ def _shapes(annotation: _Annotation) -> list[Contour | Runs | str]:
 
 
 def _counts(text: str) -> list[int]:
-    """Run lengths from pycocotools' letters: each holds 5 bits and whether more follow; from the fourth on, differences.
-
-    pycocotools itself decodes too short a text into memory that nobody wrote to, without a word.
-    """
+    """Run lengths from pycocotools' letters: each holds 5 bits and whether more follow; from the fourth on, differences."""
     counts, value, shift = list[int](), 0, 0
     for letter in text:
         code = ord(letter) - 48

@@ -94,7 +94,7 @@ def _turned_size(geometry: Geometry) -> tuple[int, ...]:
 
 
 def refuse_short(path: Path) -> None:
-    """Refuse a NIfTI file that is cut short: SimpleITK 2.5.7 leaves the voxels that are missing as the memory was.
+    """Refuse a NIfTI file that is cut short, which its reader would not.
 
     Raises:
         MeddiffError: it holds fewer bytes than its header says.

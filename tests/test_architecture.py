@@ -47,6 +47,7 @@ MAY: dict[str, set[str]] = {
     "services/catalog": {"layout", "outputs"},
     "services/storage": {"layout"},
     "experiments/recipes": set(),
+    "experiments/advice": {"layout", "finished", "outputs", "segmentation", "evaluation", "experiments/run", "services/tracking"},
     "experiments/run": {"layout", "finished", "outputs", "services/versioning"},
     "experiments/tuning": {"layout", "finished", "experiments/run", "services/tracking", "services/versioning"},
     "experiments/ablation": {"layout", "finished", "outputs", "experiments/recipes", "experiments/run", "services/tracking"},
@@ -56,8 +57,9 @@ MAY: dict[str, set[str]] = {
                  "services/storage"},
     "stages": {"layout", "finished", "datasets", "lesions", "masks", "diffusion", "pretrained", "painting", "segmentation",
                "backgrounds", "filtering", "outputs", "evaluation", "services/tracking", "services/versioning"},
-    "cli": {"layout", "datasets", "experiments/recipes", "experiments/run", "experiments/tuning", "experiments/ablation",
-            "experiments/benchmark", "delivery", "services/tracking", "services/catalog", "services/storage", "stages"},
+    "cli": {"layout", "datasets", "experiments/advice", "experiments/recipes", "experiments/run", "experiments/tuning",
+            "experiments/ablation", "experiments/benchmark", "delivery", "services/tracking", "services/catalog",
+            "services/storage", "stages"},
     "flows": {"layout", "outputs", "evaluation", "experiments/run", "experiments/tuning", "experiments/ablation",
               "experiments/benchmark", "services/tracking", "services/versioning"},
     "__main__": {"cli", "layout"},
@@ -375,8 +377,9 @@ def test_searches_and_ablations_never_evaluate() -> None:
               if isinstance(node, ast.FunctionDef) and "versioning.reproduce(self.tree.root, stage," in ast.unparse(node)]
     assert [(node.name, [each.arg for each in node.args.args]) for node in within] == [("up_to", ["self", "stage"])]
     run = {name_of(path): set(constants(calls(path, "up_to"), 0)) for path in sources() if calls(path, "up_to")}
-    assert run == {"experiments/run": {"filter", "segment"}, "experiments/benchmark/cells": {"prepare", "evaluate"}}
-    searches = [path for path in sources() if room(path) in ("experiments/run", "experiments/tuning", "experiments/ablation")]
+    assert run == {"experiments/run": {"filter", "segment"}, "experiments/benchmark/cells": {"prepare", "evaluate"},
+                   "experiments/advice": {"prepare"}}
+    searches = [path for path in sources() if room(path).removeprefix("experiments/") in ("run", "tuning", "ablation", "advice")]
     for path in searches:
         assert not {room(file) for file in ours(path)} & {"experiments/benchmark", "stages"}, path
 

@@ -205,6 +205,24 @@ def benchmark_gain(
         raise typer.Exit(1)
 
 
+@app.command("advise")
+def advise_arm(
+    budgets: Annotated[str | None, typer.Option(help="Numbers of annotated training cases with commas between, such as "
+                                                "10,20,40,80: the real arm is trained with each.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the project; the current one if not given.")] = None,
+) -> None:
+    """Which arm to use on this dataset, and how many more annotated images it is worth; goes on where it stopped."""
+    from meddiff.experiments.advice import advise_user
+
+    try:
+        numbers = [int(number) for number in budgets.split(",")] if budgets else []
+    except ValueError:
+        numbers = [0]
+    if any(number < 2 for number in numbers):
+        raise MeddiffError("--budgets", f"they must be whole numbers of 2 and more, not `{budgets}`", "Write them as 10,20,40,80")
+    print("\n".join(advise_user(*project(root), numbers)))
+
+
 for _stage in STAGES:
     if _stage != "generate":
         _add_stage(_stage)

@@ -26,6 +26,7 @@ from meddiff.outputs.rows import (
     SampleRow,
     ScoreRow,
     SimilarRow,
+    ValidationCaseRow,
     ValidationRow,
 )
 
@@ -135,6 +136,7 @@ SAMPLES = StageTable("batch.parquet", SampleRow, "generate", "a batch's table")
 DECISIONS = StageTable("decisions.parquet", DecisionRow, "filter", "the filter's decisions")
 CORROSION = StageTable("corrosion.csv", CorrosionRow, "filter", "the border profiles", "%.4f")
 VALIDATION = StageTable("validation.csv", ValidationRow, "segment", "the table of trained segmenters")
+VALIDATION_CASES = StageTable("validation_cases.csv", ValidationCaseRow, "segment", "the scores of the validation cases")
 DROPPED = StageTable("dropped.csv", DroppedRow, "segment", "the table of arms that were left out")
 CASE_SCORES = StageTable("per_case.csv", ScoreRow, "evaluate", "the scores of the test cases")
 ARM_PAIRS = StageTable("arms.csv", ArmRow, "segment", "the numbers of pairs of the arms")

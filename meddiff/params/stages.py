@@ -22,7 +22,9 @@ class PrepareParams(Section):
     size: Annotated[int, Field(ge=32, le=1024, multiple_of=16)] = Field(64, description="side of the square images [pixels]")
     fit: Literal["pad", "squash"] = Field("pad", description="how a frame that isn't square becomes so")
     n_labelled: Annotated[int, Field(ge=2)] = Field(10, description="annotated training cases that the chain may see")
-    val_fraction: Fraction = Field(0.15, description="share of cases for validation where the dataset has no split")
+    val_fraction: Fraction = Field(
+        0.15, description="share of cases for validation where the dataset has no split, and of lesion-free images"
+    )
     test_fraction: Fraction = Field(
         0.25, description="share of cases for the test where the dataset has no split, and of lesion-free images"
     )
@@ -248,6 +250,10 @@ class SegmentParams(Section):
     share: Fraction = Field(0.5, description="share of each batch drawn from the synthetic pairs in a synthetic arm")
     precision: SharedPrecision = "float32"
     vertical_flips: bool = Field(False, description="also flip images upside down in training; wrong for ultrasound")
+    decision_cost: Fraction = Field(
+        0.005, description="Dice on the validation cases that a segmenter may lose by finding nothing in images that look "
+        "lesion-free to it; chosen where there are lesion-free validation cases"
+    )
     empty_arms: Literal["refuse", "real"] = Field(
         "refuse", description="an arm without any pair: stop before anything is trained, or train on the real cases alone; an "
         "arm without real cases too is left out"

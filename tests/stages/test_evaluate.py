@@ -18,6 +18,7 @@ from meddiff.outputs.pairs import PairFiles, list_accepted
 from meddiff.params import Params
 from meddiff.segmentation import pools
 from meddiff.segmentation.augmentation import augment, augment_strongly
+from meddiff.segmentation.decision import Findings
 from meddiff.segmentation.segmenter import Segmenter
 from meddiff.services.tracking import Unrecorded
 from meddiff.stages import evaluate, prepare, segment
@@ -440,7 +441,7 @@ def test_evaluate_leaves_rows_summary_pictures_and_page(finished, capsys):
     evaluate.run(finished, settings(), tracker)
     table = pd.read_csv(finished.report / "per_case.csv")
     assert list(table.columns) == ["case", "group", "class", "arm", "seed", "dice", "iou", "hd95", "nsd", "lesions", "found",
-                                   "false_positives", "lesion_area", "stratum"]
+                                   "false_positives", "lesion_area", "stratum", "dice_undecided"]
     assert set(table["class"]) == {"lesion"}
     assert len(table) == 7 * 4
     assert table[table["lesion_area"] == 0]["stratum"].unique().tolist() == ["empty"]
@@ -454,7 +455,12 @@ def test_evaluate_leaves_rows_summary_pictures_and_page(finished, capsys):
         assert summary["detection"][arm]["specificity"]["mean"] == (rows["false_positives"] == 0).mean()
         assert tracker.headlines[f"specificity_{arm}"] == (rows["false_positives"] == 0).mean()
     for arm, rows in with_lesion.groupby("arm"):
-        assert summary["detection"][arm]["sensitivity"] == pytest.approx(rows["found"].sum() / 12)
+        assert summary["detection"][arm]["lesions_found"] == pytest.approx(rows["found"].sum() / 12)
+        shown = (rows["found"] + rows["false_positives"] > 0).mean()
+        assert summary["detection"][arm]["sensitivity"]["mean"] == pytest.approx(shown)
+        assert tracker.headlines[f"sensitivity_{arm}"] == pytest.approx(shown)
+        assert summary["detection"][arm]["decision"]["mean"] == 0   # no lesion-free validation case, no decision
+    assert (table["dice"].fillna(-1) == table["dice_undecided"].fillna(-1)).all()
     paired = with_lesion.pivot(index=["seed", "case"], columns="arm", values="dice").dropna()
     assert summary["gain"]["mean"] == pytest.approx((paired["synthetic"] - paired["real"]).mean())
     assert summary["gain"]["lower"] <= summary["gain"]["mean"] <= summary["gain"]["upper"]
@@ -477,16 +483,17 @@ def test_evaluate_repeats_itself_and_survives_a_test_without_lesions(finished):
     evaluate.run(finished, settings(), Unrecorded())
     assert (finished.report / "summary.json").read_text() == first
     put_split(finished, "test", make_cases(2, seed=4, lesion=False))
-    blank = np.zeros((2, 32, 32), np.float32)
+    blank = np.zeros((2, 1, 32, 32), np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Segmenter, "predict", lambda self, images, batch_size: blank)
+        patch.setattr(Segmenter, "probabilities", lambda self, images, batch_size: blank)
         evaluate.run(finished, settings(), Unrecorded())
     summary = json.loads((finished.report / "summary.json").read_text())
     assert summary["gain"]["mean"] is None
     assert summary["by_size"] == {}
     assert summary["excluded"]["real"]["dice"] == 4
     assert summary["detection"]["real"]["specificity"]["mean"] == 1
-    assert summary["detection"]["real"]["sensitivity"] is None
+    assert summary["detection"]["real"]["sensitivity"]["mean"] is None
+    assert summary["detection"]["real"]["lesions_found"] is None
     assert "No gain measured" in (finished.report / "report.html").read_text()
 
 
@@ -547,9 +554,10 @@ def test_a_lesion_predicted_on_the_bars_changes_nothing(two_classes, monkeypatch
     for bars in (0, 2):
         def segmented(self, images, bars=bars):
             inside = np.stack([within[tuple(image.ravel()[::97])] for image in images])
-            return np.where(inside, np.uint8(1), np.uint8(bars))
+            every = np.ones(len(images))
+            return Findings(np.where(inside, np.uint8(1), np.uint8(bars)), every > 0, every, every)
 
-        monkeypatch.setattr(Segmenter, "segment", segmented)
+        monkeypatch.setattr(Segmenter, "findings", segmented)
         evaluate.run(layout, settings(prepare=TWO_CLASSES), Unrecorded())
         tables.append(pd.read_csv(layout.report / "per_case.csv"))
     pd.testing.assert_frame_equal(*tables)

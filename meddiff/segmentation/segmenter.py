@@ -45,6 +45,18 @@ class Segmenter:
     validation_dice: float = float("nan")
     losses: tuple[float, ...] = ()
 
+    def probabilities(self, images: Pixels, batch_size: int = 32) -> NDArray[np.float32]:
+        """Probability of a lesion, or with several classes those of background and each class, which add up to 1.
+
+        Args:
+            images: `[N, H, W, 3]` uint8 RGB.
+
+        Returns:
+            `[N, 1, H, W]` or `[N, K + 1, H, W]` float32 in [0, 1].
+        """
+        logits = self._batched(images, batch_size, self.network)
+        return np.asarray((logits.sigmoid() if self.architecture.classes == 1 else logits.softmax(1)).numpy(), np.float32)
+
     def predict(self, images: Pixels, batch_size: int = 32) -> NDArray[np.float32]:
         """Probability of a lesion, of whatever class.
 
@@ -54,9 +66,8 @@ class Segmenter:
         Returns:
             `[N, H, W]` float32 in [0, 1].
         """
-        logits = self._batched(images, batch_size, self.network)
-        lesion = torch.sigmoid(logits[:, 0]) if self.architecture.classes == 1 else 1 - logits.softmax(1)[:, 0]
-        return np.asarray(lesion.numpy(), np.float32)
+        values = self.probabilities(images, batch_size)[:, 0]
+        return values if self.architecture.classes == 1 else 1 - values
 
     def segment(self, images: Pixels, batch_size: int = 32) -> Pixels:
         """The predicted mask.

@@ -20,6 +20,7 @@ from meddiff.params import Params
 from meddiff.params.arms import arm_of
 from meddiff.progress import Report, tell
 from meddiff.segmentation.augmentation import AUGMENTATIONS
+from meddiff.segmentation.ensemble import Recipe
 from meddiff.segmentation.pools import Pools
 from meddiff.segmentation.segmenter import train_segmenter
 from meddiff.services.tracking import StageRun
@@ -30,12 +31,10 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     """Train every arm with every seed into `models/segmenters/ARM/SEED/`, and write `validation.csv` and `dropped.csv`.
 
     A finished segmenter is kept in `.work/`: a killed run goes on, and a new filter setting doesn't train the real arm again.
-
-    Raises:
-        MeddiffError: the prepared cases or the backgrounds are missing, or an arm has no pairs (see `segment.empty_arms`).
+    Raises a MeddiffError where prepared cases or backgrounds are missing, or an arm has no pairs (see `segment.empty_arms`).
     """
     params = use_machine(params)
-    device, settings, classes = params.compute.device, params.segment, len(params.prepare.classes)
+    device, settings, prepared, classes = params.compute.device, params.segment, params.prepare, len(params.prepare.classes)
     real, validation = read_cases(layout.cases("train")), read_cases(layout.cases("val"))
     tracker.dataset(pd.DataFrame({"id": [c.id for c in real], "group": [c.group for c in real]}), "train", "training")
     weights = Path(settings.encoder_weights).expanduser() if settings.encoder_weights else ""
@@ -75,6 +74,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
         DROPPED.write(fresh, (DroppedRow(arm, reason) for arm, reason in pools.dropped.items()))
         for folder, (arm, seed) in zip(kept, each, strict=True):
             shutil.copytree(folder, fresh / arm / str(seed), ignore=shutil.ignore_patterns("*.csv"))
+            Recipe(arm, prepared.classes, len(real[0].image), prepared.fit, settings.vertical_flips).write(fresh / arm)
     forget(work, kept)
     tracker.file(layout.segmenters / VALIDATION.name)
     tracker.headline({f"val_dice_{arm}": float(dice) for arm, dice in table.groupby("arm")["dice"].mean().dropna().items()})

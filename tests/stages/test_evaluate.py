@@ -18,6 +18,7 @@ from meddiff.outputs.pairs import PairFiles, list_accepted
 from meddiff.params import Params
 from meddiff.segmentation import pools
 from meddiff.segmentation.augmentation import augment, augment_strongly
+from meddiff.segmentation.ensemble import Ensemble, Recipe
 from meddiff.segmentation.segmenter import Segmenter
 from meddiff.services.tracking import Unrecorded
 from meddiff.stages import evaluate, prepare, segment
@@ -132,6 +133,8 @@ def test_segment_leaves_every_arm_and_seed(layout):
     for arm, seed, dice in zip(table["arm"], table["seed"], table["dice"], strict=True):
         assert Segmenter.load(layout.segmenters / arm / str(seed)).validation_dice == pytest.approx(dice)
         assert tracker.values[f"val_dice_{arm}_{seed}"] == pytest.approx(dice)
+    ensemble = Ensemble.load(layout.segmenters / "synthetic")
+    assert (ensemble.recipe, ensemble.seeds) == (Recipe("synthetic", ("lesion",), 32, "pad"), (0, 1))
     assert len({weights(layout, arm, seed) for arm in ("real", "synthetic") for seed in (0, 1)}) == 4
     assert set(tracker.headlines) == {"val_dice_real", "val_dice_synthetic"}
     assert [step for step, values in tracker.points if "loss_real_0" in values] == [1, 2, 3]

@@ -11,13 +11,13 @@ from typing import Protocol
 import pandas as pd
 
 from meddiff.services.tracking.execution import pending_execution
-from meddiff.services.tracking.models import Evidence, Registry, load_generator
+from meddiff.services.tracking.models import Evidence, Registry, fetch_model, load_generator
 from meddiff.services.tracking.recording import recorded_action, recorded_run, stage_run
 from meddiff.services.tracking.runs import Run, execution_run
 from meddiff.services.tracking.server import tracking_uri, ui_command
 
-__all__ = ["Evidence", "Registry", "Run", "StageRun", "Unrecorded", "execution_run", "load_generator", "pending_execution",
-           "recorded_action", "recorded_run", "stage_run", "tracking_uri", "ui_command"]
+__all__ = ["Evidence", "Registry", "Run", "StageRun", "Unrecorded", "execution_run", "fetch_model", "load_generator",
+           "pending_execution", "recorded_action", "recorded_run", "stage_run", "tracking_uri", "ui_command"]
 
 
 class StageRun(Protocol):

@@ -1,7 +1,8 @@
 """The generator as a registered MLflow model: logging, loading, the evidence for a version, and its aliases."""
 
 import io
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -89,6 +90,21 @@ def _requirements() -> list[str]:
     return pinned
 
 
+@contextmanager
+def _registered(server: Server, uri: str) -> Iterator[None]:
+    """Where a registered model is read."""
+    with answering(server.uri), as_default(server.uri):
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as e:
+            if e.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            raise MeddiffError(uri, f"the model must be registered at {server.uri} ({' '.join(e.message.split())})",
+                               "Use models:/NAME@champion after `meddiff promote`, or models:/NAME/VERSION") from e
+
+
 def load_generator(layout: Layout, params: Params, uri: str) -> Any:
     """Load a model as MLflow's pyfunc, whose `predict` takes a table of requests (see `served.Generator.predict`).
 
@@ -101,17 +117,21 @@ def load_generator(layout: Layout, params: Params, uri: str) -> Any:
         MeddiffError: no such model, or the tracking server doesn't answer.
     """
     server = connect(layout, params.tracking)
-    with answering(server.uri), as_default(server.uri):
+    with _registered(server, uri):
         from mlflow import pyfunc
-        from mlflow.exceptions import MlflowException
 
-        try:
-            return pyfunc.load_model(uri)
-        except MlflowException as e:
-            if e.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            raise MeddiffError(uri, f"the model must be registered at {server.uri} ({' '.join(e.message.split())})",
-                               "Use models:/NAME@champion after `meddiff promote`, or models:/NAME/VERSION") from e
+        return pyfunc.load_model(uri)
+
+
+def fetch_model(layout: Layout, params: Params, uri: str, folder: Path) -> Path:
+    """Copy a registered model into `folder`; where what its loader reads lies there. Raises as `load_generator` does."""
+    server = connect(layout, params.tracking)
+    with _registered(server, uri):
+        from mlflow.artifacts import download_artifacts
+        from mlflow.models import Model
+
+        place = Path(download_artifacts(uri, dst_path=str(folder), tracking_uri=server.uri))
+        return place / str(Model.load(str(place)).flavors["python_function"]["data"])
 
 
 class Registry:

@@ -115,18 +115,22 @@ def predict_pictures(
 
 
 @app.command("promote")
-def promote_generator(
+def promote_model(
     version: Annotated[str | None, typer.Option(help="Number in the registry; the newest if not given.")] = None,
     rollback: Annotated[bool, typer.Option("--rollback", help="Make the previous champion the champion again.")] = False,
+    segmenter: Annotated[bool, typer.Option("--segmenter", help="Of the segmenters, not of the generators.")] = False,
 ) -> None:
-    """Make a registered generator the champion if the gate of params.yaml holds; exit code 1 and the reasons if not."""
+    """Make a registered generator or segmenter the champion if its gate (promote.*) holds; exit code 1 and reasons if not."""
     from meddiff.delivery import promote as gate
+    from meddiff.services.tracking import GENERATOR, SEGMENTER
 
     layout, params = project()
-    decision = gate.rollback(layout, params) if rollback else gate.promote(layout, params, version)
+    kind = SEGMENTER if segmenter else GENERATOR
+    decision = gate.rollback(layout, params, kind) if rollback else gate.promote(layout, params, version, kind)
     for reason in decision.reasons:
         print(reason)
-    print(f"{params.promote.model} version {decision.version} is {'the champion' if decision.passed else 'refused'}")
+    name = params.promote.segmenter if segmenter else params.promote.model
+    print(f"{name} version {decision.version} is {'the champion' if decision.passed else 'refused'}")
     if not decision.passed:
         raise typer.Exit(1)
 

@@ -197,7 +197,7 @@ def detect_lesions(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, F
     found = {}
     for arm in dict.fromkeys(cases["arm"]):
         own = others[others["arm"] == arm]
-        specificity = (mean_interval(score_matrix(free, arm, "silent"), *_bootstrap(free, settings)) if len(free)
+        specificity = (mean_interval(score_matrix(free, arm, "silent"), *bootstrap_of(free, settings)) if len(free)
                        else Interval(math.nan, math.nan, math.nan, settings.confidence, 0, own["seed"].nunique()))
         lesions = int(own["lesions"].sum())
         found[str(arm)] = Found(specificity, own["found"].sum() / lesions if lesions else math.nan,
@@ -225,7 +225,7 @@ def _dice(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interval]:
 
 
 def _intervals(table: pd.DataFrame, settings: EvaluateParams, metrics: Sequence[str]) -> dict[str, dict[str, Interval]]:
-    how = _bootstrap(table, settings)
+    how = bootstrap_of(table, settings)
     return {arm: {name: mean_interval(score_matrix(table, arm, name), *how) for name in metrics} for arm in _arms(table)}
 
 
@@ -240,14 +240,14 @@ def _effects(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interva
 
 
 def _difference(table: pd.DataFrame, settings: EvaluateParams, before: str, after: str) -> Interval:
-    return gain_interval(score_matrix(table, before, "dice"), score_matrix(table, after, "dice"), *_bootstrap(table, settings))
+    return gain_interval(score_matrix(table, before, "dice"), score_matrix(table, after, "dice"), *bootstrap_of(table, settings))
 
 
 def _arms(table: pd.DataFrame) -> list[str]:
     return [str(arm) for arm in dict.fromkeys(table["arm"])]
 
 
-def _bootstrap(table: pd.DataFrame, settings: EvaluateParams) -> tuple[list[str], int, float, int]:
+def bootstrap_of(table: pd.DataFrame, settings: EvaluateParams) -> tuple[list[str], int, float, int]:
     """Groups of the cases, resamples, confidence and seed. A case without a known patient is a patient of its own."""
     first = table.drop_duplicates("case")
     groups = list(first["group"].replace("", np.nan).fillna("case " + first["case"]).astype(str))

@@ -137,4 +137,5 @@ CORROSION = StageTable("corrosion.csv", CorrosionRow, "filter", "the border prof
 VALIDATION = StageTable("validation.csv", ValidationRow, "segment", "the table of trained segmenters")
 DROPPED = StageTable("dropped.csv", DroppedRow, "segment", "the table of arms that were left out")
 CASE_SCORES = StageTable("per_case.csv", ScoreRow, "evaluate", "the scores of the test cases")
+ENSEMBLE_SCORES = StageTable("ensemble.csv", ScoreRow, "evaluate", "the test scores of the delivered segmenters together")
 ARM_PAIRS = StageTable("arms.csv", ArmRow, "segment", "the numbers of pairs of the arms")

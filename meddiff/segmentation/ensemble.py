@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from meddiff.cases import Pixels, sha256
@@ -109,6 +110,15 @@ class Ensemble:
         files = (folder / _FILE, *(folder / str(seed) / name for seed in seeds for name in ("config.json", "model.safetensors")))
         digest = hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()[:16]
         return cls(recipe, members, tuple(seeds), digest)
+
+
+def best_arm(training: pd.DataFrame) -> str:
+    """The arm to deliver: that of the highest mean validation Dice over its seeds, the first of equals, never by test data.
+
+    Args:
+        training: `validation.csv`.
+    """
+    return str(training.groupby("arm", sort=False)["dice"].mean().fillna(-1.0).idxmax())
 
 
 def mask_of(probabilities: NDArray[np.float32]) -> Pixels:

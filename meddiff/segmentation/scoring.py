@@ -8,13 +8,14 @@ import pandas as pd
 
 from meddiff.cases import Case, Pixels
 from meddiff.progress import Report, silent
+from meddiff.segmentation.ensemble import Ensemble
 from meddiff.segmentation.metrics import case_scores, detect
 from meddiff.segmentation.segmenter import Segmenter, within_frame
 
 _Predictions = Mapping[tuple[str, int], Pixels]    # `[N, S, S]` of 0 to K by arm and seed
 
 
-def predict_cases(segmenter: Segmenter, cases: Sequence[Case]) -> Pixels:
+def predict_cases(segmenter: Segmenter | Ensemble, cases: Sequence[Case]) -> Pixels:
     """Masks `[N, S, S]` of 0 to K that a segmenter predicts within the frames of N cases of one size."""
     predicted = segmenter.segment(np.stack([case.image for case in cases]))
     return np.stack([within_frame(prediction, case) for prediction, case in zip(predicted, cases, strict=True)])

@@ -1,7 +1,7 @@
 """Every table that a stage leaves: its file, its rows, and the one way to read and to write it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -90,12 +90,12 @@ class StageTable(Generic[_Row]):
         table = self.read(folder)
         return [self.row(*values) for values in zip(*(table[name].tolist() for name in table), strict=True)]
 
-    def write(self, folder: Path, rows: Iterable[_Row] | pd.DataFrame) -> pd.DataFrame:
-        """Write rows, or a table's columns of these names, into a folder; return what was written."""
+    def write(self, folder: Path, rows: Iterable[_Row] | pd.DataFrame, further: Sequence[str] = ()) -> pd.DataFrame:
+        """Write rows, or a table's columns of these and `further` names, into a folder; return what was written."""
         if not isinstance(rows, pd.DataFrame):
             names = [field.name for field in fields(self.row)]
             rows = pd.DataFrame([[getattr(row, name) for name in names] for row in rows], columns=list(self.columns))
-        table, path = rows[list(self.columns)], folder / self.name
+        table, path = rows[[*self.columns, *further]], folder / self.name
         if path.suffix == ".parquet":
             table.to_parquet(path, index=False)
         else:

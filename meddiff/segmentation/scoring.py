@@ -9,7 +9,7 @@ import pandas as pd
 from meddiff.cases import Case, Pixels
 from meddiff.progress import Report, silent
 from meddiff.segmentation.ensemble import Ensemble
-from meddiff.segmentation.metrics import case_scores, detect
+from meddiff.segmentation.metrics import Metric, case_scores, detect
 from meddiff.segmentation.segmenter import Segmenter, within_frame
 
 _Predictions = Mapping[tuple[str, int], Pixels]    # `[N, S, S]` of 0 to K by arm and seed
@@ -27,7 +27,7 @@ def reference_of(case: Case) -> Pixels:
 
 
 def score_predictions(predictions: _Predictions, cases: Sequence[Case], strata: Sequence[str], tolerance: float,
-                      classes: Sequence[str], report: Report = silent) -> pd.DataFrame:
+                      classes: Sequence[str], report: Report = silent, own: Mapping[str, Metric] | None = None) -> pd.DataFrame:
     """One row a case, class, arm and seed: the columns of `per_case.csv`.
 
     Args:
@@ -35,6 +35,7 @@ def score_predictions(predictions: _Predictions, cases: Sequence[Case], strata: 
         tolerance: of the normalised surface distance [pixels].
         classes: their names.
         report: called after each arm and seed.
+        own: further scores by their columns.
     """
     rows, masks = [], [reference_of(case) for case in cases]
     for done, ((arm, seed), predicted) in enumerate(predictions.items(), start=1):
@@ -43,6 +44,7 @@ def score_predictions(predictions: _Predictions, cases: Sequence[Case], strata: 
                 scores = case_scores(prediction == label, mask == label, tolerance, case.id)
                 rows.append({"case": case.id, "group": case.group, "class": name, "arm": arm, "seed": seed,
                              **asdict(scores), **asdict(detect(prediction == label, mask == label)),
-                             "lesion_area": float((mask == label).mean()), "stratum": stratum})
+                             "lesion_area": float((mask == label).mean()), "stratum": stratum,
+                             **{column: score(prediction == label, mask == label) for column, score in (own or {}).items()}})
         report(done, len(predictions), {})
     return pd.DataFrame(rows)

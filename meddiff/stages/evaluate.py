@@ -23,6 +23,7 @@ from meddiff.params import Params
 from meddiff.pretrained import FOUNDATION, photographs
 from meddiff.progress import bar, with_progress
 from meddiff.segmentation.ensemble import Ensemble, best_arm
+from meddiff.segmentation.metrics import load_metric
 from meddiff.segmentation.scoring import predict_cases, reference_of, score_predictions
 from meddiff.segmentation.segmenter import Segmenter
 from meddiff.services.tracking import StageRun
@@ -47,13 +48,15 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     tracker.dataset(pd.DataFrame({"id": [c.id for c in cases], "group": [c.group for c in cases]}), "test", "testing")
     trained = list(zip(training["arm"], training["seed"].tolist(), strict=True))
     ensemble = Ensemble.load(layout.segmenters / best_arm(training), device)
-    chosen = ensemble.recipe.arm
+    chosen, metric = ensemble.recipe.arm, load_metric(settings.metric)
+    own = {} if metric is None else dict.fromkeys(settings.own_metrics, metric)
     predictions = {(arm, seed): predict_cases(Segmenter.load(layout.segmenters / arm / str(seed), device), cases)
                    for arm, seed in with_progress("evaluate", len(trained), trained)}
     strata = size_strata([float((reference_of(case) > 0).mean()) for case in cases])
     with bar("score") as report:
-        table = score_predictions(predictions, cases, strata, settings.tolerance, classes, report)
-    together = score_predictions({(chosen, -1): predict_cases(ensemble, cases)}, cases, strata, settings.tolerance, classes)
+        table = score_predictions(predictions, cases, strata, settings.tolerance, classes, report, own)
+    joint = {(chosen, -1): predict_cases(ensemble, cases)}
+    together = score_predictions(joint, cases, strata, settings.tolerance, classes, own=own)
     quality = assess(records.decisions, list(records.samples["batch"]), records.quarantined)
     unknown, pairs = count_unknown(layout, rows), draw_pairs(layout, records, settings)
     summary = summarise(table, training, quality, settings, unknown)
@@ -62,7 +65,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     pictures = make_pictures(scored, summary, cases, predictions, pairs, losses, settings.pictures, len(classes))
     phantoms, title = dataset == "demo", f"{dataset}, {describe_images(cases, {row.mode for row in rows})}"
     page = report_page(summary, pictures, title, today, settings.tolerance, phantoms)
-    write_report(layout, table, together, summary, pictures, page)
+    write_report(layout, settings, table, together, summary, pictures, page, cases, predictions | joint, len(classes))
     fidelity = layout.filtered / "fidelity.json"
     tracker.headline(summary.headlines() | (memorisation(json.loads(fidelity.read_text())) if fidelity.is_file() else {}))
     for name in ("report.html", "summary.json", CASE_SCORES.name, "pictures"):

@@ -2,16 +2,17 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from meddiff.cases import Case, digest, read_image, read_mask, write_image
+from meddiff.cases import Case, Pixels, digest, read_image, read_mask, write_image, write_mask
 from meddiff.datasets.demo import make_phantoms
 from meddiff.evaluation.figures import Pair
 from meddiff.evaluation.segmenter_card import segmenter_card
 from meddiff.evaluation.summary import Summary
+from meddiff.evaluation.tables import latex_tables, number_table
 from meddiff.layout import Layout, replacing
 from meddiff.outputs.cases import read_cases
 from meddiff.outputs.pairs import list_accepted
@@ -23,16 +24,23 @@ from meddiff.segmentation.ensemble import Ensemble
 from meddiff.services.tracking import StageRun
 
 
-def write_report(layout: Layout, table: pd.DataFrame, together: pd.DataFrame, summary: Summary, pictures: Sequence[Picture],
-                 page: str) -> None:
+def write_report(layout: Layout, settings: EvaluateParams, table: pd.DataFrame, together: pd.DataFrame, summary: Summary,
+                 pictures: Sequence[Picture], page: str, cases: Sequence[Case], predictions: Mapping[tuple[str, int], Pixels],
+                 classes: int) -> None:
     """Swap in `reports/evaluation/`."""
     with replacing(layout.report) as folder:
-        CASE_SCORES.write(folder, table)
-        ENSEMBLE_SCORES.write(folder, together)
+        CASE_SCORES.write(folder, table, settings.own_metrics)
+        ENSEMBLE_SCORES.write(folder, together, settings.own_metrics)
         (folder / "summary.json").write_text(json.dumps(summary.as_json(), indent=2, allow_nan=False) + "\n")
+        number_table(summary).to_csv(folder / "tables.csv", index=False, lineterminator="\n")
+        (folder / "tables.tex").write_text(latex_tables(summary, settings.tolerance), encoding="utf-8")
         (folder / "pictures").mkdir()
         for picture in pictures:
             (folder / "pictures" / f"{picture.name}.png").write_bytes(picture.png)
+        for (arm, seed), masks in predictions.items():
+            place = folder / "predictions" / arm / ("ensemble" if seed < 0 else str(seed))
+            for case, mask in zip(cases, masks, strict=True):
+                write_mask(place / f"{case.id}.png", mask, classes)
         (folder / "report.html").write_text(page)
 
 

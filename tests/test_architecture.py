@@ -26,7 +26,7 @@ VENDORS = {"mlflow": "services/tracking", "great_expectations": "filtering", "sq
 
 # The ground, on which every room stands; of it the stages and what is around them alone know where files lie (`layout`).
 GROUND = {"__init__", "errors", "params", "cases", "progress", "environment", "warm", "seeds", "training", "pages"}
-ADDRESSES = {"served": {"delivery"}}  # of functions that saved files name
+ADDRESSES = {"served": {"delivery"}, "served_segmenter": {"delivery"}}  # of functions that saved files name
 # Which rooms a room may import beside the ground: downwards only, so that no arrow leads back.
 MAY: dict[str, set[str]] = {
     "layout": set(),
@@ -53,8 +53,8 @@ MAY: dict[str, set[str]] = {
     "experiments/ablation": {"layout", "finished", "outputs", "experiments/recipes", "experiments/run", "services/tracking"},
     "experiments/benchmark": {"layout", "finished", "outputs", "evaluation", "experiments/recipes", "experiments/run",
                               "services/tracking", "services/versioning"},
-    "delivery": {"layout", "outputs", "painting", "evaluation", "services/tracking", "services/versioning", "services/catalog",
-                 "services/storage"},
+    "delivery": {"layout", "outputs", "datasets", "painting", "segmentation", "evaluation", "services/tracking",
+                 "services/versioning", "services/catalog", "services/storage"},
     "stages": {"layout", "finished", "datasets", "lesions", "masks", "diffusion", "pretrained", "painting", "segmentation",
                "backgrounds", "filtering", "outputs", "evaluation", "services/tracking", "services/versioning"},
     "cli": {"layout", "datasets", "experiments/advice", "experiments/recipes", "experiments/run", "experiments/tuning",
@@ -388,7 +388,7 @@ def test_searches_and_ablations_never_evaluate() -> None:
 
 def test_saved_files_find_what_they_name() -> None:
     """Pipelines that were saved, and generators that were registered, before a module moved still load."""
-    from meddiff.delivery import served
+    from meddiff.delivery import served, served_segmenter
     from meddiff.diffusion.codec import PatchCodec
     from meddiff.pretrained import FOUNDATION
 
@@ -396,3 +396,4 @@ def test_saved_files_find_what_they_name() -> None:
     assert named == [PatchCodec.__module__, PatchCodec.__name__] == ["meddiff.codec", "PatchCodec"]
     assert getattr(sys.modules[named[0]], named[1]) is PatchCodec
     assert importlib.import_module("meddiff.served")._load_pyfunc is served._load_pyfunc
+    assert importlib.import_module("meddiff.served_segmenter")._load_pyfunc is served_segmenter._load_pyfunc

@@ -62,13 +62,18 @@ class _Stored:
 
     def straight(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Pixels as stored: Pillow has turned those of a TIFF file."""
-        return turned(pixels, {6: 8, 8: 6}.get(self.orientation, self.orientation)) if self.picture.format == "TIFF" else pixels
+        return as_stored(pixels, self.orientation) if self.picture.format == "TIFF" else pixels
 
 
 def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Stored pixels `[H, W, …]` as EXIF's orientation wants them to be seen; from 5 on height and width change places."""
     shown = pixels.swapaxes(0, 1) if orientation > 4 else pixels
     return shown[::-1 if orientation in (3, 4, 7, 8) else 1, ::-1 if orientation in (2, 3, 6, 7) else 1]
+
+
+def as_stored(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """The way back from `turned`: pixels as they are seen, as their file stores them."""
+    return turned(pixels, {6: 8, 8: 6}.get(orientation, orientation))
 
 
 def decode_image(path: Path) -> Decoded:

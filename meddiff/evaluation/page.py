@@ -75,12 +75,17 @@ def report_page(
     tone = "" if gain is None or not gain.decided else "better" if gain.lower > 0 else "worse"
     colours = [(name, f"rgb{colour}") for name, colour in zip(summary.by_class, CLASS_COLOURS, strict=False)]
     return render("evaluation/report.html.j2", title=title, made=made, phantoms=phantoms, verdict=verdict(gain, arm), tone=tone,
-                  cards=_cards(summary),
-                  advice=advice_sentence(summary.advice) if summary.advice else "", warnings=decision_warning(summary),
-                  arms=_arms(summary, tolerance), further=further(summary), classes=_classes(summary),
-                  sizes=_sizes(summary), detection=_detection(summary), done=_done(summary), quality=_quality(summary),
+                  cards=_cards(summary), advice=advice_sentence(summary.advice) if summary.advice else "",
+                  warnings=decision_warning(summary), further=further(summary), **report_tables(summary, tolerance),
+                  done=_done(summary),
                   caveats=caveats(summary), pictures={picture.name: picture for picture in pictures},
                   outlines={"cases": colours or OUTLINES, "pairs": colours})
+
+
+def report_tables(summary: Summary, tolerance: float) -> dict[str, Table]:
+    """The tables of the page, by their names there."""
+    return {"arms": _arms(summary, tolerance), "classes": _classes(summary), "sizes": _sizes(summary),
+            "detection": _detection(summary), "quality": _quality(summary)}
 
 
 def caveats(summary: Summary) -> list[str]:
@@ -138,13 +143,14 @@ def _cards(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _arms(summary: Summary, tolerance: float) -> Table:
-    rows = [[arm_name(arm), *(_entry(scores[name], name) for name in NAMES)] for arm, scores in summary.arms.items()]
-    first = next(iter(summary.arms.values()))["dice"]
+    rows = [[arm_name(arm), *(_entry(interval, name) for name, interval in scores.items())]
+            for arm, scores in summary.arms.items()]
+    first, names = next(iter(summary.arms.values()))["dice"], list(next(iter(summary.arms.values())))
     note = (f"Means over {first.cases} test cases with a lesion and {first.seeds} training seeds, with their "
             f"{first.confidence:.0%} intervals. "
             "Dice, IoU: overlap, 1 is perfect. HD95: distance within which 95% of both outlines lie of each other, 0 is perfect. "
             f"NSD: share of the outlines within {tolerance:g} pixels of each other, 1 is perfect.")
-    return Table(["trained on", *NAMES.values()], rows, note=note)
+    return Table(["trained on", *(NAMES.get(name, name) for name in names)], rows, note=note)
 
 
 def _sizes(summary: Summary) -> Table:

@@ -94,7 +94,7 @@ class Summary:
     """An evaluation in numbers; every interval is of a mean over test cases and seeds. Overlap is that of cases with a lesion.
 
     Attributes:
-        arms: arm -> metric of `METRICS` -> interval.
+        arms: arm -> metric of `METRICS`, or of the user's own -> interval.
         gain: Dice of the synthetic arm less that of the real arm, paired; None unless both were trained.
         by_size: size of `SIZES` -> arm or `gain` -> interval of the Dice.
         excluded: arm -> metric -> undefined scores (case, class and seed) left out of the mean.
@@ -185,16 +185,17 @@ def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, set
     Raises:
         MeddiffError: an arm lacks a case or a seed.
     """
-    detection, table = detect_lesions(table, settings), with_lesion(table)
-    cases, classes = mean_over_classes(table), list(dict.fromkeys(table["class"]))
+    metrics = (*METRICS, *settings.own_metrics)
+    detection, table = detect_lesions(table, settings), with_lesion(table, metrics)
+    cases, classes = mean_over_classes(table, metrics), list(dict.fromkeys(table["class"]))
     gains = _gains(cases, settings)
     treated = training[training["arm"] == TREATED] if TREATED in set(training["arm"]) else training
     by_size = {size: part for size in SIZES if len(part := cases[cases["stratum"] == size])}
     by_class = {name: table[table["class"] == name] for name in classes if len(classes) > 1}
     return Summary(
-        arms=_intervals(cases, settings, METRICS), gain=gains.get(TREATED),
+        arms=_intervals(cases, settings, metrics), gain=gains.get(TREATED),
         by_size={size: _dice(part, settings) for size, part in by_size.items()},
-        excluded={str(arm): {name: int(part[name].isna().sum()) for name in METRICS}
+        excluded={str(arm): {name: int(part[name].isna().sum()) for name in metrics}
                   for arm, part in table.groupby("arm", sort=False)},
         quality=quality, n_real=int(training["n_real"].max()), n_synthetic=int(treated["n_synthetic"].max()),
         steps=int(training["steps"].max()),
@@ -202,17 +203,17 @@ def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, set
         effects=_effects(cases, settings), detection=detection, unknown_patients=unknown_patients)
 
 
-def with_lesion(table: pd.DataFrame) -> pd.DataFrame:
+def with_lesion(table: pd.DataFrame, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
     """The rows of `per_case.csv` whose case has a lesion, which alone count for overlap; all, without scores, if none has."""
     kept = table[table["stratum"] != "empty"]
-    return kept if len(kept) else table.assign(**dict.fromkeys(METRICS, math.nan))
+    return kept if len(kept) else table.assign(**dict.fromkeys(metrics, math.nan))
 
 
-def mean_over_classes(table: pd.DataFrame) -> pd.DataFrame:
+def mean_over_classes(table: pd.DataFrame, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
     """`per_case.csv` with one row a case, arm and seed: a metric's mean over the classes where it is defined, counts added."""
     if table["class"].nunique() < 2:
         return table
-    how = dict.fromkeys(METRICS, "mean") | {"group": "first", "stratum": "first", "lesion_area": "sum"}
+    how = dict.fromkeys(metrics, "mean") | {"group": "first", "stratum": "first", "lesion_area": "sum"}
     how |= {_UNDECIDED: "mean"} if _UNDECIDED in table else {}
     how |= {name: "sum" for name in _COUNTS if name in table}
     return table.groupby(["case", "arm", "seed"], sort=False, as_index=False).agg(how)
@@ -226,7 +227,7 @@ def detect_lesions(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, F
     free, others, seeds = cases[cases["stratum"] == "empty"], cases[cases["stratum"] != "empty"], cases["seed"].nunique()
 
     def share(part: pd.DataFrame, arm: str, name: str) -> Interval:
-        return (mean_interval(score_matrix(part, arm, name), *_bootstrap(part, settings)) if len(part)
+        return (mean_interval(score_matrix(part, arm, name), *bootstrap_of(part, settings)) if len(part)
                 else Interval(math.nan, math.nan, math.nan, settings.confidence, 0, seeds))
 
     found = {}
@@ -265,7 +266,7 @@ def _dice(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interval]:
 
 
 def _intervals(table: pd.DataFrame, settings: EvaluateParams, metrics: Sequence[str]) -> dict[str, dict[str, Interval]]:
-    how = _bootstrap(table, settings)
+    how = bootstrap_of(table, settings)
     return {arm: {name: mean_interval(score_matrix(table, arm, name), *how) for name in metrics} for arm in _arms(table)}
 
 
@@ -280,14 +281,15 @@ def _effects(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interva
 
 
 def _difference(table: pd.DataFrame, settings: EvaluateParams, before: str, after: str) -> Interval:
-    return gain_interval(score_matrix(table, before, "dice"), score_matrix(table, after, "dice"), *_bootstrap(table, settings))
+    return gain_interval(score_matrix(table, before, "dice"), score_matrix(table, after, "dice"), *bootstrap_of(table, settings))
 
 
 def _arms(table: pd.DataFrame) -> list[str]:
     return [str(arm) for arm in dict.fromkeys(table["arm"])]
 
 
-def _bootstrap(table: pd.DataFrame, settings: EvaluateParams) -> tuple[list[str], int, float, int]:
+def bootstrap_of(table: pd.DataFrame, settings: EvaluateParams) -> tuple[list[str], int, float, int]:
+    """Groups of the cases (`patients`), resamples, confidence and seed."""
     return patients(table), settings.resamples, settings.confidence, settings.seed
 
 

@@ -256,6 +256,7 @@ class ScoreRow:
     """A test case, class, arm and seed.
 
     Attributes:
+        seed: of the training; -1 for all seeds of the arm together (`segmentation.ensemble`).
         dice, iou, hd95, nsd: `segmentation.metrics.CaseScores`.
         lesions, found, false_positives: `segmentation.metrics.Detection`.
         lesion_area: share of the image that the class covers, 0 to 1.

@@ -274,4 +274,13 @@ class EvaluateParams(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = Field(0.95, description="of the intervals")
     tolerance: Annotated[float, Field(gt=0)] = Field(2.0, description="tolerance of the normalised surface distance [pixels]")
     pictures: Positive = Field(8, description="cases and pairs shown in the report")
+    metric: str = Field(
+        "", pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$", description="a score of your own, `package.module:function` of two "
+        "uint8 arrays of 0 and 1, reference and prediction, that returns a number; empty: none"
+    )
     seed: SharedSeed = 0
+
+    @property
+    def own_metrics(self) -> tuple[str, ...]:
+        """The name of the user's own score, if there is one."""
+        return (self.metric.rpartition(":")[2],) if self.metric else ()

@@ -54,6 +54,15 @@ class Findings:
         return self.masks * self.shown[:, None, None].astype(np.uint8)
 
 
+def mask_of(probabilities: NDArray[np.float32]) -> Pixels:
+    """The mask `[…, H, W]` uint8 of 0 to K of probabilities `[…, C, H, W]`, see `Segmenter.probabilities`.
+
+    With one class it is where the lesion is more probable than not, with several the most probable of background and classes.
+    """
+    several = probabilities.shape[-3] > 1
+    return np.asarray(probabilities.argmax(-3) if several else probabilities[..., 0, :, :] > 0.5, np.uint8)
+
+
 def image_probability(lesion: NDArray[np.float32], mirrored: NDArray[np.float32]) -> NDArray[np.float64]:
     """How much a segmenter finds the same in an image and in its mirror image: their soft Dice, 2 Σpq / (Σp² + Σq²).
 

@@ -9,14 +9,15 @@ import pandas as pd
 from meddiff.cases import Case, Pixels
 from meddiff.progress import Report, silent
 from meddiff.segmentation.decision import Findings
-from meddiff.segmentation.metrics import case_scores, detect, dice
+from meddiff.segmentation.ensemble import Ensemble
+from meddiff.segmentation.metrics import Metric, case_scores, detect, dice
 from meddiff.segmentation.segmenter import Segmenter
 from meddiff.segmentation.validation import validation_scores, within_frame
 
 _Predictions = Mapping[tuple[str, int], Findings]    # by arm and seed
 
 
-def predict_cases(segmenter: Segmenter, cases: Sequence[Case]) -> Findings:
+def predict_cases(segmenter: Segmenter | Ensemble, cases: Sequence[Case]) -> Findings:
     """What a segmenter finds in N cases of one size, within their frames."""
     findings = segmenter.findings(np.stack([case.image for case in cases]))
     masks = [within_frame(prediction, case) for prediction, case in zip(findings.masks, cases, strict=True)]
@@ -37,7 +38,7 @@ def reference_of(case: Case) -> Pixels:
 
 
 def score_predictions(predictions: _Predictions, cases: Sequence[Case], strata: Sequence[str], tolerance: float,
-                      classes: Sequence[str], report: Report = silent) -> pd.DataFrame:
+                      classes: Sequence[str], report: Report = silent, own: Mapping[str, Metric] | None = None) -> pd.DataFrame:
     """One row a case, class, arm and seed: the columns of `per_case.csv`.
 
     Args:
@@ -46,6 +47,7 @@ def score_predictions(predictions: _Predictions, cases: Sequence[Case], strata: 
         tolerance: of the normalised surface distance [pixels].
         classes: their names.
         report: called after each arm and seed.
+        own: further scores by their columns.
     """
     rows, masks = [], [reference_of(case) for case in cases]
     for done, ((arm, seed), findings) in enumerate(predictions.items(), start=1):
@@ -55,6 +57,7 @@ def score_predictions(predictions: _Predictions, cases: Sequence[Case], strata: 
                 rows.append({"case": case.id, "group": case.group, "class": name, "arm": arm, "seed": seed,
                              **asdict(scores), **asdict(detect(prediction == label, mask == label)),
                              "lesion_area": float((mask == label).mean()), "stratum": stratum,
-                             "dice_undecided": dice(raw == label, mask == label)})
+                             "dice_undecided": dice(raw == label, mask == label),
+                             **{column: score(prediction == label, mask == label) for column, score in (own or {}).items()}})
         report(done, len(predictions), {})
     return pd.DataFrame(rows)

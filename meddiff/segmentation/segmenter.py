@@ -20,7 +20,7 @@ from meddiff.errors import MeddiffError
 from meddiff.params import SegmentParams
 from meddiff.progress import Report, silent
 from meddiff.segmentation.augmentation import Augment, augment
-from meddiff.segmentation.decision import Bounds, Findings, choose_bounds, image_probability
+from meddiff.segmentation.decision import Bounds, Findings, choose_bounds, image_probability, mask_of
 from meddiff.segmentation.encoders import load_encoder
 from meddiff.segmentation.networks import WIDTHS, Architecture, deep_features
 from meddiff.segmentation.validation import BestWeights, validation_scores
@@ -62,16 +62,8 @@ class Segmenter:
         return np.asarray((logits.sigmoid() if self.architecture.classes == 1 else logits.softmax(1)).numpy(), np.float32)
 
     def predict(self, images: Pixels, batch_size: int = 32) -> NDArray[np.float32]:
-        """Probability of a lesion, of whatever class.
-
-        Args:
-            images: `[N, H, W, 3]` uint8 RGB.
-
-        Returns:
-            `[N, H, W]` float32 in [0, 1].
-        """
-        values = self.probabilities(images, batch_size)[:, 0]
-        return values if self.architecture.classes == 1 else 1 - values
+        """Probability `[N, H, W]` float32 in [0, 1] of a lesion, of whatever class, in images `[N, H, W, 3]` uint8 RGB."""
+        return self._lesion(self.probabilities(images, batch_size))
 
     def segment(self, images: Pixels, batch_size: int = 32) -> Pixels:
         """The predicted mask.
@@ -80,24 +72,24 @@ class Segmenter:
             images: `[N, H, W, 3]` uint8 RGB.
 
         Returns:
-            `[N, H, W]` uint8 of 0 to K: with one class where the lesion is more probable than not, with several the most probable
-            of background and classes; all 0 where the image shows no lesion by the segmenter's decision.
+            `[N, H, W]` uint8 of 0 to K, see `mask_of`; all 0 where the image shows no lesion by the segmenter's decision.
         """
         return self.findings(images, batch_size).decided
 
-    def findings(self, images: Pixels, batch_size: int = 32, weigh: bool = False) -> Findings:
+    def findings(self, images: Pixels, batch_size: int = 32, weigh: bool = False,
+                 values: NDArray[np.float32] | None = None) -> Findings:
         """The predicted masks, and apart from them which images show a lesion.
 
         Args:
             images: `[N, H, W, 3]` uint8 RGB.
             weigh: also tell the image's probability where the decision doesn't ask for it, at the cost of a second prediction.
+            values: their `probabilities`, where they are known.
         """
-        values = self.probabilities(images, batch_size)
-        masks = (values[:, 0] > 0.5 if self.architecture.classes == 1 else values.argmax(1)).astype(np.uint8)
+        values = self.probabilities(images, batch_size) if values is None else values
+        masks = mask_of(values)
         areas, sure = (masks > 0).mean((1, 2)), np.ones(len(masks))
         if weigh or self.bounds.probability:
-            lesion, mirrored = values[:, 0], self.predict(images[:, :, ::-1], batch_size)[:, :, ::-1]
-            sure = image_probability(lesion if self.architecture.classes == 1 else 1 - lesion, mirrored)
+            sure = image_probability(self._lesion(values), self.predict(images[:, :, ::-1], batch_size)[:, :, ::-1])
         return Findings(masks, self.bounds.shown(areas, sure), areas, sure)
 
     def features(self, images: Pixels, batch_size: int = 32) -> Tensor:
@@ -140,6 +132,9 @@ class Segmenter:
             raise MeddiffError(folder, f"a trained segmenter must be there ({reason})", f"Run `dvc repro {stage}`") from e
         score = config.get("validation_dice")
         return cls(network.to(device).eval(), architecture, float("nan") if score is None else score, bounds=bounds)
+
+    def _lesion(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return values[:, 0] if self.architecture.classes == 1 else 1 - values[:, 0]
 
     def _batched(self, images: Pixels, batch_size: int, function: Callable[[Tensor], Tensor]) -> Tensor:
         device = next(self.network.parameters()).device

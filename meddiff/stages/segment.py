@@ -20,6 +20,7 @@ from meddiff.params import Params
 from meddiff.params.arms import arm_of
 from meddiff.progress import Report, tell
 from meddiff.segmentation.augmentation import AUGMENTATIONS
+from meddiff.segmentation.ensemble import Recipe
 from meddiff.segmentation.pools import Pools
 from meddiff.segmentation.scoring import validate_cases
 from meddiff.segmentation.segmenter import train_segmenter
@@ -31,12 +32,10 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     """Train every arm with every seed into `models/segmenters/ARM/SEED/`, and write tables of them (`outputs.tables`).
 
     A finished segmenter is kept in `.work/`: a killed run goes on, and a new filter setting doesn't train the real arm again.
-
-    Raises:
-        MeddiffError: the prepared cases or the backgrounds are missing, or an arm has no pairs (see `segment.empty_arms`).
+    Raises a MeddiffError where prepared cases or backgrounds are missing, or an arm has no pairs (see `segment.empty_arms`).
     """
     params = use_machine(params)
-    device, settings, classes = params.compute.device, params.segment, len(params.prepare.classes)
+    device, settings, prepared, classes = params.compute.device, params.segment, params.prepare, len(params.prepare.classes)
     real, validation = read_cases(layout.cases("train")), read_cases(layout.cases("val"))
     tracker.dataset(pd.DataFrame({"id": [c.id for c in real], "group": [c.group for c in real]}), "train", "training")
     weights = folder if (folder := Path(settings.encoder).expanduser()).is_dir() else ""
@@ -56,8 +55,8 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
             net.save(folder)
             VALIDATION_CASES.write(folder, validate_cases(net, validation, arm, seed))
             write_losses(folder, net.losses)
-            VALIDATION.write(folder, [ValidationRow(arm, seed, net.validation_dice, settings.steps, len(real), len(pool.pairs),
-                                                    pool.wanted)])
+            row = ValidationRow(arm, seed, net.validation_dice, settings.steps, len(real), len(pool.pairs), pool.wanted)
+            VALIDATION.write(folder, [row])
 
         with locks[name]:  # arms of equal pairs share it
             folder = finish(work / name, make)
@@ -70,11 +69,12 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
 
     each = [(arm, seed) for arm in settings.arms if arm not in pools.dropped for seed in settings.seeds]
     made = side_by_side({f"segment {arm} seed {seed}": partial(train, arm, seed) for arm, seed in each}, device)
-    kept = dict(zip(each, (folder for folder, _ in made), strict=True))
     with replacing(layout.segmenters) as fresh:
-        gather_segmenters(kept, fresh)
+        gather_segmenters(dict(zip(each, (folder for folder, _ in made), strict=True)), fresh)
+        for arm in dict(each):
+            Recipe(arm, prepared.classes, len(real[0].image), prepared.fit, settings.vertical_flips).write(fresh / arm)
         table = VALIDATION.write(fresh, pd.concat([row for _, row in made], ignore_index=True))
         DROPPED.write(fresh, (DroppedRow(arm, reason) for arm, reason in pools.dropped.items()))
-    forget(work, list(kept.values()))
+    forget(work, [folder for folder, _ in made])
     tracker.file(layout.segmenters / VALIDATION.name)
     tracker.headline({f"val_dice_{arm}": float(dice) for arm, dice in table.groupby("arm")["dice"].mean().dropna().items()})

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from meddiff.cases import Case, write_image, write_mask
+from meddiff.cases import Case, read_mask, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.evaluation.bootstrap import nearer_p
 from meddiff.layout import Layout
@@ -19,6 +20,8 @@ from meddiff.params import Params
 from meddiff.segmentation import pools
 from meddiff.segmentation.augmentation import augment, augment_strongly
 from meddiff.segmentation.decision import Findings
+from meddiff.segmentation.ensemble import Ensemble, Recipe
+from meddiff.segmentation.metrics import dice as dice_of
 from meddiff.segmentation.segmenter import Segmenter
 from meddiff.services.tracking import Unrecorded
 from meddiff.stages import evaluate, prepare, segment
@@ -133,6 +136,8 @@ def test_segment_leaves_every_arm_and_seed(layout):
     for arm, seed, dice in zip(table["arm"], table["seed"], table["dice"], strict=True):
         assert Segmenter.load(layout.segmenters / arm / str(seed)).validation_dice == pytest.approx(dice)
         assert tracker.values[f"val_dice_{arm}_{seed}"] == pytest.approx(dice)
+    ensemble = Ensemble.load(layout.segmenters / "synthetic")
+    assert (ensemble.recipe, ensemble.seeds) == (Recipe("synthetic", ("lesion",), 32, "pad"), (0, 1))
     assert len({weights(layout, arm, seed) for arm in ("real", "synthetic") for seed in (0, 1)}) == 4
     assert set(tracker.headlines) == {"val_dice_real", "val_dice_synthetic"}
     assert [step for step, values in tracker.points if "loss_real_0" in values] == [1, 2, 3]
@@ -561,3 +566,37 @@ def test_a_lesion_predicted_on_the_bars_changes_nothing(two_classes, monkeypatch
         evaluate.run(layout, settings(prepare=TWO_CLASSES), Unrecorded())
         tables.append(pd.read_csv(layout.report / "per_case.csv"))
     pd.testing.assert_frame_equal(*tables)
+
+
+def test_predictions_are_saved_and_tables_are_files(finished):
+    evaluate.run(finished, settings(), Unrecorded())
+    table = pd.read_csv(finished.report / "per_case.csv")
+    for row in table.itertuples():
+        mask = read_mask(finished.report / f"predictions/{row.arm}/{row.seed}/{row.case}.png")
+        assert dice_of(mask, read_mask(finished.cases("test") / f"masks/{row.case}.png")) == pytest.approx(row.dice, nan_ok=True)
+    assert len(list((finished.report / "predictions").rglob("*.png"))) == 7 * (4 + 1), "the fifth: an arm together"
+    numbers = pd.read_csv(finished.report / "tables.csv").set_index(["part", "arm", "score"])
+    summary = json.loads((finished.report / "summary.json").read_text())
+    assert numbers.loc[("all", "real", "iou"), "mean"] == pytest.approx(summary["arms"]["real"]["iou"]["mean"])
+    assert numbers.loc[("all", "synthetic", "gain"), "upper"] == pytest.approx(summary["gain"]["upper"])
+    tex = (finished.report / "tables.tex").read_text()
+    assert tex.count("\\begin{tabular}") == tex.count("\\bottomrule") == 4
+    assert "−" not in tex
+
+
+def test_a_score_of_the_users_own(finished, monkeypatch):
+    (finished.root / "mine.py").write_text("def missed(reference, prediction):\n    assert reference.dtype == 'uint8'\n"
+                                           "    return float((reference > prediction).sum())\n")
+    monkeypatch.chdir(finished.root)
+    evaluate.run(finished, settings(evaluate={"metric": "mine:missed"}), Unrecorded())
+    sys.modules.pop("mine")
+    table = pd.read_csv(finished.report / "per_case.csv")
+    first = table[table["stratum"] != "empty"].iloc[0]
+    masks = [read_mask(place / f"{first['case']}.png") for place in (
+        finished.cases("test") / "masks", finished.report / f"predictions/{first['arm']}/{first['seed']}")]
+    assert first["missed"] == (masks[0] > masks[1]).sum()
+    own = table[(table["arm"] == first["arm"]) & (table["stratum"] != "empty")]["missed"]
+    summary = json.loads((finished.report / "summary.json").read_text())
+    assert summary["arms"][first["arm"]]["missed"]["mean"] == pytest.approx(own.mean())
+    assert "missed" in (finished.report / "report.html").read_text()
+    assert "missed" in (finished.report / "tables.tex").read_text()

@@ -10,13 +10,24 @@ from pathlib import Path
 from meddiff.datasets.adapters.dermoscopy import isic2017, isic2018, ph2
 from meddiff.datasets.adapters.folder import folder
 from meddiff.datasets.adapters.groups import group_file, offer_groups, refuse_unsafe, unknown_names, with_groups
+from meddiff.datasets.adapters.inputs import list_inputs
 from meddiff.datasets.adapters.listing import LeftOut, entry, tell_left_out, unread
-from meddiff.datasets.adapters.raw import Fitted, Original, Polygon, RawCase, decode, fit_square, in_memory
+from meddiff.datasets.adapters.raw import (
+    Fitted,
+    Original,
+    Polygon,
+    RawCase,
+    decode,
+    decoded_image,
+    fit_square,
+    in_memory,
+    unfit_square,
+)
 from meddiff.datasets.adapters.ultrasound import busi, ddti
 from meddiff.errors import MeddiffError
 
-__all__ = ["Fitted", "LeftOut", "Original", "Polygon", "RawCase", "decode", "fit_square", "in_memory", "offer_groups",
-           "passed_over", "read", "tell_left_out"]
+__all__ = ["Fitted", "LeftOut", "Original", "Polygon", "RawCase", "decode", "decoded_image", "fit_square", "in_memory",
+           "list_inputs", "offer_groups", "passed_over", "read", "tell_left_out", "unfit_square"]
 
 _ONE_CLASS: dict[str, Callable[[Path], list[RawCase]]] = {"isic2017": isic2017, "isic2018": isic2018, "ph2": ph2, "ddti": ddti}
 _SEVERAL: dict[str, Callable[[Path, Sequence[str]], list[RawCase]]] = {"folder": folder, "busi": busi}

@@ -123,7 +123,7 @@ def unread(root: Path, used: Collection[Path], aside: str | None) -> list[LeftOu
     tops = {root} if aside is None else {file.parent for file in used}
     links = [path for path in _visible(root) if path.is_symlink() and path.is_dir()] if aside is None else []
     files = {Path(folder, name) for top in (*tops, *links) for folder, _, names in os.walk(top)
-             if _shown(Path(folder).relative_to(root)) for name in names if _shown(Path(name))}
+             if is_shown(Path(folder).relative_to(root)) for name in names if is_shown(Path(name))}
     if aside is not None:
         files = {file for file in files if not re.fullmatch(aside, file.name, re.IGNORECASE)}
     rest = sorted(files - set(used))
@@ -143,10 +143,11 @@ def tell_left_out(listed: Sequence[LeftOut]) -> list[str]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if _shown(Path(path.name))) if folder.is_dir() else []
+    return sorted(path for path in folder.iterdir() if is_shown(Path(path.name))) if folder.is_dir() else []
 
 
-def _shown(place: Path) -> bool:
+def is_shown(place: Path) -> bool:
+    """Whether a file isn't hidden, nor a system's own."""
     return not any(part.startswith(".") or part.lower() in _SYSTEM for part in place.parts)
 
 

@@ -1,8 +1,8 @@
-"""Commands on synthetic data that is there: the catalogue, releases, and exports for other programs."""
+"""Commands on what is made: the catalogue, releases, and exports for other programs."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,7 +10,7 @@ from meddiff.cli.project import project
 
 catalog_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What is known of the synthetic samples.")
 release_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Synthetic datasets in S3 storage or a folder.")
-export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The accepted pairs for other programs.")
+export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Segmenters and accepted pairs for other programs.")
 
 
 @catalog_app.command("rebuild")
@@ -113,6 +113,22 @@ def export_folder(
     with bar("export") as report:
         made = export_pairs(layout, params, out, labels, report)
     print(f"{made} accepted pairs in {out}: images/, masks/, samples.csv; README.md says what the masks hold")
+
+
+@export_app.command("segmenter")
+def export_trained(
+    out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    kind: Annotated[Literal["onnx", "bundle", "safetensors"], typer.Option(
+        "--format", help="onnx: for ONNX Runtime; bundle: MONAI's; safetensors: weights, with all else as JSON.")] = "onnx",
+    arm: Annotated[str | None, typer.Option(help="Of segment.arms; that of the best mean validation Dice if not given.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of its training; that of the best validation Dice if not given.")] = None,
+) -> None:
+    """Write a trained segmenter for other programs, chosen by validation; README.md says how to use it."""
+    from meddiff.delivery.segmenters import export_segmenter
+
+    row = export_segmenter(*project(), out, kind, arm, seed).row
+    print(f"{out}: arm {row.arm}, seed {row.seed}, validation Dice {row.dice:.4f}; README.md says how to use it")
+    print("research use only: no medical device")
 
 
 @export_app.command("nnunet")

@@ -6,7 +6,7 @@ from pathlib import Path
 from meddiff.cases import write_mask
 from meddiff.delivery.nnunet import write_labels
 from meddiff.errors import MeddiffError
-from meddiff.layout import Layout, replacing
+from meddiff.layout import Layout, free_folder, replacing
 from meddiff.outputs.pairs import list_accepted
 from meddiff.outputs.samples import read_records
 from meddiff.pages import render
@@ -28,9 +28,7 @@ def export_pairs(layout: Layout, params: Params, out: Path, labels: bool = False
     Raises:
         MeddiffError: `out` holds files, nothing was accepted, or the project isn't that far.
     """
-    out = out.resolve()
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise MeddiffError(out, "the folder for the pairs must be new or empty", "Name another")
+    out = free_folder(out, "pairs")
     records, pairs, classes = read_records(layout.synthetic, layout.filtered), list_accepted(layout), params.prepare.classes
     if not pairs:
         raise MeddiffError(layout.filtered, "there must be an accepted pair",

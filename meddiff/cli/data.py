@@ -104,15 +104,18 @@ def release_list(place: Place, endpoint: Endpoint = None) -> None:
 def export_folder(
     out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     labels: Annotated[bool, typer.Option("--labels", help="Masks of one class hold 0 and 1, not 0 and 255.")] = False,
+    kind: Annotated[Literal["folder", "coco", "labelme", "monai", "imagefolder"], typer.Option(
+        "--format", help="folder: masks/; coco and labelme: JSON; monai: a datalist; imagefolder: Hugging Face's.")] = "folder",
 ) -> None:
-    """Write the accepted pairs, with their final masks, as images/ and masks/."""
+    """Write the accepted pairs, with their final masks, as images/ and what the format has for masks."""
     from meddiff.delivery.pairs import export_pairs
     from meddiff.progress import bar
 
     layout, params = project()
     with bar("export") as report:
-        made = export_pairs(layout, params, out, labels, report)
-    print(f"{made} accepted pairs in {out}: images/, masks/, samples.csv; README.md says what the masks hold")
+        made = export_pairs(layout, params, out, labels, report, kind)
+    told = "images/, masks/, samples.csv" if kind == "folder" else f"{kind}, images/, samples.csv"
+    print(f"{made} accepted pairs in {out}: {told}; README.md says what the masks hold")
 
 
 @export_app.command("segmenter")

@@ -42,6 +42,12 @@ class Recipe:
         """Write `ensemble.json` beside the folders of the seeds."""
         (folder / _FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
 
+    @classmethod
+    def read(cls, folder: Path) -> "Recipe":
+        """Read what `write` wrote; raises an OSError, ValueError, KeyError or TypeError where it isn't there or broken."""
+        values = json.loads((folder / _FILE).read_text())
+        return cls(**values | {"classes": tuple(values["classes"])})
+
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
@@ -106,8 +112,7 @@ class Ensemble:
             MeddiffError: it isn't an arm's folder, or a file is missing or broken.
         """
         try:
-            values = json.loads((folder / _FILE).read_text())
-            recipe = Recipe(**values | {"classes": tuple(values["classes"])})
+            recipe = Recipe.read(folder)
             seeds = sorted(int(each.name) for each in folder.iterdir() if each.name.isdecimal())
         except (OSError, ValueError, KeyError, TypeError) as e:
             arms = sorted(each.parent.name for each in folder.glob(f"*/{_FILE}"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from scipy import ndimage
 
 from meddiff.errors import MeddiffError
@@ -115,18 +115,22 @@ def write_image(path: Path, image: Pixels) -> None:
     Image.fromarray(image, mode=None).save(path, compress_level=3)
 
 
-def write_mask(path: Path, mask: Pixels, classes: int = 1) -> None:
+def write_mask(path: Path, mask: Pixels, classes: int = 1, orientation: int = 1) -> None:
     """Write a `[H, W]` mask of 0 to K as PNG: 0 and 255 for one class, indices with a palette for several.
 
     Args:
         classes: K; a mask with an index above 1 is written with a palette whatever is said here.
+        orientation: EXIF's, of the picture that the mask lies on: viewers turn both alike.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     several = max(classes, int(mask.max(initial=0))) > 1
     picture = Image.fromarray(mask.astype(np.uint8) if several else (mask > 0).astype(np.uint8) * 255)
     if several:
         picture.putpalette(PALETTE)
-    picture.save(path, compress_level=3)
+    exif = Image.Exif()
+    if orientation > 1:
+        exif[ExifTags.Base.Orientation] = orientation
+    picture.save(path, compress_level=3, exif=exif)
 
 
 def sha256(path: Path) -> str:

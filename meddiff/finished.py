@@ -18,7 +18,8 @@ from meddiff.params.section import Section
 
 PACKAGE = Path(__file__).parent
 # Rooms and files that change no result.
-NEUTRAL = ("__init__", "errors", "progress", "environment", "finished", "services", "served", "stages/resume")
+NEUTRAL = ("__init__", "errors", "progress", "environment", "finished", "services", "served", "served_segmenter",
+           "stages/resume")
 
 
 def key(*parts: Section | Path | Mapping[str, Any] | Sequence[Any] | str | float) -> str:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from meddiff.errors import MeddiffError
+
 STAGES = ("prepare", "foundation", "backgrounds", "mask_model", "finetune", "generate", "filter", "segment", "evaluate")
 SITE = "site:"  # in `backgrounds.csv`, before the case whose lesion was filled in
 
@@ -116,6 +118,21 @@ class Layout:
     def work(self) -> Path:
         """State that DVC doesn't track: checkpoints, unfinished batches, local databases, work trees of flow runs."""
         return self.root / ".work"
+
+
+def free_folder(out: Path, content: str) -> Path:
+    """The whole path of a folder that is missing or empty.
+
+    Args:
+        content: what goes there, for the error.
+
+    Raises:
+        MeddiffError: it holds something, or is a file.
+    """
+    out = out.resolve()
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise MeddiffError(out, f"the folder for the {content} must be new or empty", "Name another")
+    return out
 
 
 @contextmanager

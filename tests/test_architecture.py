@@ -26,7 +26,7 @@ VENDORS = {"mlflow": "services/tracking", "great_expectations": "filtering", "sq
 
 # The ground, on which every room stands; of it the stages and what is around them alone know where files lie (`layout`).
 GROUND = {"__init__", "errors", "params", "cases", "progress", "environment", "warm", "seeds", "training", "pages"}
-ADDRESSES = {"served": {"delivery"}}  # of functions that saved files name
+ADDRESSES = {"served": {"delivery"}, "served_segmenter": {"delivery"}}  # of functions that saved files name
 # Which rooms a room may import beside the ground: downwards only, so that no arrow leads back.
 MAY: dict[str, set[str]] = {
     "layout": set(),
@@ -47,17 +47,19 @@ MAY: dict[str, set[str]] = {
     "services/catalog": {"layout", "outputs"},
     "services/storage": {"layout"},
     "experiments/recipes": set(),
+    "experiments/advice": {"layout", "finished", "outputs", "segmentation", "evaluation", "experiments/run", "services/tracking"},
     "experiments/run": {"layout", "finished", "outputs", "services/versioning"},
     "experiments/tuning": {"layout", "finished", "experiments/run", "services/tracking", "services/versioning"},
     "experiments/ablation": {"layout", "finished", "outputs", "experiments/recipes", "experiments/run", "services/tracking"},
     "experiments/benchmark": {"layout", "finished", "outputs", "evaluation", "experiments/recipes", "experiments/run",
                               "services/tracking", "services/versioning"},
-    "delivery": {"layout", "datasets", "outputs", "painting", "evaluation", "services/tracking", "services/versioning",
-                 "services/catalog", "services/storage"},
+    "delivery": {"layout", "outputs", "datasets", "painting", "segmentation", "evaluation", "services/tracking",
+                 "services/versioning", "services/catalog", "services/storage"},
     "stages": {"layout", "finished", "datasets", "lesions", "masks", "diffusion", "pretrained", "painting", "segmentation",
                "backgrounds", "filtering", "outputs", "evaluation", "services/tracking", "services/versioning"},
-    "cli": {"layout", "datasets", "experiments/recipes", "experiments/run", "experiments/tuning", "experiments/ablation",
-            "experiments/benchmark", "delivery", "services/tracking", "services/catalog", "services/storage", "stages"},
+    "cli": {"layout", "datasets", "experiments/advice", "experiments/recipes", "experiments/run", "experiments/tuning",
+            "experiments/ablation", "experiments/benchmark", "delivery", "services/tracking", "services/catalog",
+            "services/storage", "stages"},
     "flows": {"layout", "outputs", "evaluation", "experiments/run", "experiments/tuning", "experiments/ablation",
               "experiments/benchmark", "services/tracking", "services/versioning"},
     "__main__": {"cli", "layout"},
@@ -375,8 +377,9 @@ def test_searches_and_ablations_never_evaluate() -> None:
               if isinstance(node, ast.FunctionDef) and "versioning.reproduce(self.tree.root, stage," in ast.unparse(node)]
     assert [(node.name, [each.arg for each in node.args.args]) for node in within] == [("up_to", ["self", "stage"])]
     run = {name_of(path): set(constants(calls(path, "up_to"), 0)) for path in sources() if calls(path, "up_to")}
-    assert run == {"experiments/run": {"filter", "segment"}, "experiments/benchmark/cells": {"prepare", "evaluate"}}
-    searches = [path for path in sources() if room(path) in ("experiments/run", "experiments/tuning", "experiments/ablation")]
+    assert run == {"experiments/run": {"filter", "segment"}, "experiments/benchmark/cells": {"prepare", "evaluate"},
+                   "experiments/advice": {"prepare"}}
+    searches = [path for path in sources() if room(path).removeprefix("experiments/") in ("run", "tuning", "ablation", "advice")]
     for path in searches:
         assert not {room(file) for file in ours(path)} & {"experiments/benchmark", "stages"}, path
 
@@ -385,7 +388,7 @@ def test_searches_and_ablations_never_evaluate() -> None:
 
 def test_saved_files_find_what_they_name() -> None:
     """Pipelines that were saved, and generators that were registered, before a module moved still load."""
-    from meddiff.delivery import served
+    from meddiff.delivery import served, served_segmenter
     from meddiff.diffusion.codec import PatchCodec
     from meddiff.pretrained import FOUNDATION
 
@@ -393,3 +396,4 @@ def test_saved_files_find_what_they_name() -> None:
     assert named == [PatchCodec.__module__, PatchCodec.__name__] == ["meddiff.codec", "PatchCodec"]
     assert getattr(sys.modules[named[0]], named[1]) is PatchCodec
     assert importlib.import_module("meddiff.served")._load_pyfunc is served._load_pyfunc
+    assert importlib.import_module("meddiff.served_segmenter")._load_pyfunc is served_segmenter._load_pyfunc

@@ -22,7 +22,8 @@ from meddiff.params import BackgroundsParams, SegmentParams
 from meddiff.progress import Report, silent
 from meddiff.segmentation.inspector import near_lesions, predicted, probability, reduced
 from meddiff.segmentation.metrics import class_dice
-from meddiff.segmentation.segmenter import Segmenter, train_segmenter, within_frame
+from meddiff.segmentation.segmenter import Segmenter, train_segmenter
+from meddiff.segmentation.validation import within_frame
 from meddiff.training import side_by_side
 
 _TOGETHER = 64  # images that are looked at together

@@ -8,7 +8,7 @@ import typer
 from meddiff.cli.data import catalog_app, export_app, release_app
 from meddiff.cli.project import any_project, project
 from meddiff.cli.settings import init, params, profile
-from meddiff.errors import MeddiffError, redacted
+from meddiff.errors import MeddiffError, redacted, some
 from meddiff.layout import STAGES
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -87,19 +87,50 @@ def repro(context: typer.Context) -> None:
     raise typer.Exit(code)
 
 
+@app.command("predict")
+def predict_pictures(
+    path: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures, nested too.")],
+    model: Annotated[str, typer.Option(help="models:/meddiff-segmenter@champion, or a folder such as models/segmenters/ARM.")],
+    out: Annotated[Path, typer.Option(help="A new or empty folder, or that of an earlier call, which then goes on.")],
+    flips: Annotated[bool, typer.Option("--flips", help="Average over mirrored images too: slower, a little steadier.")] = False,
+) -> None:
+    """Segment pictures of any size by the segmenters of an arm; works from any folder."""
+    import sys
+
+    from meddiff.delivery.predicting import predict_files
+    from meddiff.progress import bar, tell
+
+    layout, params = any_project()
+    with bar("predict") as report:
+        made = predict_files(layout, params, model, path, out, flips, report)
+    if made.passed:
+        tell("predict", [f"{len(made.passed)} files aren't read: {some(file.name for file in made.passed)}"])
+    kept = f", {made.kept} were there before" if made.kept else ""
+    print(f"{made.done} images predicted{kept}, in {out}: masks/, overlays/, predictions.csv")
+    print("research use only: no medical device")
+    for fault in made.faults:
+        print(f"meddiff: {' '.join(str(fault).split())}", file=sys.stderr)
+    if made.faults:
+        raise typer.Exit(1)
+
+
 @app.command("promote")
-def promote_generator(
+def promote_model(
     version: Annotated[str | None, typer.Option(help="Number in the registry; the newest if not given.")] = None,
     rollback: Annotated[bool, typer.Option("--rollback", help="Make the previous champion the champion again.")] = False,
+    segmenter: Annotated[bool, typer.Option("--segmenter", help="Of the segmenters, not of the generators.")] = False,
 ) -> None:
-    """Make a registered generator the champion if the gate of params.yaml holds; exit code 1 and the reasons if not."""
+    """Make a registered generator or segmenter the champion if its gate (promote.*) holds; exit code 1 and reasons if not."""
     from meddiff.delivery import promote as gate
+    from meddiff.services.tracking import GENERATOR, SEGMENTER
 
     layout, params = project()
-    decision = gate.rollback(layout, params) if rollback else gate.promote(layout, params, version)
+    kind = SEGMENTER if segmenter else GENERATOR
+    decision = gate.rollback(layout, params, kind) if rollback else gate.promote(layout, params, version, kind)
     for reason in decision.reasons:
         print(reason)
-    print(f"{params.promote.model} version {decision.version} is {'the champion' if decision.passed else 'refused'}")
+    name = params.promote.segmenter if segmenter else params.promote.model
+    print(f"{name} version {decision.version} is {'the champion' if decision.passed else 'refused'}")
     if not decision.passed:
         raise typer.Exit(1)
 
@@ -203,6 +234,24 @@ def benchmark_gain(
     print("\n".join(benchmarking.lines_of(result)))
     if result.missing:
         raise typer.Exit(1)
+
+
+@app.command("advise")
+def advise_arm(
+    budgets: Annotated[str | None, typer.Option(help="Numbers of annotated training cases with commas between, such as "
+                                                "10,20,40,80: the real arm is trained with each.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the project; the current one if not given.")] = None,
+) -> None:
+    """Which arm to use on this dataset, and how many more annotated images it is worth; goes on where it stopped."""
+    from meddiff.experiments.advice import advise_user
+
+    try:
+        numbers = [int(number) for number in budgets.split(",")] if budgets else []
+    except ValueError:
+        numbers = [0]
+    if any(number < 2 for number in numbers):
+        raise MeddiffError("--budgets", f"they must be whole numbers of 2 and more, not `{budgets}`", "Write them as 10,20,40,80")
+    print("\n".join(advise_user(*project(root), numbers)))
 
 
 for _stage in STAGES:

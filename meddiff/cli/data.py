@@ -1,8 +1,8 @@
-"""Commands on synthetic data that is there: the catalogue, releases, and exports for other programs."""
+"""Commands on what is made: the catalogue, releases, and exports for other programs."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,7 +10,7 @@ from meddiff.cli.project import project
 
 catalog_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What is known of the synthetic samples.")
 release_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Synthetic datasets in S3 storage or a folder.")
-export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The accepted pairs for other programs.")
+export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Segmenters and accepted pairs for other programs.")
 
 
 @catalog_app.command("rebuild")
@@ -104,15 +104,34 @@ def release_list(place: Place, endpoint: Endpoint = None) -> None:
 def export_folder(
     out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     labels: Annotated[bool, typer.Option("--labels", help="Masks of one class hold 0 and 1, not 0 and 255.")] = False,
+    kind: Annotated[Literal["folder", "coco", "labelme", "monai", "imagefolder"], typer.Option(
+        "--format", help="folder: masks/; coco and labelme: JSON; monai: a datalist; imagefolder: Hugging Face's.")] = "folder",
 ) -> None:
-    """Write the accepted pairs, with their final masks, as images/ and masks/."""
+    """Write the accepted pairs, with their final masks, as images/ and what the format has for masks."""
     from meddiff.delivery.pairs import export_pairs
     from meddiff.progress import bar
 
     layout, params = project()
     with bar("export") as report:
-        made = export_pairs(layout, params, out, labels, report)
-    print(f"{made} accepted pairs in {out}: images/, masks/, samples.csv; README.md says what the masks hold")
+        made = export_pairs(layout, params, out, labels, report, kind)
+    told = "images/, masks/, samples.csv" if kind == "folder" else f"{kind}, images/, samples.csv"
+    print(f"{made} accepted pairs in {out}: {told}; README.md says what the masks hold")
+
+
+@export_app.command("segmenter")
+def export_trained(
+    out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    kind: Annotated[Literal["onnx", "bundle", "safetensors"], typer.Option(
+        "--format", help="onnx: for ONNX Runtime; bundle: MONAI's; safetensors: weights, with all else as JSON.")] = "onnx",
+    arm: Annotated[str | None, typer.Option(help="Of segment.arms; that of the best mean validation Dice if not given.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of its training; that of the best validation Dice if not given.")] = None,
+) -> None:
+    """Write a trained segmenter for other programs, chosen by validation; README.md says how to use it."""
+    from meddiff.delivery.segmenters import export_segmenter
+
+    row = export_segmenter(project()[0], out, kind, arm, seed).row
+    print(f"{out}: arm {row.arm}, seed {row.seed}, validation Dice {row.dice:.4f}; README.md says how to use it")
+    print("research use only: no medical device")
 
 
 @export_app.command("nnunet")

@@ -37,7 +37,7 @@ def left_out_cases(cases: Sequence[PreparedCase], division: Division) -> list[Le
                ("its mask holds nothing, and the dataset's own split puts it into validation or test",
                 [case.raw.id for case in cases if not case.usable and not case.vanished]),
                ("a near-duplicate is in a later part of the dataset's own split", parts.dropped),
-               ("it is lesion-free, but a relative is in validation, or a near-duplicate has a lesion",
+               ("it is lesion-free, but a near-duplicate has a lesion, or is in a later part of the dataset's own split",
                 parts.dropped_backgrounds),
                ("it has no annotation, and a relative or near-duplicate is in validation or test", parts.dropped_unannotated))
     empty = [LeftOut(case.raw.id, "annotation", "its mask holds nothing: the image counts as "

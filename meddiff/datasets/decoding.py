@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, ImagePalette, TiffImagePlugin
 from PIL.ImageFile import ImageFile
 
 from meddiff.cases import DEEP, Pixels
+from meddiff.datasets.levels import eight_bits
 from meddiff.errors import MeddiffError
 
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP", "JPEG2000", "PPM")  # whatever a file's ending says
@@ -63,13 +64,18 @@ class _Stored:
 
     def straight(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Pixels as stored: Pillow has turned those of a TIFF file."""
-        return turned(pixels, {6: 8, 8: 6}.get(self.orientation, self.orientation)) if self.picture.format == "TIFF" else pixels
+        return as_stored(pixels, self.orientation) if self.picture.format == "TIFF" else pixels
 
 
 def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Stored pixels `[H, W, …]` as EXIF's orientation wants them to be seen; from 5 on height and width change places."""
     shown = pixels.swapaxes(0, 1) if orientation > 4 else pixels
     return shown[::-1 if orientation in (3, 4, 7, 8) else 1, ::-1 if orientation in (2, 3, 6, 7) else 1]
+
+
+def as_stored(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """The way back from `turned`: pixels as they are seen, as their file stores them."""
+    return turned(pixels, {6: 8, 8: 6}.get(orientation, orientation))
 
 
 def decode_image(path: Path, content: bytes = b"") -> Decoded:
@@ -100,29 +106,6 @@ def decode_header(path: Path) -> Decoded:
         orientation = _orientation(picture)
         turn = -1 if picture.format == "TIFF" and orientation > 4 else 1  # Pillow has turned the size of a TIFF file
         return Decoded(np.broadcast_to(np.uint8(0), (*picture.size[::-1][::turn], 3)), orientation)
-
-
-def eight_bits(levels: NDArray[Any]) -> Pixels:
-    """Gray levels `[H, W]` of more than 8 bits as uint8.
-
-    Integers within 0 to 255 stay as they are. Otherwise the window from the 0.1th to the 99.9th percentile of the image's own
-    levels is spread over 0 to 255 (ours): files of 16 bits mostly hold 10 to 14, which a fixed scale would leave dark.
-
-    Raises:
-        ValueError: a level isn't finite.
-    """
-    if not np.isfinite(levels).all():
-        raise ValueError("its gray levels must be finite numbers")
-    if levels.dtype.kind in "iu" and levels.min() >= 0 and levels.max() <= 255:
-        return levels.astype(np.uint8)
-    low, high = np.percentile(levels, (0.1, 99.9))
-    return spread_levels(levels, float(low), float(high))
-
-
-def spread_levels(levels: NDArray[Any], low: float, high: float) -> Pixels:
-    """Levels as uint8: `low` and below is 0, `high` and above 255."""
-    spread = (levels.astype(np.float64) - low) / max(high - low, 1e-12)
-    return np.asarray(np.rint(np.clip(spread, 0, 1) * 255), dtype=np.uint8)
 
 
 def decode_mask(path: Path, classes: int = 1) -> Decoded:

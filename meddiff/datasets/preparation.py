@@ -100,6 +100,7 @@ class Division:
     Attributes:
         parts: the split of the usable cases.
         labelled: ids of the training cases whose annotation the chain may see.
+        choosable_groups: groups of the annotated training cases, which these were chosen from.
         cases: the usable ones by id: those that didn't vanish.
         pairs: `[P, 2]` near-duplicates among them.
         neighbours: among those whose patient nobody knows; frames of a video are of one group where the dataset has no split.
@@ -107,6 +108,7 @@ class Division:
 
     parts: Split
     labelled: tuple[str, ...]
+    choosable_groups: int
     cases: dict[str, PreparedCase]
     pairs: NDArray[np.intp]
     neighbours: Neighbours
@@ -175,12 +177,14 @@ def divide(cases: Sequence[PreparedCase], settings: PrepareParams) -> Division:
     parts = with_unannotated(split(members, among, settings.val_fraction, settings.test_fraction), members, others, linked)
     known = {case.raw.id: case for case in usable}
     labels = {id: known[id].label for id in parts.parts["train"] if known[id].raw.annotated}
-    labelled = choose_labelled(labels, parts.groups, settings.n_labelled, settings.seed, labels)
+    ids = np.array([case.raw.id for case in usable])
+    near = {frozenset(pair) for pair in ids[pairs].tolist()}
+    labelled = choose_labelled(labels, parts.groups, settings.n_labelled, settings.seed, labels, near)
     for label, name in enumerate(settings.classes, start=1):
         if label not in {labels[id] for id in labelled}:
             raise MeddiffError("prepare.classes", f"every class must have a labelled training case, `{name}` has none",
                                "Raise `prepare.n_labelled`, add cases of this class, or leave the class out")
-    return Division(parts, labelled, known, pairs, neighbours)
+    return Division(parts, labelled, len({parts.groups[id] for id in labels}), known, pairs, neighbours)
 
 
 def count_cases(cases: Sequence[PreparedCase], division: Division, classes: Sequence[str],
@@ -192,14 +196,18 @@ def count_cases(cases: Sequence[PreparedCase], division: Division, classes: Sequ
     """
     parts = division.parts
     test = {case.raw.id: case for case in cases if case.raw.id in set(parts.parts["test"])}
+    ids, labelled = list(division.cases), set(division.labelled)
     shipped = photographed({id: case.raw_sha256 for id, case in test.items()}, photographs)
     used = [division.cases[id].mode for ids in (*parts.parts.values(), parts.backgrounds) for id in ids]
     groups = {**parts.parts, "labelled": division.labelled}
     by_class: dict[str, float] = {
         f"{part}_{name}": sum(division.cases[id].label == label for id in ids) for part, ids in groups.items()
         for label, name in enumerate(classes, start=1) if len(classes) > 1}
-    return {"images": len(cases), **{part: len(ids) for part, ids in parts.parts.items()}, "labelled": len(division.labelled),
-            "test_lesion_free": sum(not case.lesion for case in test.values()), "test_in_foundation": len(shipped),
+    return {"images": len(cases), **{part: len(ids) for part, ids in parts.parts.items()}, "labelled": len(labelled),
+            "labelled_groups": len({parts.groups[id] for id in labelled}), "choosable_groups": division.choosable_groups,
+            "labelled_repeats": len({ids[j] for i, j in division.pairs if {ids[i], ids[j]} <= labelled}),
+            **{f"{part}_lesion_free": sum(not division.cases[id].lesion for id in parts.parts[part]) for part in ("val", "test")},
+            "test_in_foundation": len(shipped),
             "groups": len(set(parts.groups.values())), "near_duplicate_pairs": len(division.pairs),
             "neighbour_pairs": len(division.neighbours.pairs), "without_patient": sum(not case.raw.group for case in cases),
             "unannotated": len(parts.unannotated), "left_out_unannotated": len(parts.dropped_unannotated),
@@ -214,13 +222,16 @@ def count_cases(cases: Sequence[PreparedCase], division: Division, classes: Sequ
 def tell_cases(cases: Sequence[PreparedCase], counts: Mapping[str, float], settings: PrepareParams) -> list[str]:
     """What a user must know of the split and the masks, one line each; `counts` are those of `count_cases`."""
     lines = ["{train} training ({labelled} labelled), {val} validation and {test} test cases; "
-             "{backgrounds_normal} lesion-free images"]
+             "{backgrounds_normal} lesion-free images",
+             "the labelled cases span {labelled_groups} of the {choosable_groups} groups of annotated training cases"]
     notes = {"unannotated": "of the training cases have no annotation at all: the foundation learns from them, and lesions found "
              "in them make sites",
              "left_out_unannotated": "images without annotation left out: a relative or near-duplicate is in validation or test",
              "left_out_vanished": "cases left out: their lesion is smaller than a pixel at this size",
              "left_out_duplicates": "cases left out: near-duplicates of cases in a later part of the dataset's own split",
-             "left_out_lesion_free": "lesion-free images left out: a relative is in validation, or a near-duplicate has a lesion",
+             "labelled_repeats": "of the labelled cases are near-duplicates of others: no other cases are left",
+             "left_out_lesion_free": "lesion-free images left out: a near-duplicate has a lesion, or is in a later part",
+             "val_lesion_free": "of the validation cases are lesion-free: they settle what is too small or unsure to be a lesion",
              "test_lesion_free": "of the test cases are lesion-free: what is found in them is false",
              "test_in_foundation": "test cases are photographs that the foundation `embedded` was trained on: set "
              "`foundation.source` to `scratch` or make another split, else `evaluate` will refuse them",

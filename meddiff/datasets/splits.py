@@ -5,7 +5,7 @@ Everything here is deterministic from the names and pictures alone; no random ge
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,12 +45,13 @@ class Split:
     """Who is where.
 
     Attributes:
-        parts: ids of the cases, sorted, by `train`, `val`, `test`; the lesion-free ones among them are in `test`, those without
-            annotation in `train`.
+        parts: ids of the cases, sorted, by `train`, `val`, `test`; the lesion-free ones among them are in `val` and `test`, those
+            without annotation in `train`.
         backgrounds: ids of the lesion-free images that have no relative in `val` or `test`, sorted.
         groups: id → group, after near-duplicates were merged into one.
         dropped: cases with a lesion left out, since a near-duplicate is in a later part of the dataset's own split.
-        dropped_backgrounds: lesion-free images left out: of the `val` part, or near-duplicates of a test image with a lesion.
+        dropped_backgrounds: lesion-free images left out: near-duplicates of a `val` or `test` image with a lesion, or of one in a
+            later part of the dataset's own split.
         unannotated: ids of the training cases without annotation, sorted.
         dropped_unannotated: images without annotation left out, since `val` or `test` holds a relative or a near-duplicate.
     """
@@ -133,9 +134,10 @@ def split(members: Sequence[Member], pairs: NDArray[np.intp], val_fraction: floa
     split, its parts hold; if near-duplicates connect two of them, the case in the earlier part (train before val before test)
     is left out. A part that by chance would have no case, or none of a class, gets the training group that comes nearest.
 
-    Lesion-free images are backgrounds where their group is in `train`, and test cases where it is in `test`. Groups of them alone
-    go to `test` by `test_fraction` too, where the dataset gives lesion-free images no test part of their own and as long as 8
-    backgrounds are left. One that is a near-duplicate of an image with a lesion is no test case: a mask must be wrong.
+    Lesion-free images are backgrounds where their group is in `train`, and cases of `val` or `test` where it is there. Groups of
+    them alone go to `test`, then to `val`, by the same fractions, where the dataset gives lesion-free images no such part of
+    their own and as long as 8 backgrounds are left. One that is a near-duplicate of an image with a lesion is no case of either:
+    a mask must be wrong.
 
     Args:
         members: all images, lesion-free ones included.
@@ -154,8 +156,11 @@ def split(members: Sequence[Member], pairs: NDArray[np.intp], val_fraction: floa
         by_group[group].append(member)
     part_of = {group: _part(group, relatives, shares) for group, relatives in by_group.items()}
     _fill_empty_parts(part_of, by_group, shares)
-    if not any(member.part == "test" and not member.lesion for member in members):
-        _hold_back(part_of, by_group, test_fraction)
+    free, below = {member.part for member in members if not member.lesion}, 0.0
+    for part, share in (("test", test_fraction), ("val", val_fraction)):
+        if part not in free:
+            _hold_back(part_of, by_group, part, below, below + share)
+            below += share
     doubtful = {members[i].id for pair in pairs for i in pair if members[pair[0]].lesion != members[pair[1]].lesion}
 
     parts: dict[str, list[str]] = {part: [] for part in SPLITS}
@@ -167,7 +172,7 @@ def split(members: Sequence[Member], pairs: NDArray[np.intp], val_fraction: floa
             part = part_of[group]
             if member.lesion:
                 (parts[part] if member.part in (None, part) else dropped).append(member.id)
-            elif part == "test" and (member.part == "test" or (member.part is None and member.id not in doubtful)):
+            elif part != "train" and (member.part == part or (member.part is None and member.id not in doubtful)):
                 parts[part].append(member.id)
             else:
                 (backgrounds if part == "train" else dropped_backgrounds).append(member.id)
@@ -202,11 +207,13 @@ def with_unannotated(made: Split, members: Sequence[Member], others: Mapping[str
                    dropped_unannotated=tuple(sorted(groups.keys() - kept)))
 
 
-def choose_labelled(train: Iterable[str], groups: dict[str, str], n: int, seed: int,
-                    labels: Mapping[str, int] | None = None) -> tuple[str, ...]:
-    """Pick `n` training cases whose annotation the chain may see: whole groups in an order that `seed` sets, the last one cut.
+def choose_labelled(train: Iterable[str], groups: Mapping[str, str], n: int, seed: int,
+                    labels: Mapping[str, int] | None = None, near: Collection[frozenset[str]] = ()) -> tuple[str, ...]:
+    """Pick `n` training cases whose annotation the chain may see: one of each group in turn, so that they span many groups.
 
-    With several classes the order is set within each, and classes take turns by their shares, each one's first case first.
+    `seed` sets the order of the groups and that of the cases in each; of a greater choice it is the first part. A near-duplicate
+    of a case that comes before it in its group waits until no other case is left. With several classes the order is set within
+    each, and classes take turns by their shares, each one's first case first.
 
     Args:
         train: ids of the training cases.
@@ -214,8 +221,15 @@ def choose_labelled(train: Iterable[str], groups: dict[str, str], n: int, seed: 
         n: how many; all where there are fewer.
         seed: of the order.
         labels: id → class; None: one class.
+        near: pairs of near-duplicates.
     """
-    ordered = sorted(train, key=lambda id: (_draw(f"{seed}:{groups[id]}"), id))
+    turns, before = dict[str, tuple[bool, int]](), defaultdict[str, list[str]](list)
+    for id in sorted(train, key=lambda id: (_draw(f"{seed}:{id}"), id)):
+        earlier = before[groups[id]]
+        turns[id] = any({id, other} in near for other in earlier), len(earlier)
+        if not turns[id][0]:
+            earlier.append(id)
+    ordered = sorted(turns, key=lambda id: (turns[id], _draw(f"{seed}:{groups[id]}"), id))
     label = dict.fromkeys(ordered, 1) if labels is None else {id: labels[id] for id in ordered}
     sizes, ranks, place = Counter(label.values()), Counter[int](), dict[str, float]()
     for id in ordered:
@@ -238,14 +252,14 @@ def _part(group: str, relatives: list[Member], shares: dict[str, float]) -> str:
     return "test" if number < shares["test"] else "val" if number < shares["test"] + shares["val"] else "train"
 
 
-def _hold_back(part_of: dict[str, str], by_group: dict[str, list[Member]], share: float) -> None:
-    """Move a share of the groups that are lesion-free throughout to the test, smallest draw first."""
+def _hold_back(part_of: dict[str, str], by_group: dict[str, list[Member]], part: str, low: float, high: float) -> None:
+    """Move the groups that are lesion-free throughout and whose draw is in [low, high) to a part, smallest draw first."""
     left = sum(not member.lesion for group, relatives in by_group.items() if part_of[group] == "train" for member in relatives)
     free = [group for group, relatives in by_group.items()
-            if not any(member.lesion or member.part for member in relatives) and _draw(group) < share]
+            if not any(member.lesion or member.part for member in relatives) and low <= _draw(group) < high]
     for group in sorted(free, key=_draw):
         if left - len(by_group[group]) >= _ENOUGH_BACKGROUNDS:
-            part_of[group] = "test"
+            part_of[group] = part
             left -= len(by_group[group])
 
 

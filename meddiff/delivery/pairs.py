@@ -1,51 +1,67 @@
-"""The accepted pairs in a plain folder, for any program."""
+"""The accepted pairs in a folder, for any program."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from meddiff.cases import write_mask
+from meddiff.cases import Case, write_mask
+from meddiff.delivery.croissant import write_croissant
 from meddiff.delivery.nnunet import write_labels
+from meddiff.delivery.pair_formats import FORMATS
 from meddiff.errors import MeddiffError
-from meddiff.layout import Layout, replacing
+from meddiff.layout import Layout, free_folder, replacing
 from meddiff.outputs.pairs import list_accepted
 from meddiff.outputs.samples import read_records
 from meddiff.pages import render
 from meddiff.params import Params
 from meddiff.progress import Report, silent
 
+_MASKED = ("folder", "imagefolder")  # formats with masks as they stand in files here; the others have their own
+_SETS = {**dict.fromkeys(_MASKED, ("masks/*.png", "image/png")), "monai": ("labels/*.png", "image/png"),
+         "coco": ("annotations.json", "application/json"), "labelme": ("images/*.json", "application/json")}
 
-def export_pairs(layout: Layout, params: Params, out: Path, labels: bool = False, report: Report = silent) -> int:
-    """Write `images/ID.png`, `masks/ID.png` (the final masks), `samples.csv` and a `README.md` that says what they are.
+
+def export_pairs(layout: Layout, params: Params, out: Path, labels: bool = False, report: Report = silent,
+                 kind: str = "folder") -> int:
+    """Write `images/ID.png`, the final masks, `samples.csv`, `croissant.json` and a `README.md` that says what they are.
 
     Args:
         out: folder that is missing or empty.
         labels: masks of one class hold 0 and 1 rather than 0 and 255; those of several hold their indices either way.
         report: called after each pair.
+        kind: `folder`: `masks/ID.png` alone; or one of `FORMATS`.
 
     Returns:
         The number of pairs.
 
     Raises:
-        MeddiffError: `out` holds files, nothing was accepted, or the project isn't that far.
+        MeddiffError: `out` holds files, nothing was accepted, labels are asked for where no mask file is, or the project isn't
+            that far.
     """
-    out = out.resolve()
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise MeddiffError(out, "the folder for the pairs must be new or empty", "Name another")
+    out = free_folder(out, "pairs")
+    if labels and kind not in _MASKED:
+        raise MeddiffError("--labels", f"the format {kind} has its own values", f"Leave it out, or choose {' or '.join(_MASKED)}")
     records, pairs, classes = read_records(layout.synthetic, layout.filtered), list_accepted(layout), params.prepare.classes
     if not pairs:
         raise MeddiffError(layout.filtered, "there must be an accepted pair",
                            "Look at reports/quality, then train the generator longer or widen the filter's bounds")
     with replacing(out) as fresh:
         (fresh / "images").mkdir()
-        for done, files in enumerate(pairs, start=1):
-            case, place = files.read(), fresh / "masks" / files.image.name
-            shutil.copyfile(files.image, fresh / "images" / files.image.name)
-            if labels or len(classes) > 1:
-                write_labels(place, case, len(classes))
-            elif case.mask is not None:
-                write_mask(place, case.mask)
-            report(done, len(pairs), {})
+
+        def copied() -> Iterator[Case]:
+            for done, files in enumerate(pairs, start=1):
+                case, place = files.read(), fresh / "masks" / files.image.name
+                shutil.copyfile(files.image, fresh / "images" / files.image.name)
+                if kind in _MASKED and (labels or len(classes) > 1):
+                    write_labels(place, case, len(classes))
+                elif kind in _MASKED and case.mask is not None:
+                    write_mask(place, case.mask)
+                yield case
+                report(done, len(pairs), {})
+
+        FORMATS.get(kind, lambda *given: list(given[1]))(fresh, copied(), classes)
         records.accepted.to_csv(fresh / "samples.csv", index=False, lineterminator="\n")
+        write_croissant(fresh, classes, {"images": ("images/*.png", "image/png"), kind: _SETS[kind]})
         (fresh / "README.md").write_text(render("delivery/pairs.md.j2", pairs=len(pairs), classes=classes, labels=labels,
-                                                size=params.prepare.size), encoding="utf-8")
+                                                size=params.prepare.size, kind=kind), encoding="utf-8")
     return len(pairs)

@@ -1,15 +1,21 @@
-"""The gate from a registered generator to the champion, with its reasons."""
+"""The gates from a registered generator or segmenter to the champion, with their reasons."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
 
 from meddiff.errors import MeddiffError
-from meddiff.evaluation.bootstrap import LEAST_SEEDS
+from meddiff.evaluation.bootstrap import LEAST_SEEDS, Interval, gain_interval
+from meddiff.evaluation.summary import bootstrap_of, mean_over_classes, score_matrix, with_lesion
 from meddiff.layout import Layout
 from meddiff.outputs.samples import read_records
-from meddiff.params import Params, PromoteParams
+from meddiff.outputs.tables import ENSEMBLE_SCORES
+from meddiff.pages import points
+from meddiff.params import EvaluateParams, Params, PromoteParams
 from meddiff.services.catalog import record_promotion
-from meddiff.services.tracking import Evidence, Registry
+from meddiff.services.tracking import GENERATOR, Evidence, ModelKind, Registry
 from meddiff.services.versioning import locked
 
 _CHAMPION, _PREVIOUS = "champion", "previous"
@@ -31,21 +37,40 @@ class Decision:
 
 
 def judge(found: Evidence, gate: PromoteParams) -> Decision:
-    """Hold a version's evidence against the gate; a number that is missing or NaN fails its rule."""
+    """Hold a generator's evidence against its gate; a number that is missing or NaN fails its rule."""
+    return _judge(found, (("gain_lower", "at least", gate.min_gain_lower), ("acceptance", "at least", gate.min_acceptance),
+                          ("copies", "at most", gate.max_copies), ("memorised_p", "at least", gate.memorised_alpha),
+                          ("gain_seeds", "at least", LEAST_SEEDS)), {"memorised_p": _memorised(found)})
+
+
+def judge_segmenter(found: Evidence, gate: PromoteParams, over: Interval | str) -> Decision:
+    """The same of a segmenter.
+
+    Args:
+        over: its gain of Dice over the champion on the same test cases, or why there is none; then it isn't asked for.
+    """
+    rules = [("segmenter_dice", "at least", gate.segmenter_min_dice), ("leaks", "at most", 0.0)]
+    words = {"leaks": " (test cases that were used in training; `evaluate` looks for them)"}
+    if isinstance(over, str):
+        decision = _judge(found, rules, words)
+        return replace(decision, reasons=(*decision.reasons, f"gain over the champion: {over}"))
+    rules.append(("gain_over_champion", "at least", gate.segmenter_min_gain_lower))
+    words["gain_over_champion"] = (f" (lower bound of {points(over.mean)} points, {over.confidence:.0%} interval "
+                                   f"{points(over.lower)} to {points(over.upper)}, {over.cases} cases)")
+    return _judge(replace(found, metrics={**found.metrics, "gain_over_champion": over.lower}), rules, words)
+
+
+def _judge(found: Evidence, rules: Sequence[tuple[str, str, float]], words: Mapping[str, str]) -> Decision:
     if not found.run:
         return Decision(False, ("no complete pipeline execution has evaluated this version: run `dvc repro`, or name an "
                                 "evaluated one by --version",), found.version)
-    rules = (("gain_lower", "at least", gate.min_gain_lower), ("acceptance", "at least", gate.min_acceptance),
-             ("copies", "at most", gate.max_copies), ("memorised_p", "at least", gate.memorised_alpha),
-             ("gain_seeds", "at least", LEAST_SEEDS))
     reasons, passed = [], True
     for name, relation, bound in rules:
         value = found.metrics.get(name, math.nan)
         holds = value >= bound if relation == "at least" else value <= bound  # false for NaN
         passed &= holds
         shown = "is missing" if math.isnan(value) else f"is {value:.4g}"
-        why = _memorised(found) if name == "memorised_p" else ""
-        reasons.append(f"{'ok' if holds else 'FAILED'}: {name} {shown}, must be {relation} {bound:g}{why}")
+        reasons.append(f"{'ok' if holds else 'FAILED'}: {name} {shown}, must be {relation} {bound:g}{words.get(name, '')}")
     return Decision(passed, (*reasons, f"evidence: run {found.run_name} ({found.run})"), found.version)
 
 
@@ -56,30 +81,44 @@ def _memorised(found: Evidence) -> str:
                                          f"held-back real one, {expected:.1%} is expected of real lesions)")
 
 
-def promote(layout: Layout, params: Params, version: str | None = None) -> Decision:
-    """Make a version the champion when the gate holds; either way its reasons go into the version's tags and the catalogue.
+def promote(layout: Layout, params: Params, version: str | None = None, kind: ModelKind = GENERATOR) -> Decision:
+    """Make a version the champion when its gate holds; either way its reasons go into the version's tags and the catalogue.
 
     Args:
         layout: the project.
-        params: the settings; `params.promote` is the gate.
+        params: the settings; `params.promote` holds the gates.
         version: number in the registry, None for the newest.
+        kind: of the model.
 
     Raises:
         MeddiffError: no such version, or a service doesn't answer.
     """
-    registry = Registry(layout, params)
-    found = registry.evidence(version)
-    decision = judge(found, params.promote)
+    registry = Registry(layout, params, kind)
+    found, champion = registry.evidence(version), registry.alias(_CHAMPION)
+    decision = (judge(found, params.promote) if kind == GENERATOR else
+                judge_segmenter(found, params.promote, _over(registry, champion, found.version, params.evaluate)))
     verdict = "passed" if decision.passed else "refused"
     registry.annotate(decision.version, {"gate": verdict, "gate.reasons": "\n".join(decision.reasons)})
     record_promotion(layout, params, registry.name, decision.version, decision.passed, decision.reasons,
-                     _generator(layout, found))
-    champion = registry.alias(_CHAMPION)
+                     _generator(layout, found) if kind == GENERATOR else "")
     if decision.passed and champion != decision.version:
         if champion:
             registry.set_alias(_PREVIOUS, champion)
         registry.set_alias(_CHAMPION, decision.version)
     return decision
+
+
+def _over(registry: Registry, champion: str | None, version: str, settings: EvaluateParams) -> Interval | str:
+    """What a segmenter gains over the champion, case by case; or why that isn't known."""
+    if champion is None or champion == version:
+        return "there is no other champion"
+    if registry.tags(champion).get("test") != registry.tags(version).get("test"):
+        return f"not known, the champion (version {champion}) was evaluated on other test cases"
+    before, after = (registry.table(number, ENSEMBLE_SCORES.name) for number in (champion, version))
+    if before is None or after is None:
+        return f"not known, the test scores of version {champion if before is None else version} are no longer there"
+    both = mean_over_classes(with_lesion(pd.concat([before.assign(arm="before"), after.assign(arm="after")])))
+    return gain_interval(score_matrix(both, "before", "dice"), score_matrix(both, "after", "dice"), *bootstrap_of(both, settings))
 
 
 def _generator(layout: Layout, found: Evidence) -> str:
@@ -91,13 +130,13 @@ def _generator(layout: Layout, found: Evidence) -> str:
     return str(read_records(layout.synthetic, layout.filtered).samples["generator"].iloc[0])
 
 
-def rollback(layout: Layout, params: Params) -> Decision:
+def rollback(layout: Layout, params: Params, kind: ModelKind = GENERATOR) -> Decision:
     """Make the champion before this one the champion again.
 
     Raises:
         MeddiffError: there is none, or a service doesn't answer.
     """
-    registry = Registry(layout, params)
+    registry = Registry(layout, params, kind)
     champion, previous = registry.alias(_CHAMPION), registry.alias(_PREVIOUS)
     if previous is None:
         raise MeddiffError(registry.name, "a rollback needs an earlier champion", "Promote a version by its number")

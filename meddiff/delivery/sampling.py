@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from meddiff.errors import MeddiffError
-from meddiff.layout import Layout, replacing
+from meddiff.layout import Layout, free_folder, replacing
 from meddiff.params import Params
 from meddiff.progress import Report, silent
 from meddiff.services.tracking import load_generator
@@ -34,9 +33,7 @@ def sample_registered(layout: Layout, params: Params, model: str, seeds: Sequenc
     """
     import pandas as pd
 
-    out = out.resolve()
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise MeddiffError(out, "the folder for the samples must be new or empty", "Name another with --out")
+    out = free_folder(out, "samples")
     generator = load_generator(layout, params, model)
     tables = []
     with replacing(out) as fresh:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from meddiff.params.arms import BASELINE, COMBINED, PUBLISHED, TREATED, arm_of
 
 ROOM = 6  # arms
@@ -54,3 +56,13 @@ def main_arms(arms: Sequence[str]) -> list[str]:
     """The arms to show where there is room for a few: all, or those that have a place."""
     placed = sorted((arm for arm in arms if look_of(arm).place), key=lambda arm: look_of(arm).place)
     return list(arms) if len(arms) <= ROOM else (placed or list(arms))[:ROOM]
+
+
+def best_arm(validation: pd.DataFrame) -> str | None:
+    """The arm to use: of the highest mean Dice on the validation cases, of equal ones the first; None where none has a Dice.
+
+    Args:
+        validation: one row an arm and seed: arm, dice (NaN where there was none).
+    """
+    means = validation.groupby("arm", sort=False)["dice"].mean().dropna()
+    return None if means.empty else str(means.idxmax())

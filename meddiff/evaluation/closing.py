@@ -4,19 +4,22 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from meddiff.cases import DEEP, Case
-from meddiff.evaluation.page import further, headline, patient_warning, verdict
+from meddiff.evaluation.advice import advice_sentence, worth_command
+from meddiff.evaluation.page import decision_warning, further, headline, patient_warning, verdict
 from meddiff.evaluation.summary import Summary
 
 
 def closing_lines(summary: Summary, page: Path) -> list[str]:
-    """What the stage tells at its end: Dice of each arm, the gain, what further arms gain, and where the report lies."""
+    """What the stage tells at its end: Dice of each arm, the gains, warnings, which arm to use, and where the report lies."""
     lines = []
     for arm, scores in summary.arms.items():
         dice = scores["dice"]
         lines.append(f"Dice, {arm} arm: {dice.mean:.3f} ({dice.confidence:.0%} interval {dice.lower:.3f} to {dice.upper:.3f}; "
                      f"{dice.cases} test cases, {dice.seeds} seeds)")
     arm, gain = headline(summary)
-    return [*lines, verdict(gain, arm), *further(summary), *patient_warning(summary), f"Report: {page}"]
+    worth = f"How many more annotated images that is worth: {worth_command(summary.n_real)}"
+    return [*lines, verdict(gain, arm), *further(summary), *patient_warning(summary), *decision_warning(summary),
+            *([advice_sentence(summary.advice), worth] if summary.advice else []), f"Report: {page}"]
 
 
 def describe_images(cases: Sequence[Case], modes: Collection[str]) -> str:

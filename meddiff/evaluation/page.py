@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from meddiff.cases import CLASS_COLOURS
+from meddiff.evaluation.advice import advice_sentence
 from meddiff.evaluation.arms import arm_name, look_of, main_arms
 from meddiff.evaluation.bootstrap import LEAST_SEEDS, Interval
 from meddiff.evaluation.figures import OUTLINES
@@ -12,6 +13,7 @@ from meddiff.pages import Entry, Picture, Table, counted, points, render
 from meddiff.params.arms import COMBINED, TREATED, arm_of
 
 NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 [px]", "nsd": "NSD"}
+_SILENT = 0.1  # share of the lesion-free images; where nothing is found in so few, what is found says nothing
 # The filter's rules, in words.
 _REASONS = {
     "implausible": "unlike the real lesions",
@@ -73,10 +75,17 @@ def report_page(
     tone = "" if gain is None or not gain.decided else "better" if gain.lower > 0 else "worse"
     colours = [(name, f"rgb{colour}") for name, colour in zip(summary.by_class, CLASS_COLOURS, strict=False)]
     return render("evaluation/report.html.j2", title=title, made=made, phantoms=phantoms, verdict=verdict(gain, arm), tone=tone,
-                  cards=_cards(summary), arms=_arms(summary, tolerance), further=further(summary), classes=_classes(summary),
-                  sizes=_sizes(summary), detection=_detection(summary), done=_done(summary), quality=_quality(summary),
+                  cards=_cards(summary), advice=advice_sentence(summary.advice) if summary.advice else "",
+                  warnings=decision_warning(summary), further=further(summary), **report_tables(summary, tolerance),
+                  done=_done(summary),
                   caveats=caveats(summary), pictures={picture.name: picture for picture in pictures},
                   outlines={"cases": colours or OUTLINES, "pairs": colours})
+
+
+def report_tables(summary: Summary, tolerance: float) -> dict[str, Table]:
+    """The tables of the page, by their names there."""
+    return {"arms": _arms(summary, tolerance), "classes": _classes(summary), "sizes": _sizes(summary),
+            "detection": _detection(summary), "quality": _quality(summary)}
 
 
 def caveats(summary: Summary) -> list[str]:
@@ -96,8 +105,6 @@ def caveats(summary: Summary) -> list[str]:
     empty = max((counts["dice"] for counts in summary.excluded.values()), default=0)
     if empty and summary.by_class:
         found.append(f"{empty} times an arm rightly found none of a class that an image lacks: left out of the case's mean.")
-    if summary.detection and not any(one.specificity.cases for one in summary.detection.values()):
-        found.append("No test image is lesion-free: what the networks find in healthy images isn't known.")
     return [*found, "One dataset and one split: other scanners, hospitals and kinds of lesion aren't covered.",
             "The interval covers the choice of test cases and training seeds, not that of the annotated cases or the generator.",
             "With synthetic images each batch holds fewer real ones; all arms had the same number of steps."]
@@ -109,6 +116,19 @@ def patient_warning(summary: Summary) -> list[str]:
         return []
     return [f"Warning: the patients of {counted(summary.unknown_patients, 'image')} aren't known. Images of one patient may lie "
             "on both sides of the test; then the scores are too good and the intervals too narrow."]
+
+
+def decision_warning(summary: Summary) -> list[str]:
+    """A warning where an arm finds a lesion in nearly all lesion-free test images, or where there are none to tell by."""
+    known = {arm: found.specificity for arm, found in summary.detection.items() if found.specificity.cases}
+    if summary.detection and not known:
+        return ["No test image is lesion-free: whether the networks find lesions in healthy images, too, can't be told."]
+    loud = {arm: share for arm, share in known.items() if share.mean <= _SILENT}
+    if not loud:
+        return []
+    text = ", ".join(f"{arm} {1 - of.mean:.0%} ({1 - of.upper:.0%} to {1 - of.lower:.0%})" for arm, of in loud.items())
+    return [f"Warning: a lesion is found in nearly all of the {next(iter(loud.values())).cases} lesion-free test images: {text}. "
+            "That something is found there says nothing of whether there is a lesion."]
 
 
 def _cards(summary: Summary) -> list[tuple[str, str]]:
@@ -123,13 +143,14 @@ def _cards(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _arms(summary: Summary, tolerance: float) -> Table:
-    rows = [[arm_name(arm), *(_entry(scores[name], name) for name in NAMES)] for arm, scores in summary.arms.items()]
-    first = next(iter(summary.arms.values()))["dice"]
+    rows = [[arm_name(arm), *(_entry(interval, name) for name, interval in scores.items())]
+            for arm, scores in summary.arms.items()]
+    first, names = next(iter(summary.arms.values()))["dice"], list(next(iter(summary.arms.values())))
     note = (f"Means over {first.cases} test cases with a lesion and {first.seeds} training seeds, with their "
             f"{first.confidence:.0%} intervals. "
             "Dice, IoU: overlap, 1 is perfect. HD95: distance within which 95% of both outlines lie of each other, 0 is perfect. "
             f"NSD: share of the outlines within {tolerance:g} pixels of each other, 1 is perfect.")
-    return Table(["trained on", *NAMES.values()], rows, note=note)
+    return Table(["trained on", *(NAMES.get(name, name) for name in names)], rows, note=note)
 
 
 def _sizes(summary: Summary) -> Table:
@@ -145,16 +166,23 @@ def _classes(summary: Summary) -> Table:
 def _detection(summary: Summary) -> Table:
     rows = list[list[Entry]]()
     for arm, found in summary.detection.items():
-        silent, false, hit, extra = found.specificity, list[str](), list[str](), "–"
-        if silent.cases:
-            false = [f"{1 - silent.mean:.0%}", f"{1 - silent.upper:.0%} to {1 - silent.lower:.0%}, {silent.cases} images"]
-        if found.lesions:
-            hit, extra = [f"{found.sensitivity:.0%}", f"of {found.lesions}"], f"{found.false_positives:.2f}"
-        rows.append([arm_name(arm), false or "–", hit or "–", extra])
-    note = ("A lesion is a connected region. It is found where a predicted region overlaps it with an IoU of at least 0.1; a "
-            "predicted region that meets none so is a false find, however small. Lesion-free images count here alone.")
-    return Table(["trained on", "falsely found in lesion-free images", "lesions found", "false finds in an image with lesions"],
-                 rows, note=note)
+        hit = [f"{found.lesions_found:.0%}", f"of {found.lesions}"] if found.lesions else "–"
+        extra = f"{found.false_positives:.2f}" if found.lesions else "–"
+        rows.append([arm_name(arm), _share(found.specificity), _share(found.sensitivity), _entry(found.decision, "points"), hit,
+                     extra])
+    note = ("Specificity: lesion-free images in which nothing is found. Sensitivity: images with a lesion in which something is. "
+            "A segmenter finds nothing where its prediction misses bounds chosen on validation cases (lesion-free ones among "
+            "them, else there are none); what that changes in the Dice of the images with a lesion stands beside. A lesion is a "
+            "connected region. It is found where a predicted region overlaps it with an IoU of at least 0.1; a predicted region "
+            "that meets none so is a false find, however small. Lesion-free images count here alone.")
+    return Table(["trained on", "specificity", "sensitivity", "Dice by this decision [points]", "lesions found",
+                  "false finds in an image with lesions"], rows, note=note)
+
+
+def _share(share: Interval) -> Entry:
+    if not share.cases:
+        return "–"
+    return f"{share.mean:.0%}", f"{share.lower:.0%} to {share.upper:.0%}, {share.cases} images"
 
 
 def _dice_table(summary: Summary, what: str, parts: Mapping[str, Mapping[str, Interval]], note: str) -> Table:

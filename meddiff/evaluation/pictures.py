@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,13 @@ from meddiff.pages import Picture
 from meddiff.params.arms import BASELINE
 
 _Predictions = Mapping[tuple[str, int], Pixels]    # `[N, S, S]` of 0 to K by arm and seed
+
+
+def save_pictures(pictures: Sequence[Picture], folder: Path) -> None:
+    """Write each as `NAME.png` into a new folder."""
+    folder.mkdir()
+    for picture in pictures:
+        (folder / f"{picture.name}.png").write_bytes(picture.png)
 
 
 def make_pictures(table: pd.DataFrame, summary: Summary, cases: Sequence[Case], predictions: _Predictions, pairs: Sequence[Pair],

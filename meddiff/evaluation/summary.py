@@ -16,6 +16,7 @@ from meddiff.params.arms import BASELINE, TREATED
 
 METRICS = ("dice", "iou", "hd95", "nsd")
 _COUNTS = ("lesions", "found", "false_positives")    # see `metrics.Detection`
+_UNDECIDED = "dice_undecided"                        # Dice of the masks before the decision on the whole image
 SIZES = ("small", "medium", "large")
 
 
@@ -53,16 +54,39 @@ class Found:
     """How well one arm finds lesions, over test cases and seeds; NaN without such cases.
 
     Attributes:
-        specificity: share of the lesion-free images in which nothing was found, with its interval.
-        sensitivity: share of the lesions that were found.
+        specificity: share of the lesion-free images in which nothing was found.
+        sensitivity: share of the images with a lesion in which something was found, wherever.
+        decision: Dice with the segmenters' decision on the whole image less that without, paired, of the images with a lesion.
+        lesions_found: share of the lesions that were found.
         false_positives: what was found besides, a number for each image with a lesion.
         lesions: lesions of the test cases.
     """
 
     specificity: Interval
-    sensitivity: float
+    sensitivity: Interval
+    decision: Interval
+    lesions_found: float
     false_positives: float
     lesions: int
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The arm that is best on the validation cases, by which alone it was chosen, and what it then scored on the test cases.
+
+    Attributes:
+        arm: its name.
+        among: arms that it was chosen from.
+        validation: its Dice on the validation cases with a lesion.
+        lead: the same less that of the real arm, paired; None for that arm itself, or where it wasn't trained.
+        test: its Dice on the test cases with a lesion.
+    """
+
+    arm: str
+    among: int
+    validation: Interval
+    lead: Interval | None
+    test: Interval
 
 
 @dataclass(frozen=True)
@@ -70,7 +94,7 @@ class Summary:
     """An evaluation in numbers; every interval is of a mean over test cases and seeds. Overlap is that of cases with a lesion.
 
     Attributes:
-        arms: arm -> metric of `METRICS` -> interval.
+        arms: arm -> metric of `METRICS`, or of the user's own -> interval.
         gain: Dice of the synthetic arm less that of the real arm, paired; None unless both were trained.
         by_size: size of `SIZES` -> arm or `gain` -> interval of the Dice.
         excluded: arm -> metric -> undefined scores (case, class and seed) left out of the mean.
@@ -83,6 +107,7 @@ class Summary:
             corrosion, the filter or another number of pairs gives.
         detection: arm -> how well it finds lesions, and finds none in lesion-free images.
         unknown_patients: images of the dataset whose patient nobody knows, each drawn as one of its own.
+        advice: which arm to use; None where the validation cases say nothing.
     """
 
     arms: dict[str, dict[str, Interval]]
@@ -98,6 +123,7 @@ class Summary:
     effects: dict[str, Interval] = field(default_factory=dict)
     detection: dict[str, Found] = field(default_factory=dict)
     unknown_patients: int = 0
+    advice: Advice | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The content of `summary.json`: plain values, with null in the place of NaN."""
@@ -108,7 +134,9 @@ class Summary:
     def headlines(self) -> dict[str, float]:
         """The numbers by which pipeline runs are compared, undefined ones left out."""
         values = {f"dice_{arm}": scores["dice"].mean for arm, scores in self.arms.items()}
-        values |= {f"specificity_{arm}": found.specificity.mean for arm, found in self.detection.items()}
+        for arm, found in self.detection.items():
+            for name, share in (("specificity", found.specificity), ("sensitivity", found.sensitivity)):
+                values |= {f"{name}_{arm}": share.mean, f"{name}_{arm}_lower": share.lower, f"{name}_{arm}_upper": share.upper}
         values |= {"acceptance": self.quality.acceptance, "copies": self.quality.copied}
         if self.gain and not math.isnan(self.gain.mean):
             values |= {"gain": self.gain.mean, "gain_lower": self.gain.lower, "gain_upper": self.gain.upper,
@@ -157,16 +185,17 @@ def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, set
     Raises:
         MeddiffError: an arm lacks a case or a seed.
     """
-    detection, table = detect_lesions(table, settings), with_lesion(table)
-    cases, classes = mean_over_classes(table), list(dict.fromkeys(table["class"]))
+    metrics = (*METRICS, *settings.own_metrics)
+    detection, table = detect_lesions(table, settings), with_lesion(table, metrics)
+    cases, classes = mean_over_classes(table, metrics), list(dict.fromkeys(table["class"]))
     gains = _gains(cases, settings)
     treated = training[training["arm"] == TREATED] if TREATED in set(training["arm"]) else training
     by_size = {size: part for size in SIZES if len(part := cases[cases["stratum"] == size])}
     by_class = {name: table[table["class"] == name] for name in classes if len(classes) > 1}
     return Summary(
-        arms=_intervals(cases, settings, METRICS), gain=gains.get(TREATED),
+        arms=_intervals(cases, settings, metrics), gain=gains.get(TREATED),
         by_size={size: _dice(part, settings) for size, part in by_size.items()},
-        excluded={str(arm): {name: int(part[name].isna().sum()) for name in METRICS}
+        excluded={str(arm): {name: int(part[name].isna().sum()) for name in metrics}
                   for arm, part in table.groupby("arm", sort=False)},
         quality=quality, n_real=int(training["n_real"].max()), n_synthetic=int(treated["n_synthetic"].max()),
         steps=int(training["steps"].max()),
@@ -174,17 +203,18 @@ def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, set
         effects=_effects(cases, settings), detection=detection, unknown_patients=unknown_patients)
 
 
-def with_lesion(table: pd.DataFrame) -> pd.DataFrame:
+def with_lesion(table: pd.DataFrame, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
     """The rows of `per_case.csv` whose case has a lesion, which alone count for overlap; all, without scores, if none has."""
     kept = table[table["stratum"] != "empty"]
-    return kept if len(kept) else table.assign(**dict.fromkeys(METRICS, math.nan))
+    return kept if len(kept) else table.assign(**dict.fromkeys(metrics, math.nan))
 
 
-def mean_over_classes(table: pd.DataFrame) -> pd.DataFrame:
+def mean_over_classes(table: pd.DataFrame, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
     """`per_case.csv` with one row a case, arm and seed: a metric's mean over the classes where it is defined, counts added."""
     if table["class"].nunique() < 2:
         return table
-    how = dict.fromkeys(METRICS, "mean") | {"group": "first", "stratum": "first", "lesion_area": "sum"}
+    how = dict.fromkeys(metrics, "mean") | {"group": "first", "stratum": "first", "lesion_area": "sum"}
+    how |= {_UNDECIDED: "mean"} if _UNDECIDED in table else {}
     how |= {name: "sum" for name in _COUNTS if name in table}
     return table.groupby(["case", "arm", "seed"], sort=False, as_index=False).agg(how)
 
@@ -192,16 +222,21 @@ def mean_over_classes(table: pd.DataFrame) -> pd.DataFrame:
 def detect_lesions(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Found]:
     """How well each arm finds lesions, and finds none in lesion-free images, from `per_case.csv`."""
     cases = mean_over_classes(table)
-    free, others = cases[cases["stratum"] == "empty"], cases[cases["stratum"] != "empty"]
-    free = free.assign(silent=(free["false_positives"] == 0).astype(float))
+    finds = (cases["found"] + cases["false_positives"] > 0).astype(float)
+    cases = cases.assign(finds=finds, silent=1 - finds, change=cases["dice"] - cases.get(_UNDECIDED, math.nan))
+    free, others, seeds = cases[cases["stratum"] == "empty"], cases[cases["stratum"] != "empty"], cases["seed"].nunique()
+
+    def share(part: pd.DataFrame, arm: str, name: str) -> Interval:
+        return (mean_interval(score_matrix(part, arm, name), *bootstrap_of(part, settings)) if len(part)
+                else Interval(math.nan, math.nan, math.nan, settings.confidence, 0, seeds))
+
     found = {}
-    for arm in dict.fromkeys(cases["arm"]):
+    for arm in _arms(cases):
         own = others[others["arm"] == arm]
-        specificity = (mean_interval(score_matrix(free, arm, "silent"), *_bootstrap(free, settings)) if len(free)
-                       else Interval(math.nan, math.nan, math.nan, settings.confidence, 0, own["seed"].nunique()))
         lesions = int(own["lesions"].sum())
-        found[str(arm)] = Found(specificity, own["found"].sum() / lesions if lesions else math.nan,
-                                float(own["false_positives"].mean()), lesions // max(1, own["seed"].nunique()))
+        found[arm] = Found(share(free, arm, "silent"), share(others, arm, "finds"), share(others, arm, "change"),
+                           own["found"].sum() / lesions if lesions else math.nan, float(own["false_positives"].mean()),
+                           lesions // max(1, own["seed"].nunique()))
     return found
 
 
@@ -219,13 +254,19 @@ def score_matrix(table: pd.DataFrame, arm: str, metric: str) -> NDArray[np.float
     return part.pivot(index="seed", columns="case", values=metric).loc[seeds, cases].to_numpy(np.float64)  # type: ignore[no-any-return]
 
 
+def patients(table: pd.DataFrame) -> list[str]:
+    """The group of each case, in the order in which the table first names them; a case without one is a patient of its own."""
+    first = table.drop_duplicates("case")
+    return list(first["group"].replace("", np.nan).fillna("case " + first["case"]).astype(str))
+
+
 def _dice(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interval]:
     found = {arm: scores["dice"] for arm, scores in _intervals(table, settings, ("dice",)).items()}
     return found | ({"gain": _difference(table, settings, BASELINE, TREATED)} if {BASELINE, TREATED} <= found.keys() else {})
 
 
 def _intervals(table: pd.DataFrame, settings: EvaluateParams, metrics: Sequence[str]) -> dict[str, dict[str, Interval]]:
-    how = _bootstrap(table, settings)
+    how = bootstrap_of(table, settings)
     return {arm: {name: mean_interval(score_matrix(table, arm, name), *how) for name in metrics} for arm in _arms(table)}
 
 
@@ -240,18 +281,16 @@ def _effects(table: pd.DataFrame, settings: EvaluateParams) -> dict[str, Interva
 
 
 def _difference(table: pd.DataFrame, settings: EvaluateParams, before: str, after: str) -> Interval:
-    return gain_interval(score_matrix(table, before, "dice"), score_matrix(table, after, "dice"), *_bootstrap(table, settings))
+    return gain_interval(score_matrix(table, before, "dice"), score_matrix(table, after, "dice"), *bootstrap_of(table, settings))
 
 
 def _arms(table: pd.DataFrame) -> list[str]:
     return [str(arm) for arm in dict.fromkeys(table["arm"])]
 
 
-def _bootstrap(table: pd.DataFrame, settings: EvaluateParams) -> tuple[list[str], int, float, int]:
-    """Groups of the cases, resamples, confidence and seed. A case without a known patient is a patient of its own."""
-    first = table.drop_duplicates("case")
-    groups = list(first["group"].replace("", np.nan).fillna("case " + first["case"]).astype(str))
-    return groups, settings.resamples, settings.confidence, settings.seed
+def bootstrap_of(table: pd.DataFrame, settings: EvaluateParams) -> tuple[list[str], int, float, int]:
+    """Groups of the cases (`patients`), resamples, confidence and seed."""
+    return patients(table), settings.resamples, settings.confidence, settings.seed
 
 
 def _without_nan(value: Any) -> Any:

@@ -4,6 +4,7 @@ The fields are the columns: `str` is text as it stands (an id may be `NA` or `00
 where the cell is empty. A column whose field has a default may be missing. A field that ends in `_` is the column without it.
 """
 
+import math
 from dataclasses import dataclass
 
 from meddiff.cases import Frame
@@ -226,6 +227,23 @@ class ValidationRow:
 
 
 @dataclass(frozen=True)
+class ValidationCaseRow:
+    """A validation case, arm and seed.
+
+    Attributes:
+        dice: of the delivered segmenter, NaN for a lesion-free case.
+        silent: 1 where it finds nothing.
+    """
+
+    case: str
+    group: str
+    arm: str
+    seed: int
+    dice: float
+    silent: int
+
+
+@dataclass(frozen=True)
 class DroppedRow:
     """An arm that couldn't be trained, and why."""
 
@@ -238,10 +256,12 @@ class ScoreRow:
     """A test case, class, arm and seed.
 
     Attributes:
+        seed: of the training; -1 for all seeds of the arm together (`segmentation.ensemble`).
         dice, iou, hd95, nsd: `segmentation.metrics.CaseScores`.
         lesions, found, false_positives: `segmentation.metrics.Detection`.
         lesion_area: share of the image that the class covers, 0 to 1.
         stratum: of the case by the size of all its lesions: small, medium, large or empty.
+        dice_undecided: Dice of the mask as it was before the decision that the image shows no lesion.
     """
 
     case: str
@@ -258,6 +278,7 @@ class ScoreRow:
     false_positives: int
     lesion_area: float
     stratum: str
+    dice_undecided: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Every table that a stage leaves: its file, its rows, and the one way to read and to write it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -26,6 +26,7 @@ from meddiff.outputs.rows import (
     SampleRow,
     ScoreRow,
     SimilarRow,
+    ValidationCaseRow,
     ValidationRow,
 )
 
@@ -90,12 +91,12 @@ class StageTable(Generic[_Row]):
         table = self.read(folder)
         return [self.row(*values) for values in zip(*(table[name].tolist() for name in table), strict=True)]
 
-    def write(self, folder: Path, rows: Iterable[_Row] | pd.DataFrame) -> pd.DataFrame:
-        """Write rows, or a table's columns of these names, into a folder; return what was written."""
+    def write(self, folder: Path, rows: Iterable[_Row] | pd.DataFrame, further: Sequence[str] = ()) -> pd.DataFrame:
+        """Write rows, or a table's columns of these and `further` names, into a folder; return what was written."""
         if not isinstance(rows, pd.DataFrame):
             names = [field.name for field in fields(self.row)]
             rows = pd.DataFrame([[getattr(row, name) for name in names] for row in rows], columns=list(self.columns))
-        table, path = rows[list(self.columns)], folder / self.name
+        table, path = rows[[*self.columns, *further]], folder / self.name
         if path.suffix == ".parquet":
             table.to_parquet(path, index=False)
         else:
@@ -135,6 +136,8 @@ SAMPLES = StageTable("batch.parquet", SampleRow, "generate", "a batch's table")
 DECISIONS = StageTable("decisions.parquet", DecisionRow, "filter", "the filter's decisions")
 CORROSION = StageTable("corrosion.csv", CorrosionRow, "filter", "the border profiles", "%.4f")
 VALIDATION = StageTable("validation.csv", ValidationRow, "segment", "the table of trained segmenters")
+VALIDATION_CASES = StageTable("validation_cases.csv", ValidationCaseRow, "segment", "the scores of the validation cases")
 DROPPED = StageTable("dropped.csv", DroppedRow, "segment", "the table of arms that were left out")
 CASE_SCORES = StageTable("per_case.csv", ScoreRow, "evaluate", "the scores of the test cases")
+ENSEMBLE_SCORES = StageTable("ensemble.csv", ScoreRow, "evaluate", "the test scores of the delivered segmenters together")
 ARM_PAIRS = StageTable("arms.csv", ArmRow, "segment", "the numbers of pairs of the arms")

@@ -15,7 +15,7 @@ class TrackingParams(Section):
 
 
 class PromoteParams(Section):
-    """The registered generator and the gate it must pass to become champion."""
+    """The registered generator and segmenter, and the gates that they must pass to become champion."""
 
     model: str = Field("meddiff-generator", pattern=r"^[^/:\s][^/:]*$", description="name of the registered generator")
     min_gain_lower: float = Field(0.0, description="least lower bound of the Dice gain's interval")
@@ -23,6 +23,11 @@ class PromoteParams(Section):
     max_copies: Fraction = Field(0.05, description="greatest share of generated samples rejected as copies")
     memorised_alpha: Fraction = Field(
         0.05, description="least p-value of the accepted lesions being no nearer to the training lesions than held-back real ones"
+    )
+    segmenter: str = Field("meddiff-segmenter", pattern=r"^[^/:\s][^/:]*$", description="name of the registered segmenter")
+    segmenter_min_dice: Fraction = Field(0.5, description="least mean test Dice of the segmenter, all seeds together")
+    segmenter_min_gain_lower: float = Field(
+        0.0, description="least lower bound of the interval of its Dice gain over the champion, on the same test cases"
     )
 
 

@@ -21,7 +21,9 @@ class PrepareParams(Section):
     size: Annotated[int, Field(ge=32, le=1024, multiple_of=16)] = Field(64, description="side of the square images [pixels]")
     fit: Literal["pad", "squash"] = Field("pad", description="how a frame that isn't square becomes so")
     n_labelled: Annotated[int, Field(ge=2)] = Field(10, description="annotated training cases that the chain may see")
-    val_fraction: Fraction = Field(0.15, description="share of cases for validation where the dataset has no split")
+    val_fraction: Fraction = Field(
+        0.15, description="share of cases for validation where the dataset has no split, and of lesion-free images"
+    )
     test_fraction: Fraction = Field(
         0.25, description="share of cases for the test where the dataset has no split, and of lesion-free images"
     )
@@ -263,6 +265,10 @@ class SegmentParams(Section):
     share: Fraction = Field(0.5, description="share of each batch drawn from the synthetic pairs in a synthetic arm")
     precision: SharedPrecision = "float32"
     vertical_flips: bool = Field(False, description="also flip images upside down in training; wrong for ultrasound")
+    decision_cost: Fraction = Field(
+        0.005, description="Dice on the validation cases that a segmenter may lose by finding nothing in images that look "
+        "lesion-free to it; chosen where there are lesion-free validation cases"
+    )
     empty_arms: Literal["refuse", "real"] = Field(
         "refuse", description="an arm without any pair: stop before anything is trained, or train on the real cases alone; an "
         "arm without real cases too is left out"
@@ -283,4 +289,13 @@ class EvaluateParams(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = Field(0.95, description="of the intervals")
     tolerance: Annotated[float, Field(gt=0)] = Field(2.0, description="tolerance of the normalised surface distance [pixels]")
     pictures: Positive = Field(8, description="cases and pairs shown in the report")
+    metric: str = Field(
+        "", pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$", description="a score of your own, `package.module:function` of two "
+        "uint8 arrays of 0 and 1, reference and prediction, that returns a number; empty: none"
+    )
     seed: SharedSeed = 0
+
+    @property
+    def own_metrics(self) -> tuple[str, ...]:
+        """The name of the user's own score, if there is one."""
+        return (self.metric.rpartition(":")[2],) if self.metric else ()

@@ -23,21 +23,21 @@ class EncoderUNet(nn.Module):  # type: ignore[misc]
     The encoder's batch norms keep their statistics: those of small batches would be noise.
 
     Args:
-        encoder: `[B, 3, H, W]` in [-1, 1] -> feature maps from the finest to the deepest; has their `channels`.
+        out_channels: of the result.
         width: channels of the finest level.
-        logits: channels of the result.
+        encoder: see `build_encoder`.
     """
 
-    def __init__(self, encoder: nn.Module, width: int, logits: int) -> None:
+    def __init__(self, out_channels: int, width: int, encoder: str) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder = build_encoder(encoder)
         with torch.no_grad():
-            finest = 128 // encoder.eval()(torch.zeros(1, 3, 128, 128))[0].shape[-1]
-        skips = [*encoder.channels[-2::-1], *[0] * (finest.bit_length() - 1)]
+            finest = 128 // self.encoder.eval()(torch.zeros(1, 3, 128, 128))[0].shape[-1]
+        skips = [*self.encoder.channels[-2::-1], *[0] * (finest.bit_length() - 1)]
         outs = [width * factor for factor in (*[8] * len(skips), 6, 4, 3, 2, 1)[-len(skips):]]
-        deeper = [encoder.channels[-1], *outs[:-1]]
+        deeper = [self.encoder.channels[-1], *outs[:-1]]
         self.levels = nn.ModuleList(_level(deep + skip, out) for deep, skip, out in zip(deeper, skips, outs, strict=True))
-        self.head = nn.Conv2d(width, logits, 1)
+        self.head = nn.Conv2d(width, out_channels, 1)
 
     def train(self, mode: bool = True) -> "EncoderUNet":
         super().train(mode)

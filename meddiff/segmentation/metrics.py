@@ -1,8 +1,12 @@
 """Scores of one predicted mask against its reference, class by class: overlap, with empty masks settled, and lesions found."""
 
+import importlib
 import math
+import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +15,9 @@ from scipy.ndimage import label
 
 from meddiff.errors import MeddiffError
 
+Metric = Callable[[NDArray[Any], NDArray[Any]], float]  # of prediction and reference, masks of one class
+_TAKEN = ("case", "group", "class", "arm", "seed", "dice", "iou", "hd95", "nsd", "lesions", "found", "false_positives",
+          "lesion_area", "stratum", "dice_undecided")
 _HIT = 0.1    # least IoU of a lesion and what is predicted of it; ours, as loose as that of nnDetection (Baumgartner et al. 2021)
 _EIGHT = np.ones((3, 3), dtype=bool)  # pixels that touch at a corner are of one lesion
 
@@ -104,6 +111,43 @@ def case_scores(prediction: NDArray[Any] | None, reference: NDArray[Any], tolera
         return CaseScores(dice(predicted, wanted), float(compute_iou(p, r, ignore_empty=False)),
                           float(compute_hausdorff_distance(p, r, include_background=True, percentile=95)),
                           float(compute_surface_dice(p, r, [tolerance], include_background=True)))
+
+
+def load_metric(setting: str) -> Metric | None:
+    """The score that `evaluate.metric` names, None for an empty setting; modules of the current folder are known.
+
+    It is tried on a small mask. Its value may be NaN, which is left out of means.
+
+    Raises:
+        MeddiffError: there is no such function, or it doesn't return a number; so does the function later.
+    """
+    if not setting:
+        return None
+    module, _, name = setting.partition(":")
+    where, remedy = f"evaluate.metric {setting}", "Name a function of two arrays (reference, prediction), or leave it empty"
+    if name in _TAKEN:
+        raise MeddiffError(where, f"the function needs a name of its own, `{name}` is a column of per_case.csv", "Rename it")
+    known = sys.path.copy()
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except Exception as e:  # of the user's own code
+        raise MeddiffError(where, f"the function must be there and its module load ({type(e).__name__}: {e})", remedy) from e
+    finally:
+        sys.path[:] = known
+
+    def score(prediction: NDArray[Any], reference: NDArray[Any]) -> float:
+        try:
+            value = float(function(np.asarray(reference, np.uint8), np.asarray(prediction, np.uint8)))
+        except Exception as e:
+            raise MeddiffError(where, f"it must return a number ({type(e).__name__}: {e})", remedy) from e
+        if math.isinf(value):
+            raise MeddiffError(where, "it must return a finite number or NaN, not infinity", remedy)
+        return value
+
+    mask = np.pad(np.ones((4, 4), np.uint8), 2)
+    score(mask, mask)
+    return score
 
 
 def detect(prediction: NDArray[Any], reference: NDArray[Any]) -> Detection:

@@ -1,11 +1,12 @@
 """The segmenters' networks: MONAI's and ours on a pretrained encoder, rebuilt from a saved `Architecture`."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from monai.networks.nets import AttentionUnet, BasicUNet, SegResNet, SwinUNETR
 from torch import Tensor, nn
 
-from meddiff.segmentation.encoders import EncoderUNet, build_encoder
+from meddiff.segmentation.encoders import EncoderUNet
 
 WIDTHS = {"unet": 16, "segresnet": 8, "attention_unet": 16, "swin_unetr": 12, "encoder_unet": 16}
 
@@ -29,31 +30,48 @@ class Architecture:
     classes: int = 1
     encoder: str = ""
 
+    @property
+    def definition(self) -> tuple[type[nn.Module], dict[str, Any]]:
+        """The network's class, MONAI's or ours, and its arguments."""
+        width, levels = self.width, [self.width * factor for factor in (1, 1, 2, 4, 8)]
+        kinds: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+            "unet": (BasicUNet, {"spatial_dims": 2, "features": [*levels, width]}),
+            "segresnet": (SegResNet, {"spatial_dims": 2, "init_filters": width}),
+            "attention_unet": (AttentionUnet, {"spatial_dims": 2, "channels": levels, "strides": [2, 2, 2, 2]}),
+            "swin_unetr": (SwinUNETR, {"spatial_dims": 2, "feature_size": width}),
+            "encoder_unet": (EncoderUNet, {"width": width, "encoder": self.encoder}),
+        }
+        if self.network not in kinds:
+            raise ValueError(f"there is no network {self.network}")
+        kind, arguments = kinds[self.network]
+        channels = {"out_channels": 1 if self.classes == 1 else self.classes + 1}
+        return kind, channels | arguments if self.own else {"in_channels": 3} | channels | arguments
+
+    @property
+    def own(self) -> bool:
+        """Whether the class is meddiff's, not MONAI's."""
+        return self.network == "encoder_unet"
+
     def build(self) -> nn.Module:
         """A network `[B, 3, H, W]` in [-1, 1] -> `[B, C, H, W]` logits, with weights from torch's global generator."""
-        logits = 1 if self.classes == 1 else self.classes + 1
-        levels = tuple(self.width * factor for factor in (1, 1, 2, 4, 8))
-        if self.network == "segresnet":
-            return SegResNet(spatial_dims=2, init_filters=self.width, in_channels=3, out_channels=logits)
-        if self.network == "attention_unet":
-            return AttentionUnet(2, 3, logits, levels, strides=(2, 2, 2, 2))
-        if self.network == "swin_unetr":
-            return SwinUNETR(3, logits, feature_size=self.width, spatial_dims=2)
-        if self.network == "encoder_unet":
-            return EncoderUNet(build_encoder(self.encoder), self.width, logits)
+        kind, arguments = self.definition
+        network = kind(**arguments)
         if self.network == "unet":
-            network = BasicUNet(2, 3, logits, (*levels, self.width))
             for level in (network.upcat_1, network.upcat_2, network.upcat_3, network.upcat_4):
                 level.is_pad = False  # sides that fit (`unfit`) need none, and padding by nothing still copies
-            return network
-        raise ValueError(f"there is no network {self.network}")
+        return network
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Image sides must be multiples of the first number, and at least the second [pixels]."""
+        return {"swin_unetr": (32, 64), "encoder_unet": (32, 64)}.get(self.network, (16, 32))
 
     def unfit(self, height: int, width: int) -> str:
         """The rule that image sides break [pixels], empty where they are fit.
 
         The networks halve four or five times; SwinUNETR normalises over the positions left, of which one would be too few.
         """
-        multiple, least = {"swin_unetr": (32, 64), "encoder_unet": (32, 64)}.get(self.network, (16, 32))
+        multiple, least = self.sides
         if height % multiple == width % multiple == 0 and min(height, width) >= least:
             return ""
         return f"image sides must be multiples of {multiple} from {least} on for {self.network}, these are {height} x {width}"

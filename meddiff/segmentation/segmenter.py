@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -20,9 +20,10 @@ from meddiff.errors import MeddiffError
 from meddiff.params import SegmentParams
 from meddiff.progress import Report, silent
 from meddiff.segmentation.augmentation import Augment, augment
+from meddiff.segmentation.decision import Bounds, Findings, choose_bounds, image_probability, mask_of
 from meddiff.segmentation.encoders import load_encoder
-from meddiff.segmentation.metrics import class_dice
 from meddiff.segmentation.networks import WIDTHS, Architecture, deep_features
+from meddiff.segmentation.validation import BestWeights, validation_scores
 from meddiff.training import Schedule, train
 
 _EVALUATIONS = 5
@@ -38,6 +39,7 @@ class Segmenter:
         network: logits of the lesion, or of background and classes, in eval mode.
         architecture: see `Architecture`.
         validation_dice: mean over the validation cases of each one's mean Dice over its classes, NaN without any.
+        bounds: by which it decides whether an image shows a lesion at all.
         losses: training loss of each step; empty when loaded from files.
     """
 
@@ -45,19 +47,23 @@ class Segmenter:
     architecture: Architecture
     validation_dice: float = float("nan")
     losses: tuple[float, ...] = ()
+    bounds: Bounds = field(default_factory=Bounds)
 
-    def predict(self, images: Pixels, batch_size: int = 32) -> NDArray[np.float32]:
-        """Probability of a lesion, of whatever class.
+    def probabilities(self, images: Pixels, batch_size: int = 32) -> NDArray[np.float32]:
+        """Probability of a lesion, or with several classes those of background and each class, which add up to 1.
 
         Args:
             images: `[N, H, W, 3]` uint8 RGB.
 
         Returns:
-            `[N, H, W]` float32 in [0, 1].
+            `[N, 1, H, W]` or `[N, K + 1, H, W]` float32 in [0, 1].
         """
         logits = self._batched(images, batch_size, self.network)
-        lesion = torch.sigmoid(logits[:, 0]) if self.architecture.classes == 1 else 1 - logits.softmax(1)[:, 0]
-        return np.asarray(lesion.numpy(), np.float32)
+        return np.asarray((logits.sigmoid() if self.architecture.classes == 1 else logits.softmax(1)).numpy(), np.float32)
+
+    def predict(self, images: Pixels, batch_size: int = 32) -> NDArray[np.float32]:
+        """Probability `[N, H, W]` float32 in [0, 1] of a lesion, of whatever class, in images `[N, H, W, 3]` uint8 RGB."""
+        return self._lesion(self.probabilities(images, batch_size))
 
     def segment(self, images: Pixels, batch_size: int = 32) -> Pixels:
         """The predicted mask.
@@ -66,12 +72,25 @@ class Segmenter:
             images: `[N, H, W, 3]` uint8 RGB.
 
         Returns:
-            `[N, H, W]` uint8 of 0 to K: with one class where the lesion is more probable than not, with several the most probable
-            of background and classes.
+            `[N, H, W]` uint8 of 0 to K, see `mask_of`; all 0 where the image shows no lesion by the segmenter's decision.
         """
-        if self.architecture.classes == 1:
-            return (self.predict(images, batch_size) > 0.5).astype(np.uint8)
-        return np.asarray(self._batched(images, batch_size, self.network).argmax(1).numpy(), np.uint8)
+        return self.findings(images, batch_size).decided
+
+    def findings(self, images: Pixels, batch_size: int = 32, weigh: bool = False,
+                 values: NDArray[np.float32] | None = None) -> Findings:
+        """The predicted masks, and apart from them which images show a lesion.
+
+        Args:
+            images: `[N, H, W, 3]` uint8 RGB.
+            weigh: also tell the image's probability where the decision doesn't ask for it, at the cost of a second prediction.
+            values: their `probabilities`, where they are known.
+        """
+        values = self.probabilities(images, batch_size) if values is None else values
+        masks = mask_of(values)
+        areas, sure = (masks > 0).mean((1, 2)), np.ones(len(masks))
+        if weigh or self.bounds.probability:
+            sure = image_probability(self._lesion(values), self.predict(images[:, :, ::-1], batch_size)[:, :, ::-1])
+        return Findings(masks, self.bounds.shown(areas, sure), areas, sure)
 
     def features(self, images: Pixels, batch_size: int = 32) -> Tensor:
         """Deep features of the encoder, of the networks that `networks.deep_features` knows.
@@ -89,7 +108,8 @@ class Segmenter:
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, folder / "model.safetensors")
         score = None if np.isnan(self.validation_dice) else self.validation_dice
-        (folder / "config.json").write_text(json.dumps(asdict(self.architecture) | {"validation_dice": score}, indent=2) + "\n")
+        config = asdict(self.architecture) | {"validation_dice": score, "bounds": asdict(self.bounds)}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu", stage: str = "segment") -> "Segmenter":
@@ -106,11 +126,15 @@ class Segmenter:
             architecture = Architecture(config["network"], config["width"], config.get("classes", 1), config.get("encoder", ""))
             network = architecture.build()
             network.load_state_dict(load_file(folder / "model.safetensors"))
+            bounds = Bounds(**config.get("bounds", {}))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
             reason = " ".join(str(e).split())[:200]
             raise MeddiffError(folder, f"a trained segmenter must be there ({reason})", f"Run `dvc repro {stage}`") from e
         score = config.get("validation_dice")
-        return cls(network.to(device).eval(), architecture, float("nan") if score is None else score)
+        return cls(network.to(device).eval(), architecture, float("nan") if score is None else score, bounds=bounds)
+
+    def _lesion(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return values[:, 0] if self.architecture.classes == 1 else 1 - values[:, 0]
 
     def _batched(self, images: Pixels, batch_size: int, function: Callable[[Tensor], Tensor]) -> Tensor:
         device = next(self.network.parameters()).device
@@ -141,8 +165,8 @@ def train_segmenter(
         real: annotated cases, all of one size, which fits the network (`Architecture.unfit`).
         synthetic: accepted synthetic pairs of the same size; none for the real arm.
         params: steps, batch size, network and mixture.
-        validation: annotated cases; the weights with the best mean Dice on them, looked at five times, are kept. Without
-            any, the last weights are kept.
+        validation: annotated cases; the weights with the best mean Dice on those with a lesion, looked at five times, are kept.
+            Without any, the last weights are kept. With lesion-free ones, too, `bounds` are chosen on all of them.
         checkpoint: safetensors file to resume from; a file `.best` beside it holds the best weights so far.
         report: called after each step with the loss, and with the best validation Dice once there is one.
         classes: K; with 1, masks of several classes count as one: lesion or not. The loss is MONAI's Dice + cross-entropy; for
@@ -178,7 +202,7 @@ def train_segmenter(
             logits = network(images)
         return criterion(logits.float(), masks)
 
-    best = _Best(Segmenter(network, architecture), validation, checkpoint)
+    best = BestWeights(network, Segmenter(network, architecture).segment, validation, classes, checkpoint)
 
     def after_step(done: int, total: int, values: Mapping[str, float]) -> None:
         if validation and (done == total or done % max(1, total // _EVALUATIONS) == 0):
@@ -189,7 +213,18 @@ def train_segmenter(
     rates = [params.encoder_rate if name.startswith("encoder.") else 1.0 for name, _ in network.named_parameters()]
     losses = train(network.parameters(), loss, schedule, checkpoint, after_step, list(network.buffers()), rates)
     best.restore()
-    return Segmenter(network.eval(), architecture, best.dice, tuple(losses))
+    return _decisive(Segmenter(network.eval(), architecture, best.dice, tuple(losses)), validation, params.decision_cost)
+
+
+def _decisive(segmenter: Segmenter, cases: Sequence[Case], cost: float) -> Segmenter:
+    """With the decision that is best on validation cases; without any lesion-free ones, as it is."""
+    if all(case.mask is None or case.mask.any() for case in cases):
+        return segmenter
+    findings = segmenter.findings(np.stack([case.image for case in cases]), weigh=True)
+    dice = validation_scores(findings.masks, cases, segmenter.architecture.classes)
+    bounds = choose_bounds(findings.areas, findings.probabilities, dice, cost)
+    shown = bounds.shown(findings.areas, findings.probabilities)
+    return replace(segmenter, validation_dice=float(np.nanmean(dice * shown)), bounds=bounds)
 
 
 def untrained(params: SegmentParams, classes: int, height: int, width: int, seed: int = 0,
@@ -228,42 +263,6 @@ def chosen(pairs: Sequence[_Pair], limit: int, seed: int) -> list[_Pair]:
 def to_input(images: Pixels) -> Tensor:
     """`[N, H, W, 3]` uint8 to `[N, 3, H, W]` float32 in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-class _Best:
-    """The best weights on the validation cases so far, kept in a file beside the checkpoint so that a resume knows them."""
-
-    def __init__(self, segmenter: Segmenter, validation: Sequence[Case], checkpoint: Path | None) -> None:
-        self.network, self.segmenter, self.cases = segmenter.network, segmenter, validation
-        self.file = checkpoint.with_suffix(".best") if checkpoint else None
-        self.dice, self.weights = float("nan"), dict[str, Tensor]()
-        if checkpoint and checkpoint.is_file() and self.file and self.file.is_file():
-            self.weights = load_file(self.file)
-            self.dice = float(self.weights.pop("validation_dice"))
-
-    def look(self) -> None:
-        self.network.eval()
-        predictions = self.segmenter.segment(np.stack([case.image for case in self.cases]))
-        self.network.train()
-        classes = self.segmenter.architecture.classes
-        scores = [class_dice(within_frame(p, case), case.mask, classes)
-                  for p, case in zip(predictions, self.cases, strict=True) if case.mask is not None]
-        score = float(np.mean([0.0, *scores] if np.isnan(scores).all() else [s for s in scores if not np.isnan(s)]))
-        if np.isnan(self.dice) or score > self.dice:
-            self.dice = score
-            self.weights = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
-            if self.file:
-                self.file.parent.mkdir(parents=True, exist_ok=True)
-                save_file(self.weights | {"validation_dice": torch.tensor(score, dtype=torch.float64)}, self.file)
-
-    def restore(self) -> None:
-        if self.weights:
-            self.network.load_state_dict(self.weights)
-
-
-def within_frame(prediction: Pixels, case: Case) -> Pixels:
-    """A prediction `[S, S]` without what lies on the bars of `pad`, where there is no image."""
-    return prediction if case.frame is None else prediction * case.frame.mask(len(prediction)).astype(np.uint8)
 
 
 def _check(cases: Sequence[Case], n_real: int, classes: int) -> None:

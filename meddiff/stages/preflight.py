@@ -27,3 +27,7 @@ def check_ahead(params: Params, stage: str) -> None:
         from meddiff.segmentation.segmenter import untrained
 
         untrained(params.segment, len(params.prepare.classes), params.prepare.size, params.prepare.size)
+    if "evaluate" in later and params.evaluate.metric:
+        from meddiff.segmentation.metrics import load_metric
+
+        load_metric(params.evaluate.metric)

@@ -1,6 +1,5 @@
 """Stage `segment`: one segmenter for each arm and seed, trained alike but for what the arm is about."""
 
-import shutil
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -15,31 +14,32 @@ from meddiff.layout import Layout, replacing
 from meddiff.outputs.cases import read_cases
 from meddiff.outputs.pairs import KINDS, nothing
 from meddiff.outputs.rows import DroppedRow, ValidationRow
-from meddiff.outputs.tables import DROPPED, VALIDATION, loss_points, write_losses
+from meddiff.outputs.tables import DROPPED, VALIDATION, VALIDATION_CASES, loss_points, write_losses
+from meddiff.outputs.trained import gather_segmenters
 from meddiff.params import Params
 from meddiff.params.arms import arm_of
 from meddiff.progress import Report, tell
 from meddiff.segmentation.augmentation import AUGMENTATIONS
+from meddiff.segmentation.ensemble import Recipe
 from meddiff.segmentation.pools import Pools
+from meddiff.segmentation.scoring import validate_cases
 from meddiff.segmentation.segmenter import train_segmenter
 from meddiff.services.tracking import StageRun
 from meddiff.training import side_by_side
 
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
-    """Train every arm with every seed into `models/segmenters/ARM/SEED/`, and write `validation.csv` and `dropped.csv`.
+    """Train every arm with every seed into `models/segmenters/ARM/SEED/`, and write tables of them (`outputs.tables`).
 
     A finished segmenter is kept in `.work/`: a killed run goes on, and a new filter setting doesn't train the real arm again.
-
-    Raises:
-        MeddiffError: the prepared cases or the backgrounds are missing, or an arm has no pairs (see `segment.empty_arms`).
+    Raises a MeddiffError where prepared cases or backgrounds are missing, or an arm has no pairs (see `segment.empty_arms`).
     """
     params = use_machine(params)
-    device, settings, classes = params.compute.device, params.segment, len(params.prepare.classes)
+    device, settings, prepared, classes = params.compute.device, params.segment, params.prepare, len(params.prepare.classes)
     real, validation = read_cases(layout.cases("train")), read_cases(layout.cases("val"))
     tracker.dataset(pd.DataFrame({"id": [c.id for c in real], "group": [c.group for c in real]}), "train", "training")
     weights = folder if (folder := Path(settings.encoder).expanduser()).is_dir() else ""
-    common = code("segmentation.segmenter"), device, classes, weights, digest(real), digest(validation)
+    common = code("segmentation.scoring"), device, classes, weights, digest(real), digest(validation)
     pools = Pools(real, settings, lambda kind: KINDS[kind](layout), partial(nothing, layout))
     tell("segment", (f"the arm {arm} is left out: {reason}" for arm, reason in pools.dropped.items()))
     work, recording, locks = layout.work / "segment", Lock(), defaultdict[str, Lock](Lock)
@@ -49,14 +49,14 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
         if not pool.pairs and pool.wanted:
             tell("segment", [f"there is no pair for the arm {arm}: it is trained on the real cases alone"])
         name = key(*common, pool.settings, arm_of(arm).augmentation, seed, digest(pool.pairs))
-
         def make(folder: Path) -> None:
             checkpoint = work / f"{name}.safetensors"
             net = train_segmenter(real, pool.pairs, pool.settings, seed, validation, device, checkpoint, report, classes, augment)
             net.save(folder)
+            VALIDATION_CASES.write(folder, validate_cases(net, validation, arm, seed))
             write_losses(folder, net.losses)
-            VALIDATION.write(folder, [ValidationRow(arm, seed, net.validation_dice, settings.steps, len(real), len(pool.pairs),
-                                                    pool.wanted)])
+            row = ValidationRow(arm, seed, net.validation_dice, settings.steps, len(real), len(pool.pairs), pool.wanted)
+            VALIDATION.write(folder, [row])
 
         with locks[name]:  # arms of equal pairs share it
             folder = finish(work / name, make)
@@ -68,13 +68,13 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
         return folder, row
 
     each = [(arm, seed) for arm in settings.arms if arm not in pools.dropped for seed in settings.seeds]
-    jobs = {f"segment {arm} seed {seed}": partial(train, arm, seed) for arm, seed in each}
-    kept, rows = zip(*side_by_side(jobs, device), strict=True)
+    made = side_by_side({f"segment {arm} seed {seed}": partial(train, arm, seed) for arm, seed in each}, device)
     with replacing(layout.segmenters) as fresh:
-        table = VALIDATION.write(fresh, pd.concat(rows, ignore_index=True))
+        gather_segmenters(dict(zip(each, (folder for folder, _ in made), strict=True)), fresh)
+        for arm in dict(each):
+            Recipe(arm, prepared.classes, len(real[0].image), prepared.fit, settings.vertical_flips).write(fresh / arm)
+        table = VALIDATION.write(fresh, pd.concat([row for _, row in made], ignore_index=True))
         DROPPED.write(fresh, (DroppedRow(arm, reason) for arm, reason in pools.dropped.items()))
-        for folder, (arm, seed) in zip(kept, each, strict=True):
-            shutil.copytree(folder, fresh / arm / str(seed), ignore=shutil.ignore_patterns("*.csv"))
-    forget(work, kept)
+    forget(work, [folder for folder, _ in made])
     tracker.file(layout.segmenters / VALIDATION.name)
     tracker.headline({f"val_dice_{arm}": float(dice) for arm, dice in table.groupby("arm")["dice"].mean().dropna().items()})

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from meddiff.cases import Case
-from meddiff.datasets.decoding import decode_image, decode_mask, eight_bits
+from meddiff.datasets.decoding import decode_image, decode_mask
+from meddiff.datasets.levels import eight_bits
 from meddiff.errors import MeddiffError
 
 CLASSES = np.array([[0, 1, 1, 2], [0, 0, 3, 3]], np.uint8).repeat(4, 0).repeat(4, 1)

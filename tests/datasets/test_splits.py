@@ -1,6 +1,7 @@
 """No group and no near-duplicate crosses parts; old cases stay where they are; the dataset's own split holds."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_nothing_crosses_parts(drawn: list[tuple[int, bool, str | None]], near: 
         return
     where = place(result)
     assert where.keys().isdisjoint(result.backgrounds)
-    assert all(where.get(item.id) in (None, "test") for item in items if not item.lesion)
+    assert all(where.get(item.id) in (None, "val", "test") for item in items if not item.lesion)
     kept = {*where, *result.backgrounds}
     assert kept.isdisjoint({*result.dropped, *result.dropped_backgrounds})
     assert kept | {*result.dropped, *result.dropped_backgrounds} == {item.id for item in items}
@@ -113,40 +114,52 @@ def test_an_official_validation_part_alone_leaves_the_test_to_be_made() -> None:
     assert 5 < len(result.parts["test"]) < 30
 
 
-def test_lesion_free_relatives_of_test_cases_are_test_cases_and_no_backgrounds() -> None:
+def test_lesion_free_relatives_are_in_the_same_part_and_backgrounds_in_training_alone() -> None:
     items = [*members(40), *[Member(f"n{i}", f"g{i:03d}", False) for i in range(20)]]
     result = split(items, NONE, 0.2, 0.3)
     where = place(result)
-    assert result.dropped_backgrounds
+    assert not result.dropped_backgrounds
+    assert {where[f"c{2 * i:03d}"] for i in range(20)} == set(SPLITS)
     for i in range(20):
         part = where[f"c{2 * i:03d}"]
         assert (f"n{i}" in result.backgrounds) == (part == "train")
-        assert (f"n{i}" in result.parts["test"]) == (part == "test")
-        assert (f"n{i}" in result.dropped_backgrounds) == (part == "val")
+        assert all((f"n{i}" in result.parts[held]) == (part == held) for held in ("val", "test"))
 
 
 def test_a_lesion_free_copy_of_a_test_image_with_a_lesion_is_neither() -> None:
     items = [Member("a", "a", True, "train"), Member("v", "v", True, "val"), Member("t", "t", True, "test"),
-             Member("copy", "copy", False), Member("said", "said", False, "test")]
-    result = split(items, np.array([[2, 3], [2, 4]], dtype=np.intp), 0.2, 0.2)
-    assert result.dropped_backgrounds == ("copy",)
+             Member("copy", "copy", False), Member("said", "said", False, "test"), Member("double", "double", False)]
+    result = split(items, np.array([[2, 3], [2, 4], [1, 5]], dtype=np.intp), 0.2, 0.2)
+    assert result.dropped_backgrounds == ("copy", "double")
     assert result.parts["test"] == ("said", "t")        # what the dataset's own split says holds
 
 
-def test_a_share_of_the_lesion_free_groups_is_held_back_for_the_test() -> None:
+def test_shares_of_the_lesion_free_groups_are_held_back_for_validation_and_test() -> None:
     free = [Member(f"n{i:04d}", f"p{i // 2:04d}", False) for i in range(1000)]
     for own in (False, True):   # also where the dataset's own split tells the cases alone
         lesions = [Member(case.id, case.group, True, SPLITS[i // 20] if own else None) for i, case in enumerate(members(60, 1))]
         result = split([*lesions, *free], NONE, 0.2, 0.25)
-        held = {id for id in result.parts["test"] if id.startswith("n")}
+        held, seen = ({id for id in result.parts[part] if id.startswith("n")} for part in ("test", "val"))
         assert abs(len(held) / 1000 - 0.25) < 0.05
-        assert held.isdisjoint(result.backgrounds)
-        assert len(held) + len(result.backgrounds) == 1000
-        assert all(f"n{int(id[1:]) ^ 1:04d}" in held for id in held)    # whole groups
-        assert not any(id.startswith("n") for part in ("train", "val") for id in result.parts[part])
+        assert abs(len(seen) / 1000 - 0.2) < 0.05
+        assert len(held | seen | set(result.backgrounds)) == len(held) + len(seen) + len(result.backgrounds) == 1000
+        assert all(f"n{int(id[1:]) ^ 1:04d}" in part for part in (held, seen) for id in part)    # whole groups
+        assert not any(id.startswith("n") for id in result.parts["train"])
     more = split([*lesions, *free, *[Member(f"m{i}", f"m{i}", False) for i in range(50)]], NONE, 0.2, 0.25)
     assert held <= set(more.parts["test"])
-    assert not any(id.startswith("n") for id in split([*lesions, *free], NONE, 0.2, 0.0).parts["test"])
+    assert seen <= set(more.parts["val"])
+    for part, fractions in (("test", (0.2, 0.0)), ("val", (0.0, 0.25))):
+        given = [*lesions, Member("v", "v", True, "val"), Member("t", "t", True, "test")]
+        assert not any(id.startswith("n") for id in split([*given, *free], NONE, *fractions).parts[part])
+
+
+def test_the_test_keeps_its_lesion_free_images_whatever_validation_takes() -> None:
+    items = [*[Member(f"c{i}", f"c{i}", True, SPLITS[i % 3]) for i in range(9)],
+             *[Member(f"n{i}", f"n{i}", False) for i in range(40)]]
+    parts = [split(items, NONE, share, 0.25).parts for share in (0.0, 0.2, 0.7)]
+    assert parts[0]["test"] == parts[1]["test"] == parts[2]["test"]
+    assert not any(id.startswith("n") for id in parts[0]["val"])
+    assert len(parts[0]["val"]) < len(parts[1]["val"]) < len(parts[2]["val"])
 
 
 @pytest.mark.parametrize(("n", "left"), [(5, 5), (8, 8), (9, 8), (12, 8)])
@@ -154,7 +167,7 @@ def test_eight_backgrounds_are_left_where_there_are_so_many(n: int, left: int) -
     lesions = [Member(case.id, case.group, True, SPLITS[i % 3]) for i, case in enumerate(members(60, 1))]
     result = split([*lesions, *[Member(f"n{i}", f"n{i}", False) for i in range(n)]], NONE, 0.2, 0.99)
     assert len(result.backgrounds) == left
-    assert sum(id.startswith("n") for id in result.parts["test"]) == n - left
+    assert sum(id.startswith("n") for part in ("val", "test") for id in result.parts[part]) == n - left
 
 
 def test_parts_that_the_dataset_gives_lesion_free_images_hold() -> None:
@@ -163,7 +176,8 @@ def test_parts_that_the_dataset_gives_lesion_free_images_hold() -> None:
     result = split([*lesions, *free, *[Member(f"u{i}", f"u{i}", False) for i in range(40)]], NONE, 0.2, 0.5)
     assert {id for id in result.parts["test"] if id[0] == "n"} == {f"n{i}" for i in range(2, 60, 3)}
     assert set(result.backgrounds) == {f"n{i}" for i in range(0, 60, 3)} | {f"u{i}" for i in range(40)}
-    assert set(result.dropped_backgrounds) == {f"n{i}" for i in range(1, 60, 3)}
+    assert {id for id in result.parts["val"] if id[0] == "n"} == {f"n{i}" for i in range(1, 60, 3)}
+    assert not result.dropped_backgrounds
 
 
 def test_lesion_free_images_alone_make_no_test() -> None:
@@ -207,12 +221,12 @@ def test_groups_merge_transitively() -> None:
     assert merged_groups(["d", "b", "c", "a", "d"], np.array([[0, 1], [1, 2]], dtype=np.intp)) == ["b", "b", "b", "a", "b"]
 
 
-def test_labelled_cases_are_whole_groups_in_seeded_order() -> None:
+def test_labelled_cases_are_of_each_group_in_turn_in_seeded_order() -> None:
     items = members(60)
     groups = {item.id: item.group for item in items}
     chosen = choose_labelled(groups, groups, 11, 0)
-    assert len(chosen) == 11
-    assert len({groups[id] for id in chosen}) == 6
+    assert len(chosen) == len({groups[id] for id in chosen}) == 11
+    assert len({groups[id] for id in choose_labelled(groups, groups, 30, 0)}) == 30
     assert chosen == choose_labelled(reversed(list(groups)), groups, 11, 0)
     assert set(chosen) < set(choose_labelled(groups, groups, 20, 0))
     assert chosen != choose_labelled(groups, groups, 11, 1)
@@ -286,3 +300,36 @@ def test_labelled_cases_hold_each_class_by_its_share() -> None:
         assert 4 <= counts[1] <= 6
         assert set(choose_labelled(ids, groups, 10, seed, labels)) <= set(chosen)
     assert choose_labelled(ids, groups, 20, 0, dict.fromkeys(ids, 1)) == choose_labelled(ids, groups, 20, 0)
+
+
+def test_frames_of_few_videos_are_spread_over_all_of_them_and_within_each() -> None:
+    groups = {f"v{video}_{frame:03d}": f"v{video}" for video in range(9) for frame in range(60)}
+    chosen = choose_labelled(groups, groups, 40, 0)
+    assert set(Counter(groups[id] for id in chosen).values()) == {4, 5}
+    frames = [int(id[-3:]) for id in chosen]
+    assert min(frames) < 20
+    assert max(frames) > 40     # not the first of each
+    for label in (1, 2):        # with the shares of two classes kept
+        labels = {id: 1 + (int(id[-3:]) % 4 == 0) for id in groups}
+        both = choose_labelled(groups, groups, 40, 0, labels)
+        assert sum(labels[id] == label for id in both) == (30 if label == 1 else 10)
+        assert len({groups[id] for id in both}) == 9
+
+
+def test_the_choice_of_images_without_relatives_is_by_the_draw_of_their_names() -> None:
+    """Published numbers keep their cases."""
+    ids = [f"case{i:02d}" for i in range(12)]
+    assert choose_labelled(ids, {id: id for id in ids}, 5, 3) == ("case00", "case03", "case06", "case07", "case08")
+    labels = {id: 1 + (i % 3 == 0) for i, id in enumerate(ids)}
+    assert choose_labelled(ids, {id: id for id in ids}, 5, 3, labels) == ("case00", "case06", "case07", "case08", "case10")
+
+
+def test_a_near_duplicate_in_its_group_waits_until_no_other_case_is_left() -> None:
+    groups = {id: id[0] for id in ("a1", "a2", "a3", "b1", "b2", "c1")}
+    near = {frozenset(pair) for pair in (("a1", "a2"), ("b1", "b2"))}
+    for seed in range(10):
+        four = choose_labelled(groups, groups, 4, seed, near=near)
+        assert {groups[id] for id in four} == {"a", "b", "c"}
+        assert not any(pair <= set(four) for pair in near)
+        assert "a3" in four
+        assert set(choose_labelled(groups, groups, 6, seed, near=near)) == set(groups)

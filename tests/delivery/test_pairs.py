@@ -1,16 +1,25 @@
 """The plain folder of accepted pairs, as other programs read it."""
 
+import base64
+import hashlib
+import io
+import json
 from pathlib import Path
 
 import cv2
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image, ImageDraw
+from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
+from meddiff import segmentation
 from meddiff.cases import read_mask, write_mask
 from meddiff.cli.app import app
 from meddiff.datasets import adapters
+from meddiff.delivery.pair_formats import FORMATS
 from meddiff.delivery.pairs import export_pairs
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
@@ -29,7 +38,7 @@ def test_accepted_pairs_go_out_with_their_final_masks(layout: Layout, tmp_path: 
     assert export_pairs(layout, Params(), tmp_path / "out", report=lambda done, total, values: steps.append(done)) == 4
     assert steps == [1, 2, 3, 4]
     out = tmp_path / "out"
-    assert sorted(path.name for path in out.iterdir()) == ["README.md", "images", "masks", "samples.csv"]
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "croissant.json", "images", "masks", "samples.csv"]
     for kind in ("images", "masks"):
         assert sorted(path.stem for path in (out / kind).iterdir()) == IDS
     for id in IDS:
@@ -74,3 +83,134 @@ def test_the_command_says_what_it_wrote(layout: Layout, tmp_path: Path, monkeypa
     monkeypatch.chdir(layout.root)
     done = CliRunner().invoke(app, ["export", "folder", str(tmp_path / "out")], catch_exceptions=False)
     assert f"4 accepted pairs in {tmp_path / 'out'}: images/, masks/, samples.csv" in done.output
+
+
+# ---- formats, each read by its own reader
+
+TWO = Params.model_validate({"prepare": {"size": 32, "classes": ["benign", "malignant"]}})
+
+
+def masks(layout: Layout) -> dict[str, np.ndarray]:
+    """Masks that are hard to draw, in the place of the accepted pairs' final ones: by id, of 0 to 2."""
+    y, x = np.mgrid[:32, :32]
+    ring = ((y - 16) ** 2 + (x - 12) ** 2 < 90) & ((y - 16) ** 2 + (x - 12) ** 2 > 20)
+    specks = np.zeros((32, 32), bool)
+    specks[3, 4] = specks[4, 5] = specks[10, 10:20] = specks[20:25, 30:] = True
+    hard = {"s01": ring + 2 * specks, "s02": ((y - 9) ** 2 / 60 + (x - 20) ** 2 / 30 < 1) * 2,
+            "s11": np.random.default_rng(3).integers(0, 3, (32, 32)), "s12": np.zeros((32, 32))}
+    found = {id: np.clip(mask, 0, 2).astype(np.uint8) for id, mask in hard.items()}
+    for id, mask in found.items():
+        write_mask(layout.filtered / f"masks/{id}.png", mask, 2)
+    return found
+
+
+def exported(layout: Layout, out: Path, kind: str) -> Path:
+    assert export_pairs(layout, TWO, out, kind=kind) == 4
+    for id in IDS:
+        assert (out / f"images/{id}.png").read_bytes() == next(layout.synthetic.glob(f"*/images/{id}.png")).read_bytes()
+    return out
+
+
+def test_coco_gives_pycocotools_the_same_masks(layout: Layout, tmp_path: Path) -> None:
+    expected, out = masks(layout), exported(layout, tmp_path / "out", "coco")
+    coco = COCO(out / "annotations.json")
+    assert [entry["name"] for entry in coco.loadCats(coco.getCatIds())] == ["benign", "malignant"]
+    images = coco.loadImgs(coco.getImgIds())
+    assert [image["file_name"] for image in images] == [f"images/{id}.png" for id in IDS]
+    assert all(image["synthetic"] for image in images)
+    for image, id in zip(images, IDS, strict=True):
+        mask = np.zeros((image["height"], image["width"]), np.uint8)
+        for entry in coco.loadAnns(coco.getAnnIds(imgIds=image["id"])):
+            part = coco.annToMask(entry).astype(bool)
+            assert not mask[part].any()
+            mask[part] = entry["category_id"]
+            left, top, width, height = entry["bbox"]
+            assert part.sum() == part[top:top + height, left:left + width].sum() == entry["area"]
+        assert np.array_equal(mask, expected[id])
+
+
+LABELME = {  # as labelme 5 documents it
+    "type": "object", "required": ["version", "flags", "shapes", "imagePath", "imageData", "imageHeight", "imageWidth"],
+    "additionalProperties": False, "properties": {
+        "version": {"type": "string"}, "flags": {"type": "object"}, "imagePath": {"type": "string"},
+        "imageData": {"type": ["string", "null"]}, "imageHeight": {"type": "integer"}, "imageWidth": {"type": "integer"},
+        "shapes": {"type": "array", "items": {
+            "type": "object", "required": ["label", "points", "shape_type"], "additionalProperties": False, "properties": {
+                "label": {"type": "string"}, "points": {"type": "array", "minItems": 2, "items": {
+                    "type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "number"}}},
+                "group_id": {"type": ["integer", "null"]}, "shape_type": {"enum": ["polygon", "mask"]},
+                "flags": {"type": "object"}, "description": {"type": "string"}, "mask": {"type": ["string", "null"]}}}}}}
+
+
+def test_labelme_fills_its_shapes_to_the_same_masks(layout: Layout, tmp_path: Path) -> None:
+    """By its documented rule: a polygon with its line, or a mask between two corners that belong to it."""
+    expected, out = masks(layout), exported(layout, tmp_path / "out", "labelme")
+    kinds = set()
+    for id in IDS:
+        content = json.loads((out / f"images/{id}.json").read_text())
+        jsonschema.validate(content, LABELME)
+        assert content["flags"] == {"synthetic": True}
+        assert (out / "images" / content["imagePath"]).is_file()
+        mask = np.zeros((content["imageHeight"], content["imageWidth"]), np.uint8)
+        for shape in content["shapes"]:
+            kinds.add(shape["shape_type"])
+            points, label = [tuple(point) for point in shape["points"]], ["benign", "malignant"].index(shape["label"]) + 1
+            if shape["shape_type"] == "polygon":
+                assert len(points) > 2
+                drawn = Image.new("L", mask.shape[::-1])
+                ImageDraw.Draw(drawn).polygon(points, outline=1, fill=1)
+                mask[np.asarray(drawn) > 0] = label
+            else:
+                (left, top), (right, bottom) = points
+                cut = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"]))))
+                mask[top:bottom + 1, left:right + 1][cut > 0] = label
+        assert np.array_equal(mask, expected[id]), id
+    assert kinds == {"polygon", "mask"}
+    assert {shape["shape_type"] for shape in json.loads((out / "images/s02.json").read_text())["shapes"]} == {"polygon"}
+
+
+def test_monai_reads_its_datalist(layout: Layout, tmp_path: Path) -> None:
+    expected, out = masks(layout), exported(layout, tmp_path / "out", "monai")
+    items = segmentation.monai.data.load_decathlon_datalist(out / "dataset.json", True, "training")
+    assert [Path(item["image"]) for item in items] == [out / f"images/{id}.png" for id in IDS]
+    assert all(item["synthetic"] is True for item in items)
+    for item, id in zip(items, IDS, strict=True):
+        assert np.array_equal(grays(Path(item["label"])), expected[id])
+    assert json.loads((out / "dataset.json").read_text())["labels"] == {"0": "background", "1": "benign", "2": "malignant"}
+
+
+def test_hugging_face_reads_its_folder(layout: Layout, tmp_path: Path) -> None:
+    """By its documented rule: a line an image, `file_name` and `mask_file_name` relative to the file of lines."""
+    expected, out = masks(layout), exported(layout, tmp_path / "out", "imagefolder")
+    rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
+    assert [row["file_name"] for row in rows] == [f"images/{id}.png" for id in IDS]
+    assert all(row["synthetic"] is True for row in rows)
+    assert [row["classes"] for row in rows] == [["benign", "malignant"], ["malignant"], ["benign", "malignant"], []]
+    for row in rows:
+        assert np.array_equal(grays(out / row["mask_file_name"]), expected[row["id"]])
+
+
+@pytest.mark.parametrize("kind", ["folder", *FORMATS])
+def test_croissant_says_that_they_are_synthetic(layout: Layout, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "out"
+    export_pairs(layout, Params(), out, kind=kind)
+    content = json.loads((out / "croissant.json").read_text())
+    assert content["rai:hasSyntheticData"] is True
+    assert content["conformsTo"] == ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
+    table, *sets = content["distribution"]
+    assert table["sha256"] == hashlib.sha256((out / "samples.csv").read_bytes()).hexdigest()
+    assert all(list(out.glob(each["includes"])) for each in sets)
+    assert {each["name"] for each in sets} == {"images", kind}
+
+
+def test_mlcroissant_reads_the_records(layout: Layout, tmp_path: Path) -> None:
+    reader = pytest.importorskip("mlcroissant", reason="the reference reader isn't a dependency")
+    export_pairs(layout, Params(), tmp_path / "out")
+    assert [row["samples/id"].decode() for row in reader.Dataset(tmp_path / "out/croissant.json").records("samples")] == IDS
+
+
+def test_labels_are_for_formats_with_mask_files(layout: Layout, tmp_path: Path) -> None:
+    export_pairs(layout, Params(), tmp_path / "out", labels=True, kind="imagefolder")
+    assert set(np.unique(grays(tmp_path / "out/masks/s01.png"))) == {0, 1}
+    with pytest.raises(MeddiffError, match="--labels: the format coco has its own values"):
+        export_pairs(layout, Params(), tmp_path / "coco", labels=True, kind="coco")

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from meddiff.delivery.sampling import sample_registered
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import Params, PromoteParams
-from meddiff.services.tracking import Evidence, Registry, load_generator, stage_run
-from meddiff.services.tracking.models import log_generator
+from meddiff.services.tracking import GENERATOR, Evidence, Registry, load_generator, stage_run
+from meddiff.services.tracking.models import log_model
 from meddiff.services.tracking.server import connect
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # dvc's own, in pygtrie
@@ -83,7 +84,8 @@ def execution(layout: Layout, name: str, metrics: dict[str, float], monkeypatch:
             folder = layout.root / "bundle"
             folder.mkdir(exist_ok=True)
             (folder / "word.txt").write_text(name)
-            version = log_generator(tracker.own.server, tracker.own.id, folder, Params().promote.model, "echo_loader")
+            version = log_model(tracker.own.server, tracker.own.id, folder, Params().promote.model,
+                                replace(GENERATOR, loader="echo_loader"))
             model = f"{Params().promote.model}/{version}"
         tracker.whole.tags({"meddiff.model_version": model})
     if complete:

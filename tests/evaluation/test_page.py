@@ -13,7 +13,7 @@ from meddiff.cases import CLASS_COLOURS
 from meddiff.evaluation.bootstrap import Interval
 from meddiff.evaluation.closing import closing_lines
 from meddiff.evaluation.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
-from meddiff.evaluation.page import caveats, further, headline, report_page, verdict
+from meddiff.evaluation.page import caveats, decision_warning, further, headline, report_page, verdict
 from meddiff.evaluation.summary import Found, Quality, Summary
 from meddiff.pages import Picture
 from tests.markup import Checker
@@ -203,17 +203,26 @@ def test_outlines_of_several_classes_have_their_colours(cases):
 
 
 def test_detection_has_a_table_and_its_absence_is_a_caveat():
-    real = Found(interval(0.9, 0.8, 0.95, 15), 0.75, 0.4, 60)
-    blind = Found(interval(float("nan"), float("nan"), float("nan"), 0), float("nan"), float("nan"), 0)
+    real = Found(interval(0.9, 0.8, 0.95, 15), interval(0.97, 0.94, 1.0, 45), interval(-0.004, -0.01, 0.0, 45), 0.75, 0.4, 60)
+    none = interval(float("nan"), float("nan"), float("nan"), 0)
+    blind = Found(none, none, none, float("nan"), float("nan"), 0)
     both = replace(summary(), detection={"real": real, "synthetic": blind})
     checker = Checker()
     checker.feed(report_page(both, [], "demo", "now", 2.0))
     assert checker.open == []
-    for words in ("Detection", "10%5% to 20%, 15 images", "75%of 60", "0.40", "IoU of at least 0.1"):
+    for words in ("Detection", "90%80% to 95%, 15 images", "97%94% to 100%, 45 images",
+                  "−0.4−1.0 to +0.0", "75%of 60", "0.40", "IoU of at least 0.1"):
         assert words in checker.text
     assert "nan" not in checker.text
-    assert "healthy images" not in " ".join(caveats(both))
-    assert "healthy images" in " ".join(caveats(replace(summary(), detection={"real": blind})))
+    assert decision_warning(both) == []
+    cannot = decision_warning(replace(summary(), detection={"real": blind}))
+    assert cannot == ["No test image is lesion-free: whether the networks find lesions in healthy images, too, can't be told."]
+    loud = replace(real, specificity=interval(0.02, 0.0, 0.05, 15))
+    warned = replace(summary(), detection={"real": loud, "synthetic": real})
+    assert decision_warning(warned)[0].startswith(
+        "Warning: a lesion is found in nearly all of the 15 lesion-free test images: real 98% (95% to 100%). ")
+    for page in (report_page(warned, [], "demo", "now", 2.0), "\n".join(closing_lines(warned, Path("report.html")))):
+        assert "Warning: a lesion is found in nearly all" in page
     assert "Detection" not in report_page(summary(), [], "demo", "now", 2.0)
 
 

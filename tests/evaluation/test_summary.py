@@ -48,8 +48,12 @@ def test_means_gain_sizes_and_exclusions():
     assert summary.excluded == {"real": {"dice": 0, "iou": 0, "hd95": 2, "nsd": 0},
                                 "synthetic": {"dice": 0, "iou": 0, "hd95": 0, "nsd": 0}}
     assert (summary.n_real, summary.n_synthetic, summary.steps) == (8, 4, 20)
+    real = summary.detection["real"].sensitivity
     assert summary.headlines() == pytest.approx({"dice_real": 0.5, "dice_synthetic": 0.6, "acceptance": 0.4, "copies": 0.1,
-                                                 "gain": 0.1, "gain_lower": 0.1, "gain_upper": 0.1, "gain_seeds": 2})
+                                                 "gain": 0.1, "gain_lower": 0.1, "gain_upper": 0.1, "gain_seeds": 2,
+                                                 "sensitivity_real": 6 / 9, "sensitivity_real_lower": real.lower,
+                                                 "sensitivity_real_upper": real.upper, "sensitivity_synthetic": 1,
+                                                 "sensitivity_synthetic_lower": 1, "sensitivity_synthetic_upper": 1})
 
 
 def test_undefined_numbers_become_null_and_no_headline():
@@ -59,7 +63,7 @@ def test_undefined_numbers_become_null_and_no_headline():
     assert values["gain"]["lower"] is None
     assert values["acceptance"] is None
     assert values["excluded"]["real"]["dice"] == 18
-    assert summary.headlines() == {}
+    assert {name for name in summary.headlines() if not name.startswith("sensitivity_")} == set()
 
 
 def test_the_json_holds_what_readers_rely_on():
@@ -177,7 +181,14 @@ def test_lesion_free_cases_count_for_detection_alone():
     assert (real.specificity.mean, synthetic.specificity.mean) == pytest.approx((7 / 8, 1 / 2))
     assert (real.specificity.cases, real.specificity.seeds) == (4, 2)
     assert real.specificity.lower < 7 / 8 <= real.specificity.upper
-    assert (real.sensitivity, synthetic.sensitivity) == pytest.approx((6 / 9, 1))
+    assert (real.lesions_found, synthetic.lesions_found) == pytest.approx((6 / 9, 1))
+    assert (real.sensitivity.mean, synthetic.sensitivity.mean) == pytest.approx((6 / 9, 1))
+    assert real.sensitivity.lower < 6 / 9 < real.sensitivity.upper
+    assert math.isnan(real.decision.mean)
+    table = with_lesion_free(scores())
+    table = table.assign(dice_undecided=table["dice"] + 0.02)
+    decided = summarise(table, training(), QUALITY, SETTINGS).detection["real"].decision
+    assert (decided.mean, decided.lower, decided.upper, decided.cases) == pytest.approx((-0.02, -0.02, -0.02, 9))
     assert real.false_positives == pytest.approx(1 / 9)             # of the cases with a lesion
     assert real.lesions == 9
     assert summary.headlines()["specificity_real"] == pytest.approx(7 / 8)

@@ -10,10 +10,11 @@ import torch
 from meddiff.cases import Case, Frame
 from meddiff.errors import MeddiffError
 from meddiff.params import SegmentParams
-from meddiff.segmentation import segmenter as segmentation
+from meddiff.segmentation import validation as validating
 from meddiff.segmentation.metrics import class_dice, dice
 from meddiff.segmentation.networks import WIDTHS
-from meddiff.segmentation.segmenter import Segmenter, train_segmenter, within_frame
+from meddiff.segmentation.segmenter import Segmenter, train_segmenter
+from meddiff.segmentation.validation import within_frame
 
 SHORT = SegmentParams(steps=4, batch_size=4)
 
@@ -114,7 +115,7 @@ def test_a_resume_remembers_better_weights_from_before(cases, tmp_path, monkeypa
     """The best look may lie before the interruption; then its weights must come back."""
     monkeypatch.setattr("meddiff.training.CHECKPOINT_SECONDS", 0.0)
     scores = iter([0.2, 0.9, 0.1, 0.1, 0.1])
-    monkeypatch.setattr(segmentation, "class_dice", lambda prediction, reference, classes: next(scores))
+    monkeypatch.setattr(validating, "class_dice", lambda prediction, reference, classes: next(scores))
     real, validation, params = cases(6), cases(1, seed=1), SegmentParams(steps=10, batch_size=4)
     seen = {}
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from meddiff.cases import Case, write_image, write_mask
+from meddiff.cases import Case, read_mask, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.evaluation.bootstrap import nearer_p
 from meddiff.layout import Layout
@@ -18,6 +19,9 @@ from meddiff.outputs.pairs import PairFiles, list_accepted
 from meddiff.params import Params
 from meddiff.segmentation import pools
 from meddiff.segmentation.augmentation import augment, augment_strongly
+from meddiff.segmentation.decision import Findings
+from meddiff.segmentation.ensemble import Ensemble, Recipe
+from meddiff.segmentation.metrics import dice as dice_of
 from meddiff.segmentation.segmenter import Segmenter
 from meddiff.services.tracking import Unrecorded
 from meddiff.stages import evaluate, prepare, segment
@@ -132,6 +136,8 @@ def test_segment_leaves_every_arm_and_seed(layout):
     for arm, seed, dice in zip(table["arm"], table["seed"], table["dice"], strict=True):
         assert Segmenter.load(layout.segmenters / arm / str(seed)).validation_dice == pytest.approx(dice)
         assert tracker.values[f"val_dice_{arm}_{seed}"] == pytest.approx(dice)
+    ensemble = Ensemble.load(layout.segmenters / "synthetic")
+    assert (ensemble.recipe, ensemble.seeds) == (Recipe("synthetic", ("lesion",), 32, "pad"), (0, 1))
     assert len({weights(layout, arm, seed) for arm in ("real", "synthetic") for seed in (0, 1)}) == 4
     assert set(tracker.headlines) == {"val_dice_real", "val_dice_synthetic"}
     assert [step for step, values in tracker.points if "loss_real_0" in values] == [1, 2, 3]
@@ -440,7 +446,7 @@ def test_evaluate_leaves_rows_summary_pictures_and_page(finished, capsys):
     evaluate.run(finished, settings(), tracker)
     table = pd.read_csv(finished.report / "per_case.csv")
     assert list(table.columns) == ["case", "group", "class", "arm", "seed", "dice", "iou", "hd95", "nsd", "lesions", "found",
-                                   "false_positives", "lesion_area", "stratum"]
+                                   "false_positives", "lesion_area", "stratum", "dice_undecided"]
     assert set(table["class"]) == {"lesion"}
     assert len(table) == 7 * 4
     assert table[table["lesion_area"] == 0]["stratum"].unique().tolist() == ["empty"]
@@ -454,7 +460,12 @@ def test_evaluate_leaves_rows_summary_pictures_and_page(finished, capsys):
         assert summary["detection"][arm]["specificity"]["mean"] == (rows["false_positives"] == 0).mean()
         assert tracker.headlines[f"specificity_{arm}"] == (rows["false_positives"] == 0).mean()
     for arm, rows in with_lesion.groupby("arm"):
-        assert summary["detection"][arm]["sensitivity"] == pytest.approx(rows["found"].sum() / 12)
+        assert summary["detection"][arm]["lesions_found"] == pytest.approx(rows["found"].sum() / 12)
+        shown = (rows["found"] + rows["false_positives"] > 0).mean()
+        assert summary["detection"][arm]["sensitivity"]["mean"] == pytest.approx(shown)
+        assert tracker.headlines[f"sensitivity_{arm}"] == pytest.approx(shown)
+        assert summary["detection"][arm]["decision"]["mean"] == 0   # no lesion-free validation case, no decision
+    assert (table["dice"].fillna(-1) == table["dice_undecided"].fillna(-1)).all()
     paired = with_lesion.pivot(index=["seed", "case"], columns="arm", values="dice").dropna()
     assert summary["gain"]["mean"] == pytest.approx((paired["synthetic"] - paired["real"]).mean())
     assert summary["gain"]["lower"] <= summary["gain"]["mean"] <= summary["gain"]["upper"]
@@ -477,16 +488,17 @@ def test_evaluate_repeats_itself_and_survives_a_test_without_lesions(finished):
     evaluate.run(finished, settings(), Unrecorded())
     assert (finished.report / "summary.json").read_text() == first
     put_split(finished, "test", make_cases(2, seed=4, lesion=False))
-    blank = np.zeros((2, 32, 32), np.float32)
+    blank = np.zeros((2, 1, 32, 32), np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Segmenter, "predict", lambda self, images, batch_size: blank)
+        patch.setattr(Segmenter, "probabilities", lambda self, images, batch_size: blank)
         evaluate.run(finished, settings(), Unrecorded())
     summary = json.loads((finished.report / "summary.json").read_text())
     assert summary["gain"]["mean"] is None
     assert summary["by_size"] == {}
     assert summary["excluded"]["real"]["dice"] == 4
     assert summary["detection"]["real"]["specificity"]["mean"] == 1
-    assert summary["detection"]["real"]["sensitivity"] is None
+    assert summary["detection"]["real"]["sensitivity"]["mean"] is None
+    assert summary["detection"]["real"]["lesions_found"] is None
     assert "No gain measured" in (finished.report / "report.html").read_text()
 
 
@@ -547,9 +559,44 @@ def test_a_lesion_predicted_on_the_bars_changes_nothing(two_classes, monkeypatch
     for bars in (0, 2):
         def segmented(self, images, bars=bars):
             inside = np.stack([within[tuple(image.ravel()[::97])] for image in images])
-            return np.where(inside, np.uint8(1), np.uint8(bars))
+            every = np.ones(len(images))
+            return Findings(np.where(inside, np.uint8(1), np.uint8(bars)), every > 0, every, every)
 
-        monkeypatch.setattr(Segmenter, "segment", segmented)
+        monkeypatch.setattr(Segmenter, "findings", segmented)
         evaluate.run(layout, settings(prepare=TWO_CLASSES), Unrecorded())
         tables.append(pd.read_csv(layout.report / "per_case.csv"))
     pd.testing.assert_frame_equal(*tables)
+
+
+def test_predictions_are_saved_and_tables_are_files(finished):
+    evaluate.run(finished, settings(), Unrecorded())
+    table = pd.read_csv(finished.report / "per_case.csv")
+    for row in table.itertuples():
+        mask = read_mask(finished.report / f"predictions/{row.arm}/{row.seed}/{row.case}.png")
+        assert dice_of(mask, read_mask(finished.cases("test") / f"masks/{row.case}.png")) == pytest.approx(row.dice, nan_ok=True)
+    assert len(list((finished.report / "predictions").rglob("*.png"))) == 7 * (4 + 1), "the fifth: an arm together"
+    numbers = pd.read_csv(finished.report / "tables.csv").set_index(["part", "arm", "score"])
+    summary = json.loads((finished.report / "summary.json").read_text())
+    assert numbers.loc[("all", "real", "iou"), "mean"] == pytest.approx(summary["arms"]["real"]["iou"]["mean"])
+    assert numbers.loc[("all", "synthetic", "gain"), "upper"] == pytest.approx(summary["gain"]["upper"])
+    tex = (finished.report / "tables.tex").read_text()
+    assert tex.count("\\begin{tabular}") == tex.count("\\bottomrule") == 4
+    assert "−" not in tex
+
+
+def test_a_score_of_the_users_own(finished, monkeypatch):
+    (finished.root / "mine.py").write_text("def missed(reference, prediction):\n    assert reference.dtype == 'uint8'\n"
+                                           "    return float((reference > prediction).sum())\n")
+    monkeypatch.chdir(finished.root)
+    evaluate.run(finished, settings(evaluate={"metric": "mine:missed"}), Unrecorded())
+    sys.modules.pop("mine")
+    table = pd.read_csv(finished.report / "per_case.csv")
+    first = table[table["stratum"] != "empty"].iloc[0]
+    masks = [read_mask(place / f"{first['case']}.png") for place in (
+        finished.cases("test") / "masks", finished.report / f"predictions/{first['arm']}/{first['seed']}")]
+    assert first["missed"] == (masks[0] > masks[1]).sum()
+    own = table[(table["arm"] == first["arm"]) & (table["stratum"] != "empty")]["missed"]
+    summary = json.loads((finished.report / "summary.json").read_text())
+    assert summary["arms"][first["arm"]]["missed"]["mean"] == pytest.approx(own.mean())
+    assert "missed" in (finished.report / "report.html").read_text()
+    assert "missed" in (finished.report / "tables.tex").read_text()

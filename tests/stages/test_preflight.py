@@ -35,6 +35,9 @@ def settings(file: Path) -> dict[str, tuple[dict, str]]:
         "hub id that isn't there": ({"foundation": {"source": "some/model", "revision": COMMIT}}, "must load"),
         "extractor file": ({"filter": {"extractor": f"resnet18:{file}"}}, "a feature extractor must load"),
         "extractor without commit": ({"filter": {"extractor": "some/model"}}, r"needs filter\.extractor_revision"),
+        "own score": ({"evaluate": {"metric": "no_such_module:score"}}, "the function must be there and its module load"),
+        "own score that takes one": ({"evaluate": {"metric": "math:sqrt"}}, "it must return a number"),
+        "own score of a taken name": ({"evaluate": {"metric": "meddiff.segmentation.metrics:dice"}}, "a name of its own"),
         "extractor folder": ({"filter": {"extractor": str(file.parent)}}, "a feature extractor must load"),
     }
 

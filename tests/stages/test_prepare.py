@@ -178,7 +178,9 @@ def test_default_demo_is_as_large_as_promised(tmp_path: Path) -> None:
     run(Layout(tmp_path), Params(), seen)
     assert seen.counts["labelled"] == 10
     assert seen.counts["train"] >= 200 + seen.counts["labelled"]
-    assert seen.counts["backgrounds_normal"] >= 40
+    assert seen.counts["backgrounds_normal"] >= 30
+    assert seen.counts["labelled_groups"] == 10
+    assert seen.counts["val_lesion_free"] >= 5
     assert seen.counts["test"] >= 100 + seen.counts["test_lesion_free"]
     assert seen.counts["test_lesion_free"] >= 12
 
@@ -233,8 +235,9 @@ def test_empty_masks_say_nothing_and_specks_are_left_out(tmp_path: Path, capsys:
     assert (seen.counts["empty_masks"], seen.counts["left_out_vanished"], seen.counts["unannotated"]) == (1, 1, 0)
     assert "their images count as lesion-free" in capsys.readouterr().err
     everywhere = {row["id"] for part in PARTS for row in rows(tmp_path, part)}
-    assert not {empty, speck} & everywhere
-    assert empty in {row["id"] for row in rows(tmp_path, "normal")}
+    assert speck not in everywhere
+    assert empty in {row["id"] for part in ("val", "test", "normal") for row in rows(tmp_path, part)}
+    assert empty not in {row["id"] for row in rows(tmp_path, "train")}
 
 
 def test_an_empty_mask_of_a_given_test_part_brings_no_image_into_training(tmp_path: Path) -> None:
@@ -440,21 +443,22 @@ def test_one_class_is_written_as_before(tmp_path: Path) -> None:
         assert set(np.unique(np.array(picture)).tolist()) == {0, 255}
 
 
-def test_lesion_free_test_cases_have_an_empty_mask_and_no_relative_elsewhere(tmp_path: Path) -> None:
+def test_lesion_free_cases_have_an_empty_mask_and_no_relative_elsewhere(tmp_path: Path) -> None:
     raw_folder(tmp_path / "raw", 24, 40)
     seen = prepare(tmp_path, dataset="folder", path="raw", classes=["lesion"])
-    cases = [case for case in read_cases(Layout(tmp_path).cases("test")) if case.mask is not None and not case.mask.any()]
-    assert len(cases) == seen.counts["test_lesion_free"] > 3
-    table = {row["id"]: row for row in rows(tmp_path, "test")}
-    backgrounds = rows(tmp_path, "normal")
+    free = {part: [case for case in read_cases(Layout(tmp_path).cases(part)) if case.mask is not None and not case.mask.any()]
+            for part in ("val", "test")}
+    assert all(len(cases) == seen.counts[f"{part}_lesion_free"] > 3 for part, cases in free.items())
+    table = {row["id"]: row for part in free for row in rows(tmp_path, part)}
+    backgrounds, cases = rows(tmp_path, "normal"), [*free["val"], *free["test"]]
     assert len(cases) + len(backgrounds) + seen.counts["left_out_lesion_free"] == 40
+    assert {case.group for case in free["val"]}.isdisjoint(case.group for case in free["test"])
     for case in cases:
         assert table[case.id]["labelled"] == "1"
         assert table[case.id]["mask_sha256"]
         assert table[case.id]["raw_sha256"] == sha256(tmp_path / f"raw/normal/{case.id}.png")
     assert {case.group for case in cases}.isdisjoint(row["group"] for row in backgrounds)
-    assert not [case.id for part in ("train", "val") for case in read_cases(Layout(tmp_path).cases(part))
-                if case.mask is None or not case.mask.any()]
+    assert not [case.id for case in read_cases(Layout(tmp_path).cases("train")) if case.mask is None or not case.mask.any()]
 
 
 @pytest.mark.real_data
@@ -467,10 +471,10 @@ def test_real_datasets(name: str, cases: int, normal: int, tmp_path: Path) -> No
     made = json.loads(Layout(tmp_path).split.read_text())
     assert set(given["test"]) <= set(made["test"])
     assert len(made["test"]) == len(given["test"]) + seen.counts["test_lesion_free"]
-    assert sum(len(ids) for ids in made.values()) + seen.counts["left_out_duplicates"] == \
-        cases + seen.counts["test_lesion_free"]
+    held = seen.counts["test_lesion_free"] + seen.counts["val_lesion_free"]
+    assert sum(len(ids) for ids in made.values()) + seen.counts["left_out_duplicates"] == cases + held
     assert seen.counts["left_out_duplicates"] < 0.02 * cases
-    assert seen.counts["backgrounds_normal"] + seen.counts["left_out_lesion_free"] + seen.counts["test_lesion_free"] == normal
+    assert seen.counts["backgrounds_normal"] + seen.counts["left_out_lesion_free"] + held == normal
 
 
 def twelve(tool: str, root: Path) -> None:

@@ -19,6 +19,7 @@ from meddiff.datasets.adapters.dicom_pixels import DicomFrame
 from meddiff.datasets.adapters.exports import tell_categories
 from meddiff.datasets.adapters.folder import folder, has_pairs
 from meddiff.datasets.adapters.groups import group_file, offer_groups, refuse_unsafe, unknown_names, with_groups
+from meddiff.datasets.adapters.inputs import list_inputs
 from meddiff.datasets.adapters.label_studio import label_studio, label_studio_files
 from meddiff.datasets.adapters.labelme import labelme, labelme_files
 from meddiff.datasets.adapters.listing import (
@@ -31,7 +32,18 @@ from meddiff.datasets.adapters.listing import (
     tell_pairs,
     unread,
 )
-from meddiff.datasets.adapters.raw import Fitted, Original, Polygon, RawCase, decode, decode_masks, fit_square, in_memory
+from meddiff.datasets.adapters.raw import (
+    Fitted,
+    Original,
+    Polygon,
+    RawCase,
+    decode,
+    decode_masks,
+    decoded_image,
+    fit_square,
+    in_memory,
+    unfit_square,
+)
 from meddiff.datasets.adapters.slicing import Slicing
 from meddiff.datasets.adapters.ultrasound import busi, ddti
 from meddiff.datasets.adapters.via import via, via_files
@@ -48,8 +60,10 @@ __all__ = [
     "RawCase",
     "decode",
     "decode_masks",
+    "decoded_image",
     "fit_square",
     "in_memory",
+    "list_inputs",
     "offer_groups",
     "passed_over",
     "read",
@@ -57,6 +71,7 @@ __all__ = [
     "tell_categories",
     "tell_left_out",
     "tell_taken",
+    "unfit_square",
 ]
 
 _TEXTS = r".*\.(txt|md|csv|json|pdf|xlsx?|docx?|html)"  # what authors publish beside images and masks

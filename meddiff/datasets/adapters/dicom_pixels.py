@@ -12,8 +12,8 @@ from skimage.draw import polygon2mask
 
 from meddiff.cases import Pixels
 from meddiff.datasets.adapters.dicom_headers import frame_tags, read_tags
-from meddiff.datasets.adapters.slicing import windowed
-from meddiff.datasets.decoding import Decoded, eight_bits
+from meddiff.datasets.decoding import Decoded
+from meddiff.datasets.levels import eight_bits, windowed
 from meddiff.errors import MeddiffError
 
 if TYPE_CHECKING:

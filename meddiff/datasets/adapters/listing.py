@@ -175,7 +175,7 @@ def unread(root: Path, used: Collection[Path], aside: str, elsewhere: str,
     """
     files = set(_all_below(root)) if elsewhere else {
         Path(folder, name) for top in {file.parent for file in used} for folder, _, names in os.walk(top)
-        if _shown(Path(folder).relative_to(root)) for name in names if _shown(Path(name))}
+        if is_shown(Path(folder).relative_to(root)) for name in names if is_shown(Path(name))}
     rest = sorted(file for file in files - set(used) if not re.fullmatch(aside, file.name, re.IGNORECASE))
     return [LeftOut(harmless(file.relative_to(root).as_posix()), "file", reason) for file in rest
             if (reason := explain(file) if explain else _remedy(file, elsewhere))]
@@ -224,17 +224,18 @@ def visible_files(root: Path) -> list[Path]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if _shown(Path(path.name))) if folder.is_dir() else []
+    return sorted(path for path in folder.iterdir() if is_shown(Path(path.name))) if folder.is_dir() else []
 
 
-def _shown(place: Path) -> bool:
+def is_shown(place: Path) -> bool:
+    """Whether a file isn't hidden, nor a system's own."""
     return not any(part.startswith(".") or part.lower() in _SYSTEM for part in place.parts)
 
 
 def _all_below(root: Path) -> list[Path]:
     links = [path for path in _visible(root) if path.is_symlink() and path.is_dir()]
     return sorted({Path(folder, name) for top in (root, *links) for folder, _, names in os.walk(top)
-                   if _shown(Path(folder).relative_to(root)) for name in names if _shown(Path(name))})
+                   if is_shown(Path(folder).relative_to(root)) for name in names if is_shown(Path(name))})
 
 
 def _remedy(file: Path, elsewhere: str) -> str:

@@ -145,6 +145,13 @@ class Original:
     spacing: tuple[float, float] | None = None
 
 
+def decoded_image(raw: RawCase) -> Decoded:
+    """The image of a case as stored, without its masks; raises a MeddiffError that names the file."""
+    if isinstance(raw.image, np.ndarray):
+        return Decoded(raw.image)
+    return decode_image(raw.image) if isinstance(raw.image, Path) else raw.image.image()
+
+
 def decode(raw: RawCase) -> Original:
     """Read one case at its original size, with its masks united.
 
@@ -155,8 +162,7 @@ def decode(raw: RawCase) -> Original:
         MeddiffError: a file breaks a rule (see `decoding`), a mask is of another size than its image, or nothing tells whether it
             was drawn on the image as stored or turned, or a lesion-free image has a mask that isn't empty.
     """
-    case = _joined(raw, Decoded(raw.image) if isinstance(raw.image, np.ndarray) else
-                   decode_image(raw.image) if isinstance(raw.image, Path) else raw.image.image())
+    case = _joined(raw, decoded_image(raw))
     return replace(case, image=np.ascontiguousarray(case.image))
 
 
@@ -231,3 +237,13 @@ def fit_square(image: Pixels, mask: Pixels, size: int, fit: str) -> Fitted:
     square[inside] = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR))
     flat[inside] = np.asarray(Image.fromarray(mask).resize((columns, rows), Image.Resampling.NEAREST))
     return Fitted(square, flat, frame)
+
+
+def unfit_square(values: NDArray[np.float32], frame: Frame, height: int, width: int) -> NDArray[np.float32]:
+    """Values of a square, `[C, S, S]` float32, back on the image that `fit_square` made it from, `[C, height, width]`.
+
+    What lies on bars is left out; bilinear interpolation as for images, antialiased where the image is smaller than its frame.
+    """
+    inside = np.s_[frame.top:frame.top + frame.height, frame.left:frame.left + frame.width]
+    return np.stack([np.asarray(Image.fromarray(np.ascontiguousarray(layer[inside])).resize(
+        (width, height), Image.Resampling.BILINEAR)) for layer in values])

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError, some
 from meddiff.params import PrepareParams
 
@@ -39,23 +37,6 @@ def evenly(items: Sequence[Item], count: int) -> list[Item]:
     """At most `count` of the items, evenly spread, in order."""
     places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[place] for place in places]
-
-
-def windowed(values: NDArray[Any], centre: float, width: float, function: str = "LINEAR") -> Pixels:
-    """Gray values `[H, W]` as uint8 through a window (DICOM PS3.3, C.11.2.1.2 and C.11.2.1.3).
-
-    Args:
-        centre, width: in the units of the values.
-        function: `LINEAR`, `LINEAR_EXACT` or `SIGMOID`.
-    """
-    values = np.asarray(values, np.float64)
-    if function == "SIGMOID":
-        share = 1 / (1 + np.exp(-4 * (values - centre) / width))
-    elif function == "LINEAR_EXACT":
-        share = (values - centre) / width + 0.5
-    else:
-        share = (values - (centre - 0.5)) / max(width - 1, 1e-6) + 0.5
-    return np.asarray(np.rint(np.clip(share, 0, 1) * 255), np.uint8)
 
 
 def class_by_name(names: Collection[str], classes: Sequence[str], where: object) -> Callable[[int, str], int]:

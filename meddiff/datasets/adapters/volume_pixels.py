@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meddiff.cases import Pixels
-from meddiff.datasets.adapters.slicing import windowed
 from meddiff.datasets.adapters.volume_headers import PLANES, Geometry, read_volume_header, refuse_short, unreadable
-from meddiff.datasets.decoding import Decoded, spread_levels
+from meddiff.datasets.decoding import Decoded
+from meddiff.datasets.levels import spread_levels, windowed
 from meddiff.errors import MeddiffError
 
 if TYPE_CHECKING:

@@ -77,7 +77,7 @@ def detection(table: pd.DataFrame, settings: EvaluateParams) -> pd.DataFrame:
             of = detect_lesions(own, settings)[str(arm)]
             rows.append({"dataset": dataset, "budget": budget, "arm": arm, "specificity": of.specificity.mean,
                          "lower": of.specificity.lower, "upper": of.specificity.upper, "free": of.specificity.cases,
-                         "found": of.sensitivity, "lesions": of.lesions, "false_positives": of.false_positives,
+                         "found": of.lesions_found, "lesions": of.lesions, "false_positives": of.false_positives,
                          "seeds": own["seed"].nunique()})
     return pd.DataFrame(rows)
 

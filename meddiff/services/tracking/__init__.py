@@ -11,13 +11,22 @@ from typing import Protocol
 import pandas as pd
 
 from meddiff.services.tracking.execution import pending_execution
-from meddiff.services.tracking.models import Evidence, Registry, load_generator
+from meddiff.services.tracking.models import (
+    GENERATOR,
+    SEGMENTER,
+    Evidence,
+    ModelKind,
+    Registry,
+    fetch_model,
+    load_generator,
+)
 from meddiff.services.tracking.recording import recorded_action, recorded_run, stage_run
 from meddiff.services.tracking.runs import Run, execution_run
 from meddiff.services.tracking.server import tracking_uri, ui_command
 
-__all__ = ["Evidence", "Registry", "Run", "StageRun", "Unrecorded", "execution_run", "load_generator", "pending_execution",
-           "recorded_action", "recorded_run", "stage_run", "tracking_uri", "ui_command"]
+__all__ = ["GENERATOR", "SEGMENTER", "Evidence", "ModelKind", "Registry", "Run", "StageRun", "Unrecorded", "execution_run",
+           "fetch_model", "load_generator", "pending_execution", "recorded_action", "recorded_run", "stage_run", "tracking_uri",
+           "ui_command"]
 
 
 class StageRun(Protocol):
@@ -41,6 +50,9 @@ class StageRun(Protocol):
     def generator(self, folder: Path) -> None:
         """Log `folder` (see `served`) as an MLflow model and register it."""
 
+    def segmenter(self, folder: Path, example: bytes, tags: Mapping[str, str]) -> None:
+        """The same with the segmenters of an arm, their card as README.md, an image file as example, and tags of the version."""
+
 
 class Unrecorded:
     """A `StageRun` that keeps nothing: for tests and for stages called from Python."""
@@ -56,3 +68,5 @@ class Unrecorded:
     def dataset(self, frame: pd.DataFrame, name: str, context: str) -> None: ...
 
     def generator(self, folder: Path) -> None: ...
+
+    def segmenter(self, folder: Path, example: bytes, tags: Mapping[str, str]) -> None: ...

@@ -5,7 +5,7 @@ from typing import Any
 
 from meddiff.layout import STAGES
 from meddiff.services import versioning
-from meddiff.services.tracking.models import OUT, VERSION
+from meddiff.services.tracking.models import KINDS_OF_MODELS, OUT
 from meddiff.services.tracking.runs import PARENT, Run
 from meddiff.services.tracking.server import Server, answering
 
@@ -27,7 +27,7 @@ def link_skipped(execution: Run, root: Path, stage: str) -> None:
     sets and model version of the linked run are repeated in the execution's run, so that its row of a comparison is whole.
     """
     ran = _stages_run(execution)
-    known = _tags(execution)
+    known = tags_of(execution)
     lock = versioning.lock(root)
     for name in versioning.upstream(root, stage):
         if name in ran or _SKIPPED + name in known or name not in lock:
@@ -58,12 +58,12 @@ def _maker(server: Server, stage: str, outs: dict[str, str]) -> Any:
 def _repeat(execution: Run, maker: Any) -> None:
     names = maker.data.tags.get(HEADLINES, "").split(",")
     execution.metrics({name: maker.data.metrics[name] for name in names if name in maker.data.metrics})
-    if VERSION in maker.data.tags:
-        execution.tags({VERSION: maker.data.tags[VERSION]})
+    execution.tags({kind.tag: maker.data.tags[kind.tag] for kind in KINDS_OF_MODELS if kind.tag in maker.data.tags})
     execution.datasets(maker.inputs.dataset_inputs)
 
 
-def _tags(run: Run) -> dict[str, str]:
+def tags_of(run: Run) -> dict[str, str]:
+    """A run's tags as they are now."""
     with answering(run.server.uri):
         tags: dict[str, str] = run.server.client.get_run(run.id).data.tags
     return tags
@@ -71,7 +71,7 @@ def _tags(run: Run) -> dict[str, str]:
 
 def write_note(execution: Run) -> None:
     """Describe the execution on its page in MLflow: which stages ran, and which runs made the others."""
-    ran, tags = _stages_run(execution), _tags(execution)
+    ran, tags = _stages_run(execution), tags_of(execution)
     lines = ["| stage | in this execution |", "|---|---|"]
     for name in STAGES:
         if name in ran:

@@ -1,11 +1,17 @@
-"""The generator as a registered MLflow model: logging, loading, the evidence for a version, and its aliases."""
+"""Generators and segmenters as registered MLflow models: logging, loading, the evidence for a version, and its aliases."""
 
 import io
-from contextlib import redirect_stderr
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import pandas as pd
 
 import meddiff
 from meddiff.errors import MeddiffError
@@ -14,10 +20,46 @@ from meddiff.params import Params
 from meddiff.services.tracking.server import Server, answering, as_default, connect
 
 OUT = "meddiff.out."  # begins tags of a run that hold the hash of an output
-VERSION = "meddiff.model_version"  # tag of a run: NAME/VERSION of the generator it made or reused
 COMPLETE = "meddiff.complete"
-_REQUIREMENTS = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "scipy", "scikit-image", "pandas",
-                 "pillow", "pydantic", "pyyaml", "rich")
+_REQUIREMENTS = ("torch", "safetensors", "numpy", "scipy", "scikit-image", "pandas", "pillow", "pydantic", "pyyaml", "rich")
+_Columns = tuple[tuple[str, str, bool], ...]  # name, MLflow's type, whether it is required
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """A kind of registered model.
+
+    Attributes:
+        name: of what is logged.
+        setting: of `promote.*`, the registered name.
+        stage: that registers it.
+        tag: of a run, NAME/VERSION of what it made or reused.
+        loader: module with `_load_pyfunc(data_path)`; the package travels with the model, nothing is pickled.
+        requires: packages beside those that all need.
+        inputs, outputs: columns of the tables that its `predict` takes and gives.
+    """
+
+    name: str
+    setting: str
+    stage: str
+    tag: str
+    loader: str
+    requires: tuple[str, ...]
+    inputs: _Columns
+    outputs: _Columns
+
+
+GENERATOR = ModelKind(
+    "generator", "model", "generate", "meddiff.model_version", "meddiff.served", ("diffusers", "transformers", "peft"),
+    (("seed", "long", True), ("guidance_scale", "double", False), ("mask", "binary", False), ("background", "binary", False)),
+    (("id", "string", True), ("seed", "long", True), ("background", "string", True), ("verdict", "string", True),
+     ("image", "binary", True), ("mask", "binary", True)))
+SEGMENTER = ModelKind(
+    "segmenter", "segmenter", "evaluate", "meddiff.segmenter_version", "meddiff.served_segmenter", ("monai", "einops"),
+    (("image", "binary", True),),
+    (("mask", "binary", True), ("probability", "double", True), ("area_px", "long", True), ("share", "double", True),
+     ("uncertainty", "double", True)))
+KINDS_OF_MODELS = (GENERATOR, SEGMENTER)
 
 
 @dataclass(frozen=True)
@@ -39,15 +81,18 @@ class Evidence:
     outs: dict[str, str] = field(default_factory=dict)
 
 
-def log_generator(server: Server, run: str, folder: Path, name: str, loader: str = "meddiff.served") -> str:
+def log_model(server: Server, run: str, folder: Path, name: str, kind: ModelKind, example: pd.DataFrame | None = None,
+              tags: Mapping[str, str] | None = None) -> str:
     """Log a folder of safetensors and JSON as an MLflow pyfunc model, and register it.
 
     Args:
         server: where.
         run: id of the run that made it.
-        folder: what the loader reads.
+        folder: what the loader reads; a `README.md` in it becomes the version's description.
         name: registered model.
-        loader: module with `_load_pyfunc(data_path)`; the package travels with the model, nothing is pickled.
+        kind: of the model.
+        example: of its input.
+        tags: of the version.
 
     Returns:
         The new version.
@@ -59,34 +104,56 @@ def log_generator(server: Server, run: str, folder: Path, name: str, loader: str
         import mlflow
         from mlflow import pyfunc
 
-        # A model is filed under the active run's experiment, and MLflow prints news of its registration.
+        # A model is filed under the active run's experiment, and MLflow prints news of its registration. It tries the example on
+        # the model, whose own code it leaves in the path.
+        known = sys.path
         with redirect_stderr(io.StringIO()), mlflow.start_run(run_id=run):
-            info = pyfunc.log_model(name="generator", registered_model_name=name, loader_module=loader, data_path=str(folder),
-                                    code_paths=[str(Path(meddiff.__file__).parent)], signature=_signature(),
-                                    pip_requirements=_requirements())
+            info = pyfunc.log_model(name=kind.name, registered_model_name=name, loader_module=kind.loader, data_path=str(folder),
+                                    code_paths=[str(Path(meddiff.__file__).parent)], signature=_signature(kind),
+                                    input_example=example, pip_requirements=_requirements(kind))
+        sys.path = known
         server.client.update_run(run, "RUNNING")  # the end of the block closed it
-    return str(info.registered_model_version)
+        version, card = str(info.registered_model_version), folder / "README.md"
+        if card.is_file():
+            server.client.update_model_version(name, version, card.read_text(encoding="utf-8")[:5000])
+        for key, value in (tags or {}).items():
+            server.client.set_model_version_tag(name, version, key, value)
+    return version
 
 
-def _signature() -> Any:
+def _signature(kind: ModelKind) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 
-    requests = [ColSpec(DataType.long, "seed"), ColSpec(DataType.double, "guidance_scale", required=False),
-                ColSpec(DataType.binary, "mask", required=False), ColSpec(DataType.binary, "background", required=False)]
-    samples = [ColSpec(DataType.string, "id"), ColSpec(DataType.long, "seed"), ColSpec(DataType.string, "background"),
-               ColSpec(DataType.string, "verdict"), ColSpec(DataType.binary, "image"), ColSpec(DataType.binary, "mask")]
-    return ModelSignature(inputs=Schema(requests), outputs=Schema(samples))
+    def schema(columns: _Columns) -> Any:
+        return Schema([ColSpec(DataType[type_], name, required=required) for name, type_, required in columns])
+
+    return ModelSignature(inputs=schema(kind.inputs), outputs=schema(kind.outputs))
 
 
-def _requirements() -> list[str]:
+def _requirements(kind: ModelKind) -> list[str]:
     pinned = []
-    for name in _REQUIREMENTS:
+    for name in (*_REQUIREMENTS, *kind.requires):
         try:
-            pinned.append(f"{name}=={version(name).partition('+')[0]}")  # no build, `+cpu`, which the index doesn't serve
+            pinned.append(f"{name}=={installed(name).partition('+')[0]}")  # no build, `+cpu`, which the index doesn't serve
         except PackageNotFoundError:
             continue
     return pinned
+
+
+@contextmanager
+def _registered(server: Server, uri: str) -> Iterator[None]:
+    """Where a registered model is read."""
+    with answering(server.uri), as_default(server.uri):
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as e:
+            if e.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            raise MeddiffError(uri, f"the model must be registered at {server.uri} ({' '.join(e.message.split())})",
+                               "Use models:/NAME@champion after `meddiff promote`, or models:/NAME/VERSION") from e
 
 
 def load_generator(layout: Layout, params: Params, uri: str) -> Any:
@@ -101,37 +168,47 @@ def load_generator(layout: Layout, params: Params, uri: str) -> Any:
         MeddiffError: no such model, or the tracking server doesn't answer.
     """
     server = connect(layout, params.tracking)
-    with answering(server.uri), as_default(server.uri):
+    with _registered(server, uri):
         from mlflow import pyfunc
-        from mlflow.exceptions import MlflowException
 
-        try:
-            return pyfunc.load_model(uri)
-        except MlflowException as e:
-            if e.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            raise MeddiffError(uri, f"the model must be registered at {server.uri} ({' '.join(e.message.split())})",
-                               "Use models:/NAME@champion after `meddiff promote`, or models:/NAME/VERSION") from e
+        return pyfunc.load_model(uri)
+
+
+def registered_name(params: Params, kind: ModelKind) -> str:
+    """Under which models of a kind are registered."""
+    return str(getattr(params.promote, kind.setting))
+
+
+def fetch_model(layout: Layout, params: Params, uri: str, folder: Path) -> Path:
+    """Copy a registered model into `folder`; where what its loader reads lies there. Raises as `load_generator` does."""
+    server = connect(layout, params.tracking)
+    with _registered(server, uri):
+        from mlflow.artifacts import download_artifacts
+        from mlflow.models import Model
+
+        place = Path(download_artifacts(uri, dst_path=str(folder), tracking_uri=server.uri))
+        return place / str(Model.load(str(place)).flavors["python_function"]["data"])
 
 
 class Registry:
-    """The versions of the registered generator.
+    """The versions of a registered model.
 
     Args:
         layout: the project, for the default address of the tracking server.
-        params: the settings; `params.promote.model` is the registered name.
+        params: the settings; `params.promote` has the registered names.
+        kind: of the model.
 
     Raises:
         MeddiffError: the tracking server doesn't answer; so does each method.
     """
 
-    def __init__(self, layout: Layout, params: Params) -> None:
-        self.server, self.name = connect(layout, params.tracking), params.promote.model
+    def __init__(self, layout: Layout, params: Params, kind: ModelKind = GENERATOR) -> None:
+        self.server, self.name, self.kind = connect(layout, params.tracking), registered_name(params, kind), kind
 
     def evidence(self, number: str | None = None) -> Evidence:
         """What the newest complete execution says of a version; of the newest version when `number` is None.
 
-        An execution counts for a version when it made it or reused it unchanged: a pipeline that was interrupted after its
+        An execution counts for a version when it made it or reused it unchanged: a pipeline that was interrupted after a
         generator was registered, and finished later, is evidence too.
 
         Raises:
@@ -143,9 +220,9 @@ class Registry:
             if not versions or (number and number not in map(str, versions)):
                 raise MeddiffError(f"{self.name} {number or ''}".strip(), f"the version must be registered at {self.server.uri}, "
                                    f"there are {versions or 'none'}",
-                                   "Run `dvc repro`, or `dvc repro -sf generate` where DVC has all outputs already")
+                                   f"Run `dvc repro`, or `dvc repro -sf {self.kind.stage}` where DVC has all outputs already")
             chosen = number or str(versions[-1])
-            query = f"tags.`{VERSION}` = '{self.name}/{chosen}' and tags.`{COMPLETE}` = 'true'"
+            query = f"tags.`{self.kind.tag}` = '{self.name}/{chosen}' and tags.`{COMPLETE}` = 'true'"
             runs = client.search_runs([self.server.experiment], query, max_results=1, order_by=["attributes.start_time DESC"])
         if not runs:
             return Evidence(chosen)
@@ -159,6 +236,20 @@ class Registry:
             registered = self.server.client.search_registered_models(f"name = '{self.name}'")
             number = registered[0].aliases.get(alias) if registered else None
         return None if number is None else str(number)
+
+    def tags(self, number: str) -> dict[str, str]:
+        """The tags of a version."""
+        with answering(self.server.uri):
+            return dict(self.server.client.get_model_version(self.name, number).tags)
+
+    def table(self, number: str, file: str) -> pd.DataFrame | None:
+        """A CSV file of the run that made a version, None where it isn't there (any more)."""
+        with answering(self.server.uri), TemporaryDirectory(prefix="meddiff-") as folder:
+            client, run = self.server.client, self.server.client.get_model_version(self.name, number).run_id
+            if not run or file not in {each.path for each in client.list_artifacts(run)}:
+                return None
+            return pd.read_csv(client.download_artifacts(run, file, folder), dtype={"case": str, "group": str},
+                               keep_default_na=False, na_values=[""])
 
     def set_alias(self, alias: str, number: str | None) -> None:
         """Let `alias` name this version, or none."""

@@ -13,7 +13,7 @@ from meddiff.errors import redacted
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.services import versioning
-from meddiff.services.tracking import models
+from meddiff.services.tracking import links, models
 from meddiff.services.tracking.execution import forget_execution, peak_memory, pending_execution
 from meddiff.services.tracking.links import HEADLINES, STAGE, link_skipped, out_tags, write_note
 from meddiff.services.tracking.runs import PARENT, Run, execution_run, new_run
@@ -55,10 +55,19 @@ class Recorder:
             run.datasets(inputs)
 
     def generator(self, folder: Path) -> None:
-        name = self.params.promote.model
-        version = models.log_generator(self.own.server, self.own.id, folder, name)
+        self._register(models.GENERATOR, folder)
+
+    def segmenter(self, folder: Path, example: bytes, tags: Mapping[str, str]) -> None:
+        made_by = links.tags_of(self.whole).get(models.GENERATOR.tag)
+        self._register(models.SEGMENTER, folder, pd.DataFrame({"image": [example]}),
+                       {**tags, **({"generator": made_by} if made_by else {})})
+
+    def _register(self, kind: models.ModelKind, folder: Path, example: pd.DataFrame | None = None,
+                  tags: Mapping[str, str] | None = None) -> None:
+        name = models.registered_name(self.params, kind)
+        version = models.log_model(self.own.server, self.own.id, folder, name, kind, example, tags)
         for run in (self.own, self.whole):
-            run.tags({models.VERSION: f"{name}/{version}"})
+            run.tags({kind.tag: f"{name}/{version}"})
 
 
 @contextmanager

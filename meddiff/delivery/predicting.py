@@ -1,0 +1,153 @@
+"""Predictions of a folder of pictures, file by file, so that what is finished stays finished."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TextIO, cast
+
+from meddiff.cases import sha256, write_image, write_mask
+from meddiff.datasets.adapters import RawCase, list_inputs
+from meddiff.datasets.adapters.listing import harmless
+from meddiff.delivery.predictor import Prediction, predict_images
+from meddiff.environment import use_machine
+from meddiff.errors import MeddiffError
+from meddiff.layout import Layout
+from meddiff.params import Params
+from meddiff.progress import Report, silent
+from meddiff.segmentation.ensemble import Ensemble
+from meddiff.services.tracking import fetch_model
+
+_ABOUT, _TABLE = "predictions.json", "predictions.csv"
+_COLUMNS = ("file", "mask", "class", "probability", "area_px", "area_mm2", "share", "uncertainty", "sha256")
+_Rows = dict[str, dict[str, tuple[str, ...]]]  # of the table, by mask and class
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What became of the pictures.
+
+    Attributes:
+        done, kept: predicted now, and finished by an earlier call.
+        faults: of single files, all others are done.
+        passed: files that are no pictures.
+    """
+
+    done: int
+    kept: int
+    faults: tuple[MeddiffError, ...]
+    passed: tuple[Path, ...]
+
+
+def predict_files(layout: Layout, params: Params, model: str, path: Path, out: Path, flips: bool = False,
+                  report: Report = silent) -> Predicted:
+    """Write `masks/ID.png` and `overlays/ID.png` of each picture, and `predictions.csv` with a row a picture and class.
+
+    A second call goes on: a picture is predicted again only if its bytes have changed.
+
+    Args:
+        layout: a project, for the default address of the tracking server.
+        params: its settings, for the same and for the machine.
+        model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or a folder with the segmenters of an arm.
+        path: a picture, or a folder with pictures, nested too.
+        out: folder that is missing, empty, or of an earlier call with the same model, flips and `path`.
+        flips: see `Ensemble.judge`.
+        report: called after each picture.
+
+    Raises:
+        MeddiffError: no such model, no picture, or `out` holds other files.
+    """
+    path, out, compute = path.resolve(), out.resolve(), use_machine(params).compute
+    cases, passed = list_inputs(path, {out, *(file.parent for file in path.rglob(_ABOUT))})  # predictions are no inputs
+    with _model_folder(layout, params, model) as folder:
+        ensemble = Ensemble.load(folder, compute.device)
+    rows = _begun(out, {"model": ensemble.digest, "flips": flips, "path": str(path)})
+    todo, faults = [case for case in cases if not _finished(case, rows, ensemble.recipe.classes)], list[MeddiffError]()
+    kept = len(cases) - len(todo)
+    report(kept, len(cases), {})
+    with _opened(out / _TABLE, "a") as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        for n, (case, made) in enumerate(predict_images(ensemble, todo, flips, compute.threads), start=kept + 1):
+            if isinstance(made, MeddiffError):
+                faults.append(made)
+            else:
+                rows[_mask(case)] = _write(out, case, made, path)
+                table.writerows(rows[_mask(case)].values())
+                stream.flush()
+            report(n, len(cases), {})
+    _write_table(out, rows)
+    return Predicted(len(todo) - len(faults), kept, tuple(faults), tuple(passed))
+
+
+@contextmanager
+def _model_folder(layout: Layout, params: Params, model: str) -> Iterator[Path]:
+    if not model.startswith("models:"):
+        yield Path(model).expanduser()
+        return
+    with TemporaryDirectory(prefix="meddiff-") as folder:
+        yield fetch_model(layout, params, model, Path(folder))
+
+
+def _begun(out: Path, same: dict[str, object]) -> _Rows:
+    """The rows of an earlier call, without those of masks that are no longer there; a new folder is begun."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        out.mkdir(parents=True, exist_ok=True)
+        _write_table(out, {})
+        (out / _ABOUT).write_text(json.dumps(same, indent=1) + "\n")
+        return {}
+    try:
+        before = json.loads((out / _ABOUT).read_text())
+        text = (out / _TABLE).read_text(encoding="utf-8")
+        unlike = [name for name in same if before[name] != same[name]]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise MeddiffError(out, "the folder for the predictions must be new or empty, or one that an earlier call began",
+                           "Name another with --out") from e
+    if unlike:
+        raise MeddiffError(out, f"it holds predictions with another {' and '.join(unlike)}", "Name another folder with --out")
+    rows: _Rows = {}
+    for row in csv.reader(text[:text.rfind("\n") + 1].splitlines(keepends=True)[1:]):  # a killed call may leave half a line
+        if len(row) == len(_COLUMNS) and (out / row[1]).is_file():
+            rows.setdefault(row[1], {})[row[2]] = tuple(row)
+    _write_table(out, rows)
+    return rows
+
+
+def _finished(case: RawCase, rows: _Rows, classes: Sequence[str]) -> bool:
+    earlier, file = rows.get(_mask(case), {}), case.file
+    return earlier.keys() == set(classes) and file is not None and {row[-1] for row in earlier.values()} == {sha256(file)}
+
+
+def _mask(case: RawCase) -> str:
+    return f"masks/{case.id}.png"
+
+
+def _write(out: Path, case: RawCase, made: Prediction, path: Path) -> dict[str, tuple[str, ...]]:
+    """Write the pictures of a case; its rows."""
+    write_mask(out / _mask(case), made.mask, len(made.classes), made.orientation)
+    write_image(out / "overlays" / f"{case.id}.png", made.overlay)
+    file = case.file or path
+    name, digest = file.relative_to(path).as_posix() if file != path else file.name, sha256(file)
+    return {each.class_: (harmless(name), _mask(case), each.class_, f"{each.probability:.4f}", str(each.area_px),
+                          _number(each.area_mm2, 3), f"{each.share:.6f}", _number(made.uncertainty, 4), digest)
+            for each in made.classes}
+
+
+def _number(value: float, digits: int) -> str:
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _write_table(out: Path, rows: _Rows) -> None:
+    fresh = out / f".{_TABLE}"
+    with _opened(fresh, "w") as stream:
+        listed = [row for mask in sorted(rows) for row in rows[mask].values()]
+        csv.writer(stream, lineterminator="\n").writerows([_COLUMNS, *listed])
+    fresh.replace(out / _TABLE)
+
+
+def _opened(file: Path, mode: str) -> TextIO:
+    """For text; bytes of file names that aren't UTF-8 are spelled out."""
+    return cast(TextIO, file.open(mode, encoding="utf-8", errors="backslashreplace", newline=""))

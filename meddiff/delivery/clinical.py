@@ -52,6 +52,8 @@ def write_dicom_mask(source: Path, mask: Pixels, classes: Sequence[str], out: Pa
         tags.NumberOfFrames, tags.SOPClassUID = 1, SecondaryCaptureImageStorage
     if "FrameOfReferenceUID" in tags and "ImagePositionPatient" not in tags:
         del tags.FrameOfReferenceUID
+    if "PixelSpacing" in tags and "SliceThickness" not in tags:  # both, or readers refuse the segmentation
+        del tags.PixelSpacing
     algorithm = AlgorithmIdentificationSequence("meddiff", codes.DCM.ArtificialIntelligence, version("meddiff"))
     segments = [SegmentDescription(
         number, name, codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion, SegmentAlgorithmTypeValues.AUTOMATIC,

@@ -1,23 +1,30 @@
-"""Predictions of a folder of pictures, file by file, so that what is finished stays finished."""
+"""Predictions of a folder of pictures, one by one, so that what is finished stays finished."""
 
 import csv
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO, cast
 
-from meddiff.cases import sha256, write_image, write_mask
+from meddiff.cases import read_mask, sha256, write_image, write_mask
 from meddiff.datasets.adapters import RawCase, list_inputs
+from meddiff.datasets.adapters.dicom_pixels import DicomFrame
 from meddiff.datasets.adapters.listing import harmless
+from meddiff.datasets.adapters.slicing import Slicing
+from meddiff.datasets.adapters.volume_pixels import VolumeSlice
+from meddiff.datasets.adapters.volumes import volume_suffix
+from meddiff.delivery.clinical import write_dicom_mask, write_volume_mask
 from meddiff.delivery.predictor import Prediction, predict_images
 from meddiff.environment import use_machine
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
-from meddiff.params import Params
+from meddiff.params import Params, PrepareParams
 from meddiff.progress import Report, silent
 from meddiff.segmentation.ensemble import Ensemble
 from meddiff.services.tracking import fetch_model
@@ -47,6 +54,9 @@ def predict_files(layout: Layout, params: Params, model: str, path: Path, out: P
                   report: Report = silent) -> Predicted:
     """Write `masks/ID.png` and `overlays/ID.png` of each picture, and `predictions.csv` with a row a picture and class.
 
+    For frames of DICOM files also `clinical/ID.dcm`, a DICOM SEG, where the mask holds something, and for volumes
+    `clinical/NAME`, a mask volume in their own format and geometry.
+
     A second call goes on: a picture is predicted again only if its bytes have changed.
 
     Args:
@@ -62,9 +72,11 @@ def predict_files(layout: Layout, params: Params, model: str, path: Path, out: P
         MeddiffError: no such model, no picture, or `out` holds other files.
     """
     path, out, compute = path.resolve(), out.resolve(), use_machine(params).compute
-    cases, passed = list_inputs(path, {out, *(file.parent for file in path.rglob(_ABOUT))})  # predictions are no inputs
     with _model_folder(layout, params, model) as folder:
         ensemble = Ensemble.load(folder, compute.device)
+    slicing = Slicing.chosen(PrepareParams(window=ensemble.recipe.window, axis=ensemble.recipe.axis))
+    earlier = {out, *(file.parent for file in path.rglob(_ABOUT))}  # predictions are no inputs
+    cases, passed = list_inputs(path, earlier, slicing)
     rows = _begun(out, {"model": ensemble.digest, "flips": flips, "path": str(path)})
     todo, faults = [case for case in cases if not _finished(case, rows, ensemble.recipe.classes)], list[MeddiffError]()
     kept = len(cases) - len(todo)
@@ -80,6 +92,7 @@ def predict_files(layout: Layout, params: Params, model: str, path: Path, out: P
                 stream.flush()
             report(n, len(cases), {})
     _write_table(out, rows)
+    _write_clinical(out, [case for case in cases if _mask(case) in rows], ensemble.recipe.classes)
     return Predicted(len(todo) - len(faults), kept, tuple(faults), tuple(passed))
 
 
@@ -118,7 +131,18 @@ def _begun(out: Path, same: dict[str, object]) -> _Rows:
 
 def _finished(case: RawCase, rows: _Rows, classes: Sequence[str]) -> bool:
     earlier, file = rows.get(_mask(case), {}), case.file
-    return earlier.keys() == set(classes) and file is not None and {row[-1] for row in earlier.values()} == {sha256(file)}
+    return earlier.keys() == set(classes) and file is not None and {row[-1] for row in earlier.values()} == {_digest(file)}
+
+
+def _digest(file: Path) -> str:
+    """SHA-256 of a file, which may give many cases."""
+    state = file.stat()
+    return _digest_of(file, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=64)
+def _digest_of(file: Path, changed: int, size: int) -> str:
+    return sha256(file)
 
 
 def _mask(case: RawCase) -> str:
@@ -130,10 +154,25 @@ def _write(out: Path, case: RawCase, made: Prediction, path: Path) -> dict[str, 
     write_mask(out / _mask(case), made.mask, len(made.classes), made.orientation)
     write_image(out / "overlays" / f"{case.id}.png", made.overlay)
     file = case.file or path
-    name, digest = file.relative_to(path).as_posix() if file != path else file.name, sha256(file)
+    name, digest = file.relative_to(path).as_posix() if file != path else file.name, _digest(file)
     return {each.class_: (harmless(name), _mask(case), each.class_, f"{each.probability:.4f}", str(each.area_px),
                           _number(each.area_mm2, 3), f"{each.share:.6f}", _number(made.uncertainty, 4), digest)
             for each in made.classes}
+
+
+def _write_clinical(out: Path, cases: Sequence[RawCase], classes: Sequence[str]) -> None:
+    volumes = defaultdict[Path, list[tuple[VolumeSlice, RawCase]]](list)
+    for case in cases:
+        file, image = out / "clinical" / f"{case.id}.dcm", case.image
+        if isinstance(image, VolumeSlice):
+            volumes[image.source].append((image, case))
+        elif isinstance(image, DicomFrame) and (mask := read_mask(out / _mask(case))).any():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_dicom_mask(image.source, mask, classes, file, image.frame)
+    for source, slices in volumes.items():
+        name = slices[0][1].group or slices[0][1].id
+        masks = {image.index: read_mask(out / _mask(case)) for image, case in slices}
+        write_volume_mask(source, masks, out / "clinical" / f"{name}{volume_suffix(source)}", slices[0][0].axis, classes)
 
 
 def _number(value: float, digits: int) -> str:

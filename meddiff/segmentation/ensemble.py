@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ class Recipe:
         size: side of the square that they see [pixels].
         fit: how an image is made square: `pad` or `squash`.
         vertical_flips: whether they have seen images upside down.
+        window, axis: how DICOM files and volumes were shown and cut, see `prepare.window` and `prepare.axis`.
     """
 
     arm: str
@@ -37,6 +39,8 @@ class Recipe:
     size: int
     fit: str
     vertical_flips: bool = False
+    window: str = "auto"
+    axis: Literal["axial", "coronal", "sagittal"] = "axial"
 
     def write(self, folder: Path) -> None:
         """Write `ensemble.json` beside the folders of the seeds."""

@@ -52,6 +52,12 @@ def dicom(path: Path, classes: Sequence[str] = ("lesion",), slicing: Slicing | N
             for image, frame in (*drawn, *chosen)]
 
 
+def dicom_frames(files: Sequence[Path], slicing: Slicing) -> list[RawCase]:
+    """Every frame of the images among DICOM files, named as in `dicom`, whatever is drawn on them."""
+    images = {header.uid: header for header in read_headers(files) if header.size}
+    return [_case(image, frame, "", None, False, slicing, 1) for image in images.values() for frame in _numbers(image)]
+
+
 def explain_dicom(ids: Collection[str], file: Path) -> str:
     """Why a file that no case is read from isn't used, and what helps; `ids` are those of the cases."""
     if not is_dicom(file):

@@ -5,37 +5,51 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
+from meddiff.datasets.adapters.dicom import dicom_frames
+from meddiff.datasets.adapters.dicom_headers import is_dicom
 from meddiff.datasets.adapters.listing import READABLE, composed, is_shown
 from meddiff.datasets.adapters.raw import RawCase
+from meddiff.datasets.adapters.slicing import Slicing
+from meddiff.datasets.adapters.volumes import volume_slices, volume_suffix
 from meddiff.errors import MeddiffError
 
 
-def list_inputs(path: Path, but: Collection[Path] = ()) -> tuple[list[RawCase], list[Path]]:
-    """Every picture file of a folder, nested ones too, or one file.
+def list_inputs(path: Path, but: Collection[Path] = (), slicing: Slicing | None = None) -> tuple[list[RawCase], list[Path]]:
+    """Every picture of a folder, nested ones too, or of one file: picture files, frames of DICOM files and slices of volumes.
 
-    A case's id is where its outputs go: its place below the folder without ending, which stays where two files would share it.
+    A case's id is where its outputs go: its place below the folder without ending, which stays where two files would share it;
+    of DICOM files modality and a hash, as in the layout `dicom`.
 
     Args:
         path: file or folder.
         but: folders that are passed over, such as that of the outputs.
+        slicing: window and axis; every frame and slice is taken.
 
     Returns:
         The cases without annotation, by id, and the other files that lie there, hidden ones left out.
 
     Raises:
-        MeddiffError: nothing is there, or no picture.
+        MeddiffError: nothing is there, or no picture, or a volume's header can't be read.
     """
     if not path.exists():
         raise MeddiffError(path, "a picture or a folder of pictures must be there", "Correct the path")
     root, files = (path, _files(path, but)) if path.is_dir() else (path.parent, [path])
-    pictures = [file for file in files if file.suffix.lower() in READABLE]
-    places = {file: composed(file.relative_to(root).as_posix()) for file in pictures}
-    stems = {file: place.removesuffix(file.suffix) for file, place in places.items()}
+    slicing = slicing or Slicing()
+    pictures = {file: file.suffix for file in files if file.suffix.lower() in READABLE}
+    volumes = {file: suffix for file in files if (suffix := volume_suffix(file))}
+    places = {file: composed(file.relative_to(root).as_posix()) for file in (*pictures, *volumes)}
+    stems = {file: place.removesuffix({**pictures, **volumes}[file]) for file, place in places.items()}
     shared = Counter(stem.casefold() for stem in stems.values())
-    cases = [RawCase(stem if shared[stem.casefold()] == 1 else places[file], file, ()) for file, stem in stems.items()]
+    names = {file: stem if shared[stem.casefold()] == 1 else places[file] for file, stem in stems.items()}
+    cases = [RawCase(names[file], file, ()) for file in pictures]
+    cases += [case for file in volumes for case in volume_slices(file, names[file], slicing)]
+    if frames := [file for file in files if file not in names and is_dicom(file)]:
+        cases += dicom_frames(frames, slicing)
     if not cases:
-        raise MeddiffError(path, f"there must be a picture ({', '.join(READABLE)})", "Name another place, or save images as PNG")
-    return sorted(cases, key=lambda case: case.id), sorted(set(files) - set(pictures))
+        raise MeddiffError(path, f"there must be a picture ({', '.join(READABLE)}), a DICOM image or a volume",
+                           "Name another place, or save images as PNG")
+    used = {case.file for case in cases}
+    return sorted(cases, key=lambda case: case.id), sorted(file for file in files if file not in used)
 
 
 def _files(folder: Path, but: Collection[Path]) -> list[Path]:

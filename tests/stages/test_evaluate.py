@@ -557,7 +557,7 @@ def test_a_lesion_predicted_on_the_bars_changes_nothing(two_classes, monkeypatch
     within = {tuple(case.image.ravel()[::97]): case.frame.mask(64) for case in read_cases(layout.cases("test"))}
     tables = []
     for bars in (0, 2):
-        def segmented(self, images, bars=bars):
+        def segmented(self, images, *more, bars=bars, **named):
             inside = np.stack([within[tuple(image.ravel()[::97])] for image in images])
             every = np.ones(len(images))
             return Findings(np.where(inside, np.uint8(1), np.uint8(bars)), every > 0, every, every)

@@ -7,6 +7,7 @@ several classes their indices with a palette, so that any viewer shows both.
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,17 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_once(path: Path) -> str:
+    """The same of a file that is asked for again and again, since it holds many images: read again only where it has changed."""
+    state = path.stat()
+    return _sha256_of(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=64)
+def _sha256_of(path: Path, changed: int, size: int) -> str:
+    return sha256(path)
 
 
 def digest(cases: Iterable[Case]) -> str:

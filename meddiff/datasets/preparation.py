@@ -7,14 +7,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from meddiff.cases import DEEP, Frame, Pixels, sha256
+from meddiff.cases import DEEP, Frame, Pixels, sha256_once
 from meddiff.datasets.adapters import RawCase, decode, fit_square, in_memory, read
 from meddiff.datasets.adapters.slicing import Slicing
 from meddiff.datasets.burned_text import shows_text
@@ -263,17 +262,11 @@ def _prepare(raw: RawCase, settings: PrepareParams, keep: Callable[[str, Pixels,
         raw = replace(raw, masks=())
     keep(raw.id, fitted.image, fitted.mask)
     frame = fitted.image[fitted.frame.top:, fitted.frame.left:][:fitted.frame.height, :fitted.frame.width]
-    raw_sha256 = _file_sha256(raw.file, raw.file.stat().st_mtime_ns) if raw.file else ""
+    raw_sha256 = sha256_once(raw.file) if raw.file else ""
     traits = case.traits | {"text"} if shows_text(case.image) else case.traits
     return PreparedCase(raw, label, bool(case.mask.any()) and not label, fitted.frame, case.mode, raw_sha256,
                         np.stack([thumbnail(case.image), thumbnail(frame)]), measure(case.mask, fitted.mask, fitted.frame),
                         case.colours, traits, empty)
-
-
-@lru_cache(maxsize=64)
-def _file_sha256(file: Path, changed: int) -> str:
-    """Of a file that may give many cases."""
-    return sha256(file)
 
 
 def _near_duplicates(cases: Sequence[PreparedCase], bits: int) -> NDArray[np.intp]:

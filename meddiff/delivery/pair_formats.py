@@ -27,7 +27,7 @@ def write_coco(folder: Path, cases: Iterable[Case], classes: Sequence[str]) -> N
     for number, case in enumerate(cases, start=1):
         height, width = case.image.shape[:2]
         images.append({"id": number, "file_name": f"images/{case.id}.png", "height": height, "width": width, "synthetic": True})
-        for label, part in parts_of(case):
+        for label, part in class_parts(case):
             (top, bottom), (left, right) = bounds(part)
             annotations.append({
                 "id": len(annotations) + 1, "image_id": number, "category_id": label, "iscrowd": 0, "area": int(part.sum()),
@@ -47,7 +47,7 @@ def write_labelme(folder: Path, cases: Iterable[Case], classes: Sequence[str]) -
     for case in cases:
         height, width = case.image.shape[:2]
         shapes = [{"label": classes[label - 1], "group_id": None, "description": "", "flags": {}, **_shape(part)}
-                  for label, part in parts_of(case)]
+                  for label, part in class_parts(case)]
         _write(folder / f"images/{case.id}.json", {
             "version": _LABELME, "flags": {"synthetic": True}, "shapes": shapes, "imagePath": f"{case.id}.png",
             "imageData": None, "imageHeight": height, "imageWidth": width})
@@ -76,7 +76,7 @@ FORMATS: dict[str, Callable[[Path, Iterable[Case], Sequence[str]], None]] = {
     "coco": write_coco, "labelme": write_labelme, "monai": write_datalist, "imagefolder": write_imagefolder}
 
 
-def parts_of(case: Case) -> Iterator[tuple[int, _Bits]]:
+def class_parts(case: Case) -> Iterator[tuple[int, _Bits]]:
     """The connected parts `[H, W]` of each class of a mask, with the class."""
     assert case.mask is not None
     for label in range(1, int(case.mask.max(initial=0)) + 1):

@@ -7,12 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO, cast
 
-from meddiff.cases import read_mask, sha256, write_image, write_mask
+from meddiff.cases import read_mask, sha256_once, write_image, write_mask
 from meddiff.datasets.adapters import RawCase, list_inputs
 from meddiff.datasets.adapters.dicom_pixels import DicomFrame
 from meddiff.datasets.adapters.listing import harmless
@@ -131,18 +130,7 @@ def _begun(out: Path, same: dict[str, object]) -> _Rows:
 
 def _finished(case: RawCase, rows: _Rows, classes: Sequence[str]) -> bool:
     earlier, file = rows.get(_mask(case), {}), case.file
-    return earlier.keys() == set(classes) and file is not None and {row[-1] for row in earlier.values()} == {_digest(file)}
-
-
-def _digest(file: Path) -> str:
-    """SHA-256 of a file, which may give many cases."""
-    state = file.stat()
-    return _digest_of(file, state.st_mtime_ns, state.st_size)
-
-
-@lru_cache(maxsize=64)
-def _digest_of(file: Path, changed: int, size: int) -> str:
-    return sha256(file)
+    return earlier.keys() == set(classes) and file is not None and {row[-1] for row in earlier.values()} == {sha256_once(file)}
 
 
 def _mask(case: RawCase) -> str:
@@ -154,7 +142,7 @@ def _write(out: Path, case: RawCase, made: Prediction, path: Path) -> dict[str, 
     write_mask(out / _mask(case), made.mask, len(made.classes), made.orientation)
     write_image(out / "overlays" / f"{case.id}.png", made.overlay)
     file = case.file or path
-    name, digest = file.relative_to(path).as_posix() if file != path else file.name, _digest(file)
+    name, digest = file.relative_to(path).as_posix() if file != path else file.name, sha256_once(file)
     return {each.class_: (harmless(name), _mask(case), each.class_, f"{each.probability:.4f}", str(each.area_px),
                           _number(each.area_mm2, 3), f"{each.share:.6f}", _number(made.uncertainty, 4), digest)
             for each in made.classes}

@@ -21,12 +21,10 @@ class PrepareParams(Section):
     size: Annotated[int, Field(ge=32, le=1024, multiple_of=16)] = Field(64, description="side of the square images [pixels]")
     fit: Literal["pad", "squash"] = Field("pad", description="how a frame that isn't square becomes so")
     n_labelled: Annotated[int, Field(ge=2)] = Field(10, description="annotated training cases that the chain may see")
-    val_fraction: Fraction = Field(
-        0.15, description="share of cases for validation where the dataset has no split, and of lesion-free images"
-    )
-    test_fraction: Fraction = Field(
-        0.25, description="share of cases for the test where the dataset has no split, and of lesion-free images"
-    )
+    val_fraction: Fraction = Field(0.15, description="share of cases for validation where the dataset has no split, and of "
+                                    "lesion-free images")
+    test_fraction: Fraction = Field(0.25, description="share of cases for the test where the dataset has no split, and of "
+                                    "lesion-free images")
     duplicate_bits: Annotated[int, Field(ge=0, le=32)] = Field(
         4, description="64-bit perceptual hashes that differ in at most this many bits are near-duplicates"
     )

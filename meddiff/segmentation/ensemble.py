@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from meddiff.cases import Pixels, sha256
 from meddiff.errors import MeddiffError
+from meddiff.params import PrepareParams, SegmentParams
 from meddiff.segmentation.decision import Bounds, Findings, mask_of
 from meddiff.segmentation.metrics import class_dice
 from meddiff.segmentation.segmenter import Segmenter
@@ -41,6 +42,11 @@ class Recipe:
     vertical_flips: bool = False
     window: str = "auto"
     axis: Literal["axial", "coronal", "sagittal"] = "axial"
+
+    @classmethod
+    def of(cls, arm: str, prepare: PrepareParams, segment: SegmentParams) -> "Recipe":
+        """As the settings say."""
+        return cls(arm, prepare.classes, prepare.size, prepare.fit, segment.vertical_flips, prepare.window, prepare.axis)
 
     def write(self, folder: Path) -> None:
         """Write `ensemble.json` beside the folders of the seeds."""

@@ -230,12 +230,12 @@ def test_params_upgrades_an_old_file(project: Path, run: Run) -> None:
 def test_promotion_that_is_refused_ends_with_1(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def promote(layout: Layout, params: object, version: str | None) -> Decision:
+    def promote(layout: Layout, params: object, version: str | None, kind: object) -> Decision:
         asked.append(version)
         return Decision(version is None, ("ok: gain",), version or "7")
 
     monkeypatch.setattr("meddiff.delivery.promote.promote", promote)
-    monkeypatch.setattr("meddiff.delivery.promote.rollback", lambda layout, params: Decision(True, ("back",), "3"))
+    monkeypatch.setattr("meddiff.delivery.promote.rollback", lambda layout, params, kind: Decision(True, ("back",), "3"))
     assert run("promote").stdout == "ok: gain\nmeddiff-generator version 7 is the champion\n"
     refused = run("promote", "--version", "4")
     assert (refused.exit_code, refused.stdout) == (1, "ok: gain\nmeddiff-generator version 4 is refused\n")

@@ -230,7 +230,7 @@ def tell_cases(cases: Sequence[PreparedCase], counts: Mapping[str, float], setti
              "left_out_duplicates": "cases left out: near-duplicates of cases in a later part of the dataset's own split",
              "labelled_repeats": "of the labelled cases are near-duplicates of others: no other cases are left",
              "left_out_lesion_free": "lesion-free images left out: a near-duplicate has a lesion, or is in a later part",
-             "val_lesion_free": "of the validation cases are lesion-free: they settle what is too small or unsure to be a lesion",
+             "val_lesion_free": "of the validation cases are lesion-free: `segment.decision_cost` learns from them what is none",
              "test_lesion_free": "of the test cases are lesion-free: what is found in them is false",
              "test_in_foundation": "test cases are photographs that the foundation `embedded` was trained on: set "
              "`foundation.source` to `scratch` or make another split, else `evaluate` will refuse them",

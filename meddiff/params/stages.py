@@ -263,9 +263,9 @@ class SegmentParams(Section):
     share: Fraction = Field(0.5, description="share of each batch drawn from the synthetic pairs in a synthetic arm")
     precision: SharedPrecision = "float32"
     vertical_flips: bool = Field(False, description="also flip images upside down in training; wrong for ultrasound")
-    decision_cost: Fraction = Field(
-        0.005, description="Dice on the validation cases that a segmenter may lose by finding nothing in images that look "
-        "lesion-free to it; chosen where there are lesion-free validation cases"
+    decision_cost: Fraction | None = Field(
+        None, description="Dice on the validation cases that a segmenter may lose by finding nothing in images that look "
+        "lesion-free to it, where there are lesion-free validation cases; none: it always segments"
     )
     empty_arms: Literal["refuse", "real"] = Field(
         "refuse", description="an arm without any pair: stop before anything is trained, or train on the real cases alone; an "

@@ -216,9 +216,9 @@ def train_segmenter(
     return _decisive(Segmenter(network.eval(), architecture, best.dice, tuple(losses)), validation, params.decision_cost)
 
 
-def _decisive(segmenter: Segmenter, cases: Sequence[Case], cost: float) -> Segmenter:
+def _decisive(segmenter: Segmenter, cases: Sequence[Case], cost: float | None) -> Segmenter:
     """With the decision that is best on validation cases; without any lesion-free ones, as it is."""
-    if all(case.mask is None or case.mask.any() for case in cases):
+    if cost is None or all(case.mask is None or case.mask.any() for case in cases):
         return segmenter
     findings = segmenter.findings(np.stack([case.image for case in cases]), weigh=True)
     dice = validation_scores(findings.masks, cases, segmenter.architecture.classes)

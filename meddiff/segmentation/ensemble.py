@@ -44,9 +44,9 @@ class Recipe:
     axis: Literal["axial", "coronal", "sagittal"] = "axial"
 
     @classmethod
-    def of(cls, arm: str, prepare: PrepareParams, segment: SegmentParams) -> "Recipe":
-        """As the settings say."""
-        return cls(arm, prepare.classes, prepare.size, prepare.fit, segment.vertical_flips, prepare.window, prepare.axis)
+    def of(cls, arm: str, size: int, prepare: PrepareParams, segment: SegmentParams) -> "Recipe":
+        """As the settings say, of images of this size."""
+        return cls(arm, prepare.classes, size, prepare.fit, segment.vertical_flips, prepare.window, prepare.axis)
 
     def write(self, folder: Path) -> None:
         """Write `ensemble.json` beside the folders of the seeds."""

@@ -72,7 +72,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     with replacing(layout.segmenters) as fresh:
         gather_segmenters(dict(zip(each, (folder for folder, _ in made), strict=True)), fresh)
         for arm in dict(each):
-            Recipe.of(arm, prepared, settings).write(fresh / arm)
+            Recipe.of(arm, len(real[0].image), prepared, settings).write(fresh / arm)
         table = VALIDATION.write(fresh, pd.concat([row for _, row in made], ignore_index=True))
         DROPPED.write(fresh, (DroppedRow(arm, reason) for arm, reason in pools.dropped.items()))
     forget(work, [folder for folder, _ in made])

@@ -28,7 +28,7 @@ from tests.stages.test_prepare import raw_folder
 
 SETTINGS = Params.model_validate({"prepare": {"size": 64, "dataset": "folder", "path": "raw", "n_labelled": 12},
                                   "compute": {"threads": 1, "device": "cpu"}})
-PASSED = "a trained segmenter must be there"    # what comes next, for there is none
+PASSED = "the segmenters of an arm must be there"  # the next thing that a project of this fixture lacks
 
 
 def changed(image: Pixels) -> Pixels:

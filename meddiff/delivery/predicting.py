@@ -79,6 +79,9 @@ def predict_files(layout: Layout, params: Params, model: str, path: Path, out: P
     rows = _begun(out, {"model": ensemble.digest, "flips": flips, "path": str(path)})
     todo, faults = [case for case in cases if not _finished(case, rows, ensemble.recipe.classes)], list[MeddiffError]()
     kept = len(cases) - len(todo)
+    for case in todo:
+        if file := _clinical(out, case):
+            file.unlink(missing_ok=True)
     report(kept, len(cases), {})
     with _opened(out / _TABLE, "a") as stream:
         table = csv.writer(stream, lineterminator="\n")
@@ -148,19 +151,27 @@ def _write(out: Path, case: RawCase, made: Prediction, path: Path) -> dict[str, 
             for each in made.classes}
 
 
+def _clinical(out: Path, case: RawCase) -> Path | None:
+    """Where the mask of a DICOM frame goes, or that of the volume which a slice is of; None for a picture file."""
+    if isinstance(case.image, VolumeSlice):
+        return out / "clinical" / f"{case.group or case.id}{volume_suffix(case.image.source)}"
+    return out / "clinical" / f"{case.id}.dcm" if isinstance(case.image, DicomFrame) else None
+
+
 def _write_clinical(out: Path, cases: Sequence[RawCase], classes: Sequence[str]) -> None:
+    """Write what isn't there: of a case that was predicted anew it was taken away."""
     volumes = defaultdict[Path, list[tuple[VolumeSlice, RawCase]]](list)
     for case in cases:
-        file, image = out / "clinical" / f"{case.id}.dcm", case.image
+        file, image = _clinical(out, case), case.image
+        if file is None or file.is_file():
+            continue
         if isinstance(image, VolumeSlice):
-            volumes[image.source].append((image, case))
+            volumes[file].append((image, case))
         elif isinstance(image, DicomFrame) and (mask := read_mask(out / _mask(case))).any():
-            file.parent.mkdir(parents=True, exist_ok=True)
             write_dicom_mask(image.source, mask, classes, file, image.frame)
-    for source, slices in volumes.items():
-        name = slices[0][1].group or slices[0][1].id
+    for file, slices in volumes.items():
         masks = {image.index: read_mask(out / _mask(case)) for image, case in slices}
-        write_volume_mask(source, masks, out / "clinical" / f"{name}{volume_suffix(source)}", slices[0][0].axis, classes)
+        write_volume_mask(slices[0][0].source, masks, file, slices[0][0].axis, classes)
 
 
 def _number(value: float, digits: int) -> str:

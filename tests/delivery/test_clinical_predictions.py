@@ -43,8 +43,13 @@ def test_a_dicom_image_gets_a_segmentation(model: Path, tmp_path: Path) -> None:
     assert [Path(name).stem[-5:] for name in frames] == ["_0001", "_0002"]
     first = highdicom.seg.segread(tmp_path / "out/clinical" / Path(frames[0]).with_suffix(".dcm").name)
     assert (first.get_pixels_by_source_frame(cine.SOPInstanceUID, [1], combine_segments=True)[0] > 0).any()
+    written = tmp_path / "out/clinical" / Path(frames[0]).with_suffix(".dcm").name
+    before = written.read_bytes()
     again = predict(model, tmp_path / "in", tmp_path / "out")
     assert (again.kept, again.done) == (3, 0)
+    assert written.read_bytes() == before, "with other UIDs it would be another file"
+    image(tmp_path / "in/deep/cine.dcm", np.stack([gray * 0, gray]), NumberOfFrames=2)
+    assert predict(model, tmp_path / "in", tmp_path / "out").kept == 1
 
 
 @pytest.mark.parametrize("direction", ["plain", "mirrored"])
@@ -53,6 +58,10 @@ def test_a_volume_gets_a_volume(model: Path, tmp_path: Path, direction: str) -> 
     (tmp_path / "in").mkdir()
     nifti(tmp_path / "in/scan.nii.gz", np.stack(slices, -1).astype(np.int16), direction)
     assert predict(model, tmp_path / "in/scan.nii.gz", tmp_path / "out").done == 3
+    written = tmp_path / "out/clinical/scan.nii.gz"
+    stamp = written.stat().st_mtime_ns
+    assert predict(model, tmp_path / "in/scan.nii.gz", tmp_path / "out").kept == 3
+    assert written.stat().st_mtime_ns == stamp
     masks = {name: read_mask(tmp_path / "out/masks" / f"{name}.png") for name in ("scan_0000", "scan_0001", "scan_0002")}
     back, source = nibabel.load(tmp_path / "out/clinical/scan.nii.gz"), nibabel.load(tmp_path / "in/scan.nii.gz")
     assert np.allclose(back.affine, source.affine, atol=1e-4)

@@ -20,7 +20,8 @@ _MOST = 6  # stages of an encoder that are all used; of more (transformers witho
 class EncoderUNet(nn.Module):  # type: ignore[misc]
     """A U-Net's decoder on the feature maps of an encoder, each level two convolutions with group norm.
 
-    The encoder's batch norms keep their statistics: those of small batches would be noise.
+    The encoder stays in eval mode: its batch norms keep their statistics (those of small batches would be noise), and none of its
+    branches is dropped by torch's global random numbers, which trainings side by side share.
 
     Args:
         out_channels: of the result.
@@ -41,9 +42,7 @@ class EncoderUNet(nn.Module):  # type: ignore[misc]
 
     def train(self, mode: bool = True) -> "EncoderUNet":
         super().train(mode)
-        for part in self.encoder.modules():
-            if isinstance(part, nn.BatchNorm2d):
-                part.eval()
+        self.encoder.eval()
         return self
 
     def forward(self, images: Tensor) -> Tensor:

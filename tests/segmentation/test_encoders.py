@@ -63,6 +63,14 @@ def test_a_folder_of_transformers_becomes_an_encoder(name: str, folders: dict[st
     assert str(folders[name].parent) not in config
 
 
+def test_an_encoder_drops_no_branches_in_training(folders: dict[str, Path]) -> None:
+    _, config = load_encoder(str(folders["swin"]))
+    network = Architecture("encoder_unet", 16, 1, config).build()
+    for begun in (network, network.train()):
+        assert begun.levels.training
+        assert not [name for name, part in begun.encoder.named_modules() if part.training]
+
+
 def test_a_backbone_is_given_imagenets_levels(folders: dict[str, Path]) -> None:
     weights, config = load_encoder(str(folders["resnet"]))
     encoder = build_encoder(config)

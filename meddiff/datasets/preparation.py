@@ -263,7 +263,7 @@ def _prepare(raw: RawCase, settings: PrepareParams, keep: Callable[[str, Pixels,
     keep(raw.id, fitted.image, fitted.mask)
     frame = fitted.image[fitted.frame.top:, fitted.frame.left:][:fitted.frame.height, :fitted.frame.width]
     raw_sha256 = sha256_once(raw.file) if raw.file else ""
-    traits = case.traits | {"text"} if shows_text(case.image) else case.traits
+    traits = case.traits | {"text"} if raw.file and shows_text(case.image) else case.traits
     return PreparedCase(raw, label, bool(case.mask.any()) and not label, fitted.frame, case.mode, raw_sha256,
                         np.stack([thumbnail(case.image), thumbnail(frame)]), measure(case.mask, fitted.mask, fitted.frame),
                         case.colours, traits, empty)

@@ -40,7 +40,12 @@ def cvat(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
 
 def cvat_files(path: Path) -> list[Path]:
     """The XML files below a folder that are CVAT's."""
-    return [file for file in files_below(path, (".xml",)) if b"<annotations>" in file.read_bytes()[:1000]]
+    return [file for file in files_below(path, (".xml",)) if b"<annotations>" in _beginning(file)]
+
+
+def _beginning(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(1000)
 
 
 def _parsed(file: Path) -> ElementTree.Element:

@@ -117,13 +117,7 @@ def slices_with(labelled: Pixels, axis: str) -> list[int]:
 
 def read_volume(path: Path) -> "Image":
     """A volume as stored; raises a MeddiffError where it can't be read."""
-    import SimpleITK
-
-    refuse_short(path)
-    try:
-        return SimpleITK.ReadImage(str(path))
-    except RuntimeError as e:
-        raise unreadable(path, e) from None
+    return _volume(path, _stamp(path))
 
 
 def turn_volume(volume: "Image") -> "Image":
@@ -168,6 +162,17 @@ def _layers(array: NDArray[Any]) -> NDArray[Any]:
     """`[z, y, x, layers]` of an array with or without layers, of two axes or three."""
     array = array[None] if array.ndim == 2 else array
     return array if array.ndim == 4 else array[..., None]
+
+
+@lru_cache(maxsize=1)  # a mask is asked for its values, then for its slices
+def _volume(path: Path, stamp: tuple[int, int]) -> "Image":
+    import SimpleITK
+
+    refuse_short(path)
+    try:
+        return SimpleITK.ReadImage(str(path))
+    except RuntimeError as e:
+        raise unreadable(path, e) from None
 
 
 @lru_cache(maxsize=_LOADED)

@@ -6,6 +6,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
@@ -59,7 +60,12 @@ def require_extra(extra: str, *modules: str) -> None:
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            raise MeddiffError(module, f"this needs the package {module}, which isn't there", f"pip install 'meddiff[{extra}]'")
+            raise MeddiffError(module, f"this needs the package {module}", f"Install it with: pip install 'meddiff[{extra}]'")
+
+
+def interpreter_first() -> dict[str, str]:
+    """A PATH on which `python`, as DVC's stages call it, is this interpreter, whatever environment is active."""
+    return {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
 
 
 def has_bfloat16(device: str) -> bool:

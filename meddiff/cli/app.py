@@ -76,11 +76,13 @@ def repro(context: typer.Context) -> None:
     import sys
     from uuid import uuid4
 
+    from meddiff.environment import interpreter_first
     from meddiff.warm import warm_stages
 
     os.environ.setdefault("MEDDIFF_EXECUTION", f"repro-{uuid4().hex}")  # DVC's process isn't above those of the stages
     with warm_stages():
-        process = subprocess.Popen([sys.executable, "-m", "dvc", "repro", *context.args])
+        command = [sys.executable, "-m", "dvc", "repro", *context.args]
+        process = subprocess.Popen(command, env={**os.environ, **interpreter_first()})
         signal.signal(signal.SIGINT, lambda number, frame: None)  # DVC has it too, and ends the stage
         signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
         code = process.wait()

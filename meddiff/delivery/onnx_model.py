@@ -4,7 +4,6 @@ import json
 import logging
 import warnings
 from contextlib import redirect_stdout
-from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from meddiff.delivery.trained import Trained
-from meddiff.errors import MeddiffError
+from meddiff.environment import require_extra
 
 _FIXED = ("swin_unetr",)  # whose masks of shifted windows are of one size
 
@@ -38,8 +37,7 @@ def write_onnx(trained: Trained, folder: Path) -> None:
     Raises:
         MeddiffError: a package of the extra `onnx` is missing.
     """
-    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
-        raise MeddiffError("--format onnx", f"it needs the package {missing[0]}", "Install it with: pip install 'meddiff[onnx]'")
+    require_extra("onnx", "onnx", "onnxscript")
     architecture, dim = trained.segmenter.architecture, torch.export.Dim
     multiple, least = architecture.sides
     free = {} if architecture.network in _FIXED else {

@@ -12,7 +12,7 @@ from scipy.optimize import isotonic_regression
 from meddiff.errors import MeddiffError
 from meddiff.evaluation.arms import arm_name, best_arm
 from meddiff.evaluation.bootstrap import LEAST_SEEDS, Interval, gain_interval, mean_interval, resampled_means
-from meddiff.evaluation.summary import Advice, patients, score_matrix
+from meddiff.evaluation.summary import Advice, bootstrap_of, score_matrix
 from meddiff.pages import counted, points
 from meddiff.params import EvaluateParams
 from meddiff.params.arms import BASELINE
@@ -31,7 +31,7 @@ def advise(scores: pd.DataFrame, training: pd.DataFrame, arms: Mapping[str, Mapp
     arm, lesions = best_arm(training), scores[scores["dice"].notna()]
     if arm is None or arm not in set(lesions["arm"]) or math.isnan(arms[arm]["dice"].mean):
         return None
-    how = patients(lesions), settings.resamples, settings.confidence, settings.seed
+    how = bootstrap_of(lesions, settings)
     own, compared = score_matrix(lesions, arm, "dice"), arm != BASELINE and BASELINE in set(lesions["arm"])
     lead = gain_interval(score_matrix(lesions, BASELINE, "dice"), own, *how) if compared else None
     return Advice(arm, training["arm"].nunique(), mean_interval(own, *how), lead, arms[arm]["dice"])

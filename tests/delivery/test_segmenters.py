@@ -203,7 +203,7 @@ def test_the_command_says_what_it_wrote_or_what_is_missing(tmp_path: Path, monke
     assert "arm real, seed 0, validation Dice 0.5000" in CliRunner().invoke(app, [*command, "safetensors"]).output
     with pytest.raises(MeddiffError, match="the folder for the segmenter must be new or empty"):
         CliRunner().invoke(app, [*command, "bundle"], catch_exceptions=False)
-    monkeypatch.setattr("meddiff.delivery.onnx_model.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MeddiffError, match=r"needs the package onnx\. Install it with: pip install 'meddiff\[onnx\]'"):
         CliRunner().invoke(app, [*command[:2], str(tmp_path / "new"), "--format", "onnx"], catch_exceptions=False)
     assert not (tmp_path / "new").exists()

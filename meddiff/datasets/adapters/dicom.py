@@ -38,7 +38,7 @@ def dicom(path: Path, classes: Sequence[str] = ("lesion",), slicing: Slicing | N
     """
     slicing = slicing or Slicing()
     headers = read_headers(dicom_files(path))
-    images = list({header.uid: header for header in reversed(headers) if header.size}.values())[::-1]
+    images = _images(headers)
     marked = place_marks(read_marks(headers), images, classes, path)
     owners, stacks = _groups(images), {image.series for image in images if image.stacked for frame in _numbers(image)
                                        if (image.uid, frame) in marked and marked[image.uid, frame].masks}
@@ -54,8 +54,8 @@ def dicom(path: Path, classes: Sequence[str] = ("lesion",), slicing: Slicing | N
 
 def dicom_frames(files: Sequence[Path], slicing: Slicing) -> list[RawCase]:
     """Every frame of the images among DICOM files, named as in `dicom`, whatever is drawn on them."""
-    images = {header.uid: header for header in read_headers(files) if header.size}
-    return [_case(image, frame, "", None, False, slicing, 1) for image in images.values() for frame in _numbers(image)]
+    images = _images(read_headers(files))
+    return [_case(image, frame, "", None, False, slicing, 1) for image in images for frame in _numbers(image)]
 
 
 def explain_dicom(ids: Collection[str], file: Path) -> str:
@@ -72,6 +72,11 @@ def explain_dicom(ids: Collection[str], file: Path) -> str:
     if header.id in ids or f"{header.id}_0001" in ids:
         return "it is a copy of another file"
     return "its series has more slices without mask than `prepare.frames`"
+
+
+def _images(headers: Sequence[DicomHeader]) -> list[DicomHeader]:
+    """Those that show an image to learn from; of copies the first."""
+    return list({header.uid: header for header in reversed(headers) if header.size}.values())[::-1]
 
 
 def _numbers(image: DicomHeader) -> range:

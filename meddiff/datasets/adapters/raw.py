@@ -45,19 +45,17 @@ class Polygon:
     Attributes:
         points: `[N, 2]` float64 corners as (x, y) in pixels of the original image.
         source: file that holds the polygon.
-        label: class of the lesion.
     """
 
     points: NDArray[np.float64]
     source: Path
-    label: int = 1
 
     def mask(self, image: Decoded, classes: int) -> Decoded:
         """The pixels whose centres lie inside (skimage's `polygon2mask`), on an image without orientation."""
         if image.orientation > 1:
             raise MeddiffError(self.source, "nothing tells whether a polygon was drawn on the image as stored or turned", TURN)
         inside = polygon2mask(image.pixels.shape[:2], self.points[:, ::-1])
-        return Decoded(np.asarray(inside, dtype=np.uint8) * np.uint8(self.label))
+        return Decoded(np.asarray(inside, dtype=np.uint8))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from skimage.draw import polygon2mask
 
 from meddiff.datasets.adapters.raw import TURN
-from meddiff.datasets.decoding import Decoded, turned
+from meddiff.datasets.decoding import Decoded, as_stored, turned
 from meddiff.errors import MeddiffError
 
 Size = tuple[int, int]  # height and width [pixels]
-_BACK = {6: 8, 8: 6}    # EXIF orientations whose turn another takes back; the others are their own
 
 
 class Region(Protocol):
@@ -163,7 +162,7 @@ class Drawing:
                 raise MeddiffError(f"{self.source}: {self.place}", f"{e} on the image of {_by(filled.shape)} pixels",
                                    "Mend the shape in the tool, and export again") from e
         if upright:  # by the image's own orientation, so that only one way fits
-            return Decoded(turned(filled, _BACK.get(image.orientation, image.orientation)), image.orientation)
+            return Decoded(as_stored(filled, image.orientation), image.orientation)
         return Decoded(filled)
 
 

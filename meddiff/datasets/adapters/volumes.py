@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from meddiff.datasets.adapters.listing import composed, entry, require_pairs, visible_files
@@ -73,10 +74,8 @@ def volume_slices(file: Path, name: str, slicing: Slicing) -> list[RawCase]:
         MeddiffError: its header can't be read.
     """
     require_extra("volumes", "SimpleITK")
-    total = read_volume_header(file).slices(slicing.axis)
-    return [RawCase(name if total == 1 else f"{name}_{index:04d}",
-                    VolumeSlice(file, slicing.axis, index, total, slicing.window), (), "" if total == 1 else name)
-            for index in range(total)]
+    header = read_volume_header(file)
+    return [_case(name, header, index, slicing) for index in range(header.slices(slicing.axis))]
 
 
 def explain_volume(ids: Collection[str], file: Path) -> str:
@@ -84,7 +83,7 @@ def explain_volume(ids: Collection[str], file: Path) -> str:
     heads = (file.with_suffix(suffix) for suffix in (".mhd", ".nhdr"))
     if file.suffix.lower() in (".raw", ".zraw") and any(head.exists() for head in heads):
         return ""
-    if not file.name.lower().endswith(_SUFFIXES):
+    if not volume_suffix(file):
         return "it is no volume: NIfTI, NRRD and MetaImage are read"
     if file.parent.name.startswith("imagesT"):
         return "of several channels the first, _0000, is read"
@@ -96,7 +95,7 @@ def _files(folder: Path) -> dict[str, Path]:
     files: dict[str, list[Path]] = {}
     nnunet = folder.name.startswith("imagesT")
     for file in (file for file in visible_files(folder) if file.parent == folder):
-        suffix = next((suffix for suffix in _SUFFIXES if file.name.lower().endswith(suffix)), "")
+        suffix = volume_suffix(file)
         if suffix and not (nnunet and re.search(r"_000[1-9]$", file.name[:-len(suffix)])):
             stem = composed(file.name[:-len(suffix)])
             files.setdefault(stem.removesuffix("_0000") if nnunet else stem, []).append(file)
@@ -136,8 +135,13 @@ def _slices(stem: str, image: VolumeHeader, mask: Path | None, drawn: tuple[tupl
     empty = evenly([index for index in range(total) if index not in set(marked)], slicing.frames)
     # A mask that holds nothing at all says of no slice that it is lesion-free, see `prepare.empty_masks`.
     blank = mask is not None and not marked
-    return [RawCase(stem if total == 1 else f"{stem}_{index:04d}",
-                    VolumeSlice(image.path, slicing.axis, index, total, slicing.window),
-                    (VolumeMask(mask, image.path, slicing.axis, index, drawn),) if mask and (blank or index in marked) else (),
-                    "" if total == 1 else stem, lesion_free=free or bool(marked and index not in marked), classes=classes)
-            for index in sorted([*marked, *empty])]
+    return [replace(_case(stem, image, index, slicing), lesion_free=free or bool(marked and index not in marked), classes=classes,
+                    masks=(VolumeMask(mask, image.path, slicing.axis, index, drawn),)
+                    if mask and (blank or index in marked) else ()) for index in sorted([*marked, *empty])]
+
+
+def _case(name: str, image: VolumeHeader, index: int, slicing: Slicing) -> RawCase:
+    """A slice of a volume, without annotation: `NAME`, or of several `NAME_INDEX`, which are of one group."""
+    total = image.slices(slicing.axis)
+    return RawCase(name if total == 1 else f"{name}_{index:04d}",
+                   VolumeSlice(image.path, slicing.axis, index, total, slicing.window), (), "" if total == 1 else name)

@@ -14,7 +14,7 @@ from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
-from meddiff.environment import greatest_memory
+from meddiff.environment import greatest_memory, interpreter_first
 from meddiff.errors import MeddiffError
 from meddiff.params.file import edit_params, load_params, settings_text
 from meddiff.services.versioning.lock import LOCK, dvc_repo, run_git
@@ -156,7 +156,7 @@ def _dvc(root: Path, env: Mapping[str, str], show: Callable[[str], None], *words
     Returns:
         Its lines, and the greatest memory of it and its stages [MB].
     """
-    here = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}", "PYTHONUNBUFFERED": "1"}
+    here = {**interpreter_first(), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen([sys.executable, "-m", "dvc", *words], cwd=root, env={**os.environ, **here, **env}, text=True,
                                errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     last: deque[str] = deque(maxlen=2000)

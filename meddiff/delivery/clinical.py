@@ -15,6 +15,8 @@ from meddiff.datasets.adapters.volume_pixels import place_slice, read_volume, tu
 from meddiff.environment import require_extra
 from meddiff.errors import MeddiffError
 
+_MAY_BE_EMPTY = ("AccessionNumber", "PatientBirthDate", "PatientID", "PatientName", "PatientSex", "ReferringPhysicianName",
+                 "StudyDate", "StudyID", "StudyTime")  # which a SEG must have, and which files that were made anonymous may lack
 _IN_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "FrameIncrementPointer",
               "DimensionIndexSequence", "DimensionOrganizationSequence")
 
@@ -42,6 +44,8 @@ def write_dicom_mask(source: Path, mask: Pixels, classes: Sequence[str], out: Pa
     if mask.shape != (size := (int(tags.get("Rows", 0)), int(tags.get("Columns", 0)))):
         raise MeddiffError(source, f"a mask has its image's size, this one is {mask.shape[1]}×{mask.shape[0]} and the image "
                            f"{size[1]}×{size[0]} pixels", "Bring it to the image's own size")
+    for name in (name for name in _MAY_BE_EMPTY if name not in tags):
+        setattr(tags, name, "")
     many, kind = int(tags.get("NumberOfFrames") or 1) > 1, tags.SOPClassUID
     if many:  # highdicom takes only single images where there is no frame of reference: the frame is made one
         own = frame_tags(tags, frame)

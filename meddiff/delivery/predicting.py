@@ -39,7 +39,7 @@ class Predicted:
 
     Attributes:
         done, kept: predicted now, and finished by an earlier call.
-        faults: of single files, all others are done.
+        faults: of single files that can't be read, or written in their own format; all others are done.
         passed: files that are no pictures.
     """
 
@@ -94,8 +94,9 @@ def predict_files(layout: Layout, params: Params, model: str, path: Path, out: P
                 stream.flush()
             report(n, len(cases), {})
     _write_table(out, rows)
-    _write_clinical(out, [case for case in cases if _mask(case) in rows], ensemble.recipe.classes)
-    return Predicted(len(todo) - len(faults), kept, tuple(faults), tuple(passed))
+    done = len(todo) - len(faults)
+    faults += _write_clinical(out, [case for case in cases if _mask(case) in rows], ensemble.recipe.classes)
+    return Predicted(done, kept, tuple(faults), tuple(passed))
 
 
 @contextmanager
@@ -158,8 +159,9 @@ def _clinical(out: Path, case: RawCase) -> Path | None:
     return out / "clinical" / f"{case.id}.dcm" if isinstance(case.image, DicomFrame) else None
 
 
-def _write_clinical(out: Path, cases: Sequence[RawCase], classes: Sequence[str]) -> None:
-    """Write what isn't there: of a case that was predicted anew it was taken away."""
+def _write_clinical(out: Path, cases: Sequence[RawCase], classes: Sequence[str]) -> list[MeddiffError]:
+    """Write what isn't there (of a case that was predicted anew it was taken away); the faults of what can't be written."""
+    faults = list[MeddiffError]()
     volumes = defaultdict[Path, list[tuple[VolumeSlice, RawCase]]](list)
     for case in cases:
         file, image = _clinical(out, case), case.image
@@ -168,10 +170,17 @@ def _write_clinical(out: Path, cases: Sequence[RawCase], classes: Sequence[str])
         if isinstance(image, VolumeSlice):
             volumes[file].append((image, case))
         elif isinstance(image, DicomFrame) and (mask := read_mask(out / _mask(case))).any():
-            write_dicom_mask(image.source, mask, classes, file, image.frame)
+            try:
+                write_dicom_mask(image.source, mask, classes, file, image.frame)
+            except MeddiffError as fault:
+                faults.append(fault)
     for file, slices in volumes.items():
         masks = {image.index: read_mask(out / _mask(case)) for image, case in slices}
-        write_volume_mask(slices[0][0].source, masks, file, slices[0][0].axis, classes)
+        try:
+            write_volume_mask(slices[0][0].source, masks, file, slices[0][0].axis, classes)
+        except MeddiffError as fault:
+            faults.append(fault)
+    return faults
 
 
 def _number(value: float, digits: int) -> str:

@@ -47,6 +47,17 @@ def test_a_mask_of_a_frame_comes_back_on_its_frame(tmp_path: Path) -> None:
     assert (decode(case).mask == K).all()
 
 
+def test_a_file_that_was_made_anonymous_gets_a_mask(tmp_path: Path) -> None:
+    made = image(tmp_path / "a.dcm", GRAY)
+    for name in ("AccessionNumber", "PatientBirthDate", "PatientID", "PatientName", "PatientSex", "ReferringPhysicianName",
+                 "StudyDate", "StudyID", "StudyTime"):
+        delattr(made, name)
+    made.save_as(tmp_path / "a.dcm")
+    write_dicom_mask(tmp_path / "a.dcm", K, ("benign", "malignant"), tmp_path / "seg.dcm")
+    seg = highdicom.seg.segread(tmp_path / "seg.dcm")
+    assert (seg.get_pixels_by_source_instance([made.SOPInstanceUID], combine_segments=True)[0] == K).all()
+
+
 def test_what_a_segmentation_cant_be_written_for_is_refused(tmp_path: Path) -> None:
     made = image(tmp_path / "a.dcm", GRAY)
     with pytest.raises(MeddiffError, match="this one is 20×27 and the image 27×20 pixels"):

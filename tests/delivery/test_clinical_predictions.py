@@ -75,6 +75,20 @@ def test_a_volume_gets_a_volume(model: Path, tmp_path: Path, direction: str) -> 
     assert sorted(levels.tolist()) == sorted(inside.tolist()), "the mask lies on the voxels whose picture it was drawn on"
 
 
+def test_what_has_no_segmentation_is_told_and_all_else_is_done(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    slices = [np.asarray(large(case, 60, 50)[0])[:, :, 0] for case in make_cases(3, seed=7)]
+    made = image(tmp_path / "in/a.dcm", slices[0])
+    del made.SeriesInstanceUID, made.StudyInstanceUID
+    made.save_as(tmp_path / "in/a.dcm")
+    nifti(tmp_path / "in/scan.nii.gz", np.stack(slices, -1).astype(np.int16))
+    result = predict(model, tmp_path / "in", tmp_path / "out")
+    (fault,) = result.faults
+    assert "a.dcm: a DICOM image must tell patient, study" in str(fault)
+    assert result.done == 4
+    assert [path.name for path in (tmp_path / "out/clinical").iterdir()] == ["scan.nii.gz"]
+
+
 def test_a_broken_volume_is_told(model: Path, tmp_path: Path) -> None:
     (tmp_path / "scan.nii").write_bytes(b"no volume")
     with pytest.raises(MeddiffError, match=r"scan\.nii"):

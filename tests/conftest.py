@@ -5,7 +5,10 @@ from meddiff.environment import quiet
 quiet()
 
 import os  # noqa: E402
+import shutil  # noqa: E402
 import socket  # noqa: E402
+import subprocess  # noqa: E402
+import tempfile  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
@@ -123,3 +126,50 @@ def share(tmp_path: Path) -> "FolderStore":
 def store(request: pytest.FixtureRequest) -> "ObjectStore":
     """An empty place of each kind."""
     return request.getfixturevalue(request.param)
+
+
+# ---- databases
+
+def find_binaries() -> Path | None:
+    """Folder of PostgreSQL's server programs: on the PATH, or where Debian keeps them."""
+    candidates = [Path(os.path.realpath(found)).parent] if (found := shutil.which("initdb")) else []
+    candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((folder for folder in candidates if (folder / "initdb").exists() and (folder / "postgres").exists()), None)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Path]:
+    """A PostgreSQL cluster of its own, reachable only through a socket in the folder given; never run as root."""
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL's initdb and postgres are not installed")
+    folder = Path(tempfile.mkdtemp(prefix="meddiff-pg-"))
+    become: list[str] = []
+    if os.geteuid() == 0:
+        if not shutil.which("runuser") or subprocess.run(["id", "postgres"], capture_output=True, check=False).returncode:
+            pytest.skip("PostgreSQL refuses to run as root, and there is no runuser with a user `postgres`")
+        become = ["runuser", "-u", "postgres", "--"]
+        shutil.chown(folder, "postgres")
+    data = folder / "data"
+    initdb = [*become, str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", "postgres", "-N"]
+    subprocess.run(initdb, check=True, capture_output=True, cwd=folder)
+    control = [*become, str(binaries / "pg_ctl"), "-D", str(data), "-w", "-t", "60"]
+    settings = f"-c listen_addresses= -c fsync=off -k {folder}"
+    with (folder / "start.log").open("wb") as log:
+        subprocess.run([*control, "-o", settings, "start"], check=True, stdout=log, stderr=log, cwd=folder)
+    try:
+        yield folder
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd=folder)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgres_database(postgres: Path) -> str:
+    """URL of a new, empty database in it."""
+    import psycopg
+
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(f"postgresql://postgres@/postgres?host={postgres}", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"postgresql+psycopg://postgres@/{name}?host={postgres}"

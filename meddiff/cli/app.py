@@ -7,14 +7,16 @@ import typer
 
 from meddiff.cli.data import catalog_app, export_app, release_app
 from meddiff.cli.project import any_project, project
+from meddiff.cli.registry import audit, promote_model
 from meddiff.cli.settings import init, params, profile
 from meddiff.errors import MeddiffError, redacted, some
 from meddiff.layout import STAGES
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
                   help="Guided synthesis of annotated medical images, and what it gains. `dvc repro` runs the whole chain.")
-for _command in (init, params, profile):
+for _command in (init, params, profile, audit):
     app.command()(_command)
+app.command("promote")(promote_model)
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(release_app, name="release")
 app.add_typer(export_app, name="export")
@@ -113,27 +115,6 @@ def predict_pictures(
     for fault in made.faults:
         print(f"meddiff: {' '.join(str(fault).split())}", file=sys.stderr)
     if made.faults:
-        raise typer.Exit(1)
-
-
-@app.command("promote")
-def promote_model(
-    version: Annotated[str | None, typer.Option(help="Number in the registry; the newest if not given.")] = None,
-    rollback: Annotated[bool, typer.Option("--rollback", help="Make the previous champion the champion again.")] = False,
-    segmenter: Annotated[bool, typer.Option("--segmenter", help="Of the segmenters, not of the generators.")] = False,
-) -> None:
-    """Make a registered generator or segmenter the champion if its gate (promote.*) holds; exit code 1 and reasons if not."""
-    from meddiff.delivery import promote as gate
-    from meddiff.services.tracking import GENERATOR, SEGMENTER
-
-    layout, params = project()
-    kind = SEGMENTER if segmenter else GENERATOR
-    decision = gate.rollback(layout, params, kind) if rollback else gate.promote(layout, params, version, kind)
-    for reason in decision.reasons:
-        print(reason)
-    name = params.promote.segmenter if segmenter else params.promote.model
-    print(f"{name} version {decision.version} is {'the champion' if decision.passed else 'refused'}")
-    if not decision.passed:
         raise typer.Exit(1)
 
 

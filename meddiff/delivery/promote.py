@@ -14,7 +14,7 @@ from meddiff.outputs.samples import read_records
 from meddiff.outputs.tables import ENSEMBLE_SCORES
 from meddiff.pages import points
 from meddiff.params import EvaluateParams, Params, PromoteParams
-from meddiff.services.catalog import record_promotion
+from meddiff.services.catalog import record_action, record_promotion
 from meddiff.services.tracking import GENERATOR, Evidence, ModelKind, Registry
 from meddiff.services.versioning import locked
 
@@ -101,6 +101,8 @@ def promote(layout: Layout, params: Params, version: str | None = None, kind: Mo
     registry.annotate(decision.version, {"gate": verdict, "gate.reasons": "\n".join(decision.reasons)})
     record_promotion(layout, params, registry.name, decision.version, decision.passed, decision.reasons,
                      _generator(layout, found) if kind == GENERATOR else "")
+    record_action(layout, params, "promoted" if decision.passed else "refused", f"{registry.name} {decision.version}",
+                  "\n".join(decision.reasons), champion or "", (decision.version if decision.passed else champion) or "")
     if decision.passed and champion != decision.version:
         if champion:
             registry.set_alias(_PREVIOUS, champion)
@@ -140,9 +142,10 @@ def rollback(layout: Layout, params: Params, kind: ModelKind = GENERATOR) -> Dec
     champion, previous = registry.alias(_CHAMPION), registry.alias(_PREVIOUS)
     if previous is None:
         raise MeddiffError(registry.name, "a rollback needs an earlier champion", "Promote a version by its number")
+    reason = f"champion again after a rollback from version {champion}"
+    record_action(layout, params, "rolled back", f"{registry.name} {previous}", reason, champion or "", previous)
     registry.set_alias(_CHAMPION, previous)
     registry.set_alias(_PREVIOUS, None)
-    reason = f"champion again after a rollback from version {champion}"
     registry.annotate(previous, {"gate.rollback": reason})
     if champion:
         registry.annotate(champion, {"gate.rollback": f"replaced by version {previous} in a rollback"})

@@ -22,6 +22,7 @@ from meddiff.layout import Layout, replacing
 from meddiff.outputs.samples import Records, read_records
 from meddiff.params import Params
 from meddiff.progress import Report, silent
+from meddiff.services.catalog import record_action
 from meddiff.services.storage import CONNECTIONS, ObjectStore
 
 _FORMAT = "meddiff-release/1"
@@ -86,8 +87,10 @@ def publish(layout: Layout, params: Params, store: ObjectStore, name: str, repor
 
     files = dict(sorted(_parallel(upload, list(content), report)))
     manifest |= {"created": datetime.now(UTC).isoformat(timespec="seconds"), "files": files}
+    release = _release(store, manifest)
+    record_action(layout, params, "released", release.url, f"{release.pairs} pairs of generator {', '.join(release.generators)}")
     _put(store, f"{name}/{MANIFEST}", json.dumps(manifest, indent=1).encode(), name)
-    return _release(store, manifest)
+    return release
 
 
 def fetch(store: ObjectStore, name: str, dest: Path, report: Report = silent) -> Release:

@@ -102,6 +102,7 @@ class CatalogParams(Section):
 
     url: DatabaseUrl = Field("", description="SQLAlchemy URL with its driver; empty: a SQLite file in `.work/`")
     project: str = Field("", description="name of this project's rows in a shared database; empty: the folder's name")
+    person: str = Field("", description="who acts, for the audit log; MEDDIFF_PERSON in the environment wins; empty: the account")
 
 
 class ComputeParams(Section):

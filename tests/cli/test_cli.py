@@ -323,6 +323,19 @@ def test_catalogue_release_and_tune_reach_their_modules(project: Path, run: Run,
     assert "--- a\napply it with: patch -p1 < best.diff" in shown
 
 
+def test_the_audit_log_is_a_command(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from meddiff.services import catalog
+
+    monkeypatch.delenv(catalog.URL_VARIABLE, raising=False)
+    layout, params = Layout(project), load_params(project / "params.yaml")
+    catalog.record_action(layout, params, "promoted", "meddiff-segmenter 3", "better\nmuch", "2", "3", person="Ana")
+    catalog.record_action(layout, params, "released", "file:///r/v1", person="Ben")
+    first, second = run("audit").stdout.splitlines()
+    assert first.endswith(" UTC  Ana promoted meddiff-segmenter 3 (2 -> 3): better; much")
+    assert second.endswith(" UTC  Ben released file:///r/v1")
+    assert run("audit", "segmenter", "--all").stdout.splitlines() == [first.replace("Ana", f"{project.name}: Ana")]
+
+
 def test_a_stage_that_fails_brings_back_what_dvc_removed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from meddiff.stages import runner
 

@@ -18,6 +18,7 @@ from meddiff.delivery.sampling import sample_registered
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import Params, PromoteParams
+from meddiff.services.catalog import list_actions
 from meddiff.services.tracking import GENERATOR, Evidence, Registry, load_generator, stage_run
 from meddiff.services.tracking.models import log_model
 from meddiff.services.tracking.server import connect
@@ -148,6 +149,11 @@ def test_promotion_refusal_and_rollback(layout: Layout, monkeypatch: pytest.Monk
     with pytest.raises(MeddiffError, match="there are \\[1, 2, 3\\]"):
         gate.promote(layout, Params(), "9")
     assert [(given[1], given[2]) for given in recorded] == [("1", True), ("2", False), ("3", True), ("3", True), ("1", True)]
+    name = Params().promote.model
+    assert [(row.action, row.subject, row.before, row.after) for row in list_actions(layout, Params())] == [
+        ("promoted", f"{name} 1", "", "1"), ("refused", f"{name} 2", "1", "1"), ("promoted", f"{name} 3", "1", "3"),
+        ("promoted", f"{name} 3", "3", "3"), ("rolled back", f"{name} 1", "3", "1")]
+    assert "FAILED: gain_lower is -0.1" in list_actions(layout, Params(), f"{name} 2")[0].reason
 
 
 def test_the_newest_complete_execution_with_the_version_counts(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

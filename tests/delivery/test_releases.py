@@ -12,6 +12,7 @@ from meddiff.evaluation.bootstrap import Interval
 from meddiff.evaluation.summary import Quality, Summary
 from meddiff.layout import Layout
 from meddiff.params import Params
+from meddiff.services.catalog import list_actions
 from meddiff.services.storage import FolderStore, ObjectStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
@@ -37,6 +38,12 @@ def test_a_release_comes_back_whole(layout: Layout, store: ObjectStore, tmp_path
     assert {"seed", "background", "similarity", "generator"} <= set(table)
 
 
+def test_who_released_is_recorded(layout: Layout, share: FolderStore) -> None:
+    publish(layout, Params(), share, "v1")
+    (row,) = list_actions(layout, Params())
+    assert (row.action, row.subject, row.reason) == ("released", f"{share.url}v1", "4 pairs of generator abc")
+
+
 def test_a_fetched_release_is_a_dataset(layout: Layout, store: ObjectStore, tmp_path: Path) -> None:
     from meddiff.datasets.adapters.folder import folder
 
@@ -45,7 +52,9 @@ def test_a_fetched_release_is_a_dataset(layout: Layout, store: ObjectStore, tmp_
     assert sorted(case.id for case in folder(tmp_path / "fetched")) == ["s01", "s02", "s11", "s12"]
 
 
-def test_the_manifest_holds_no_secret_and_no_path_of_this_machine(layout: Layout, store: ObjectStore) -> None:
+def test_the_manifest_holds_no_secret_and_no_path_of_this_machine(layout: Layout, store: ObjectStore, tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDDIFF_CATALOG_URL", f"sqlite:///{tmp_path / 'catalog.db'}")  # the one in the settings isn't there
     params = Params.model_validate({"prepare": {"path": "/home/me/images"}, "foundation": {"source": "/home/me/model"},
                                     "catalog": {"url": "postgresql+psycopg://me:geheim@db/x"}})
     publish(layout, params, store, "v1")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -11,12 +12,13 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import Params
-from meddiff.services.catalog.models import VERSION_TABLE
+from meddiff.services.catalog.models import VERSION_TABLE, ProjectEntry
 
 URL_VARIABLE = "MEDDIFF_CATALOG_URL"
 _ANOTHER = f"or name another database by `catalog.url` or {URL_VARIABLE}"
@@ -95,3 +97,22 @@ def _migrate(engine: sa.Engine) -> None:
 
 def _cause(error: Exception) -> str:
     return str(getattr(error, "orig", None) or error).strip().split("\n")[0]
+
+
+def project_name(layout: Layout, params: Params) -> str:
+    """Name that a project's rows carry: `catalog.project`, or that of its folder, also in a work tree below its `.work/`."""
+    root = layout.root.resolve()
+    return params.catalog.project or (root.parts[root.parts.index(".work") - 1] if ".work" in root.parts else root.name)
+
+
+def claim_project(session: Session, project: str, rebuilt: datetime | None = None) -> None:
+    """Write the project's row first, so that another writer of the project waits here until this transaction ends."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    row = dialect.insert(ProjectEntry).values(name=project, rebuilt=rebuilt)
+    session.execute(row.on_conflict_do_update(index_elements=[ProjectEntry.name],
+                                              set_={"rebuilt": sa.func.coalesce(row.excluded.rebuilt, ProjectEntry.rebuilt)}))
+
+
+def utc_now() -> datetime:
+    """The time as the tables hold it: in UTC, without a zone."""
+    return datetime.now(UTC).replace(tzinfo=None)

@@ -77,3 +77,18 @@ class PromotionEntry(Base):
     reasons: Mapped[str]
     generator: Mapped[str]
     at: Mapped[datetime] = mapped_column(sa.DateTime)
+
+
+class ActionEntry(Base):
+    """What a person did that others rely on. Rows are only ever added: triggers of the database refuse anything else."""
+
+    __tablename__ = "meddiff_actions"
+    number: Mapped[int] = mapped_column(primary_key=True)
+    project: Mapped[str] = mapped_column(sa.ForeignKey(ProjectEntry.name), index=True)
+    at: Mapped[datetime] = mapped_column(sa.DateTime)
+    person: Mapped[str]
+    action: Mapped[str]
+    subject: Mapped[str]
+    reason: Mapped[str]
+    before: Mapped[str]
+    after: Mapped[str]

@@ -7,26 +7,18 @@ from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
 
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.outputs.samples import DECISION_COLUMNS, SAMPLE_COLUMNS, VERDICTS, Records, read_records
 from meddiff.params import Params
-from meddiff.services.catalog.database import open_session
+from meddiff.services.catalog.database import claim_project, open_session, project_name, utc_now
 from meddiff.services.catalog.models import Base, BatchEntry, DecisionEntry, ProjectEntry, PromotionEntry, SampleEntry
 from meddiff.services.catalog.records import CatalogCounts, PromotionRecord, SampleRecord
 
 REBUILD = "Run `meddiff catalog rebuild`"
 STATUSES = (*VERDICTS, "undecided")
 _SCORES = tuple(name for name in DECISION_COLUMNS if name not in SAMPLE_COLUMNS)
-
-
-def project_name(layout: Layout, params: Params) -> str:
-    """Name that a project's rows carry: `catalog.project`, or that of its folder, also in a work tree below its `.work/`."""
-    root = layout.root.resolve()
-    return params.catalog.project or (root.parts[root.parts.index(".work") - 1] if ".work" in root.parts else root.name)
 
 
 def rebuild(layout: Layout, params: Params) -> CatalogCounts:
@@ -38,7 +30,7 @@ def rebuild(layout: Layout, params: Params) -> CatalogCounts:
     project = project_name(layout, params)
     rows = _rows(read_records(layout.synthetic, layout.filtered), project)
     with open_session(layout, params) as session:
-        _claim(session, project, _now())
+        claim_project(session, project, utc_now())
         for table in (DecisionEntry, SampleEntry, BatchEntry):
             session.execute(sa.delete(table).where(table.project == project))
         for kind, values in rows.items():
@@ -102,9 +94,9 @@ def record_promotion(layout: Layout, params: Params, model: str, version: str, p
     """Keep one decision of the gate; `generator` is the model's hash as the samples carry it, where it is known."""
     project = project_name(layout, params)
     row = PromotionEntry(project=project, model=model, version=version, passed=passed, reasons=json.dumps(list(reasons)),
-                       generator=generator, at=_now())
+                       generator=generator, at=utc_now())
     with open_session(layout, params) as session:
-        _claim(session, project)
+        claim_project(session, project)
         session.add(row)
         session.flush()
         return _promotion(row)
@@ -128,10 +120,6 @@ def _record(sample: SampleEntry, batch: BatchEntry, decision: DecisionEntry | No
                         corroded=f"filtered/masks/{sample.id}.png" if accepted else None, promotions=tuple(promotions))
 
 
-def _now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
-
-
 def _promotion(row: PromotionEntry) -> PromotionRecord:
     reasons = tuple(json.loads(row.reasons))
     return PromotionRecord(row.model, row.version, row.passed, reasons, row.generator, row.at.replace(tzinfo=UTC))
@@ -146,11 +134,3 @@ def _rows(records: Records, project: str) -> dict[type[Base], list[dict[str, Any
                 "passed": not records.reasons[batch] if batch in records.reasons else None}
                for batch, n in records.samples.groupby("batch").size().items()]
     return {BatchEntry: batches, SampleEntry: plain(records.samples), DecisionEntry: plain(records.decisions[["id", *_SCORES]])}
-
-
-def _claim(session: Session, project: str, rebuilt: datetime | None = None) -> None:
-    """Write the project's row first, so that another writer of the project waits here until this transaction ends."""
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    row = dialect.insert(ProjectEntry).values(name=project, rebuilt=rebuilt)
-    session.execute(row.on_conflict_do_update(index_elements=[ProjectEntry.name],
-                                              set_={"rebuilt": sa.func.coalesce(row.excluded.rebuilt, ProjectEntry.rebuilt)}))

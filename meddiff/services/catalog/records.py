@@ -27,6 +27,30 @@ class PromotionRecord:
 
 
 @dataclass(frozen=True)
+class ActionRecord:
+    """A row of the audit log.
+
+    Attributes:
+        project: in which it was done.
+        at: when, in UTC.
+        person: who did it.
+        action: what was done, in the past tense: one of `audit.Action`.
+        subject: to what, such as `meddiff-segmenter 3` or a release's address.
+        reason: as it was given, or as the gate gives it; may be empty.
+        before, after: the version or state that it changed; empty where there is none.
+    """
+
+    project: str
+    at: datetime
+    person: str
+    action: str
+    subject: str
+    reason: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
 class SampleRecord:
     """Where a sample comes from and what became of it.
 

@@ -18,7 +18,7 @@ from meddiff.errors import MeddiffError
 from meddiff.params.file import load_params
 
 POOL = "meddiff"
-DEPLOYMENTS = ("pipeline/pipeline", "tune/tune", "ablate/ablate", "benchmark/benchmark")
+DEPLOYMENTS = ("pipeline/pipeline", "tune/tune", "ablate/ablate", "benchmark/benchmark", "promote/promote")
 
 
 def register(client: SyncPrefectClient) -> None:
@@ -45,7 +45,8 @@ def fill_forms(client: SyncPrefectClient, project: Path) -> None:
     for name in DEPLOYMENTS:
         deployment = client.read_deployment_by_name(name)
         fields = deployment.parameter_openapi_schema["properties"]
-        client.update_deployment(deployment.id, DeploymentUpdate(parameters={field: values[field] for field in fields}))
+        own = {field: values[field] for field in fields if field in values}  # `promote` asks a person
+        client.update_deployment(deployment.id, DeploymentUpdate(parameters=own))
 
 
 def _prefect(*words: str) -> None:

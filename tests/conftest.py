@@ -63,7 +63,7 @@ def tiny() -> Params:
             "filter": {
                 "agreement": 0.0,
                 "similarity_low": 0.0,
-                "similarity_high": 1.0,
+                "keep_copies": True,
                 "min_contrast": 0.0,
             },
             "segment": {"arms": ["real", "synthetic"], "steps": 4, "batch_size": 4, "seeds": [0, 1]},

@@ -60,7 +60,7 @@ MAY: dict[str, set[str]] = {
     "cli": {"layout", "datasets", "experiments/advice", "experiments/recipes", "experiments/run", "experiments/tuning",
             "experiments/ablation", "experiments/benchmark", "delivery", "services/tracking", "services/catalog",
             "services/storage", "stages"},
-    "flows": {"layout", "outputs", "evaluation", "experiments/run", "experiments/tuning", "experiments/ablation",
+    "flows": {"layout", "outputs", "evaluation", "delivery", "experiments/run", "experiments/tuning", "experiments/ablation",
               "experiments/benchmark", "services/tracking", "services/versioning"},
     "__main__": {"cli", "layout"},
     **ADDRESSES,

@@ -7,7 +7,7 @@ import typer
 
 from meddiff.cli.data import catalog_app, export_app, release_app
 from meddiff.cli.project import any_project, project
-from meddiff.cli.registry import audit, promote_model
+from meddiff.cli.registry import audit, promote_model, webhook_app
 from meddiff.cli.settings import init, params, profile
 from meddiff.errors import MeddiffError, redacted, some
 from meddiff.layout import STAGES
@@ -20,6 +20,7 @@ app.command("promote")(promote_model)
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(release_app, name="release")
 app.add_typer(export_app, name="export")
+app.add_typer(webhook_app, name="webhook")
 
 STAGE_HELP = {
     "prepare": "Stage: decode, check, resize and split the raw dataset.",

@@ -1,6 +1,7 @@
 """What an evaluation tells beside its page: the test images in words, the result in lines."""
 
 from collections.abc import Collection, Sequence
+from datetime import date
 from pathlib import Path
 
 from meddiff.cases import DEEP, Case
@@ -35,3 +36,11 @@ def describe_images(cases: Sequence[Case], modes: Collection[str]) -> str:
     if all((case.image == case.image[:, :, :1]).all() for case in cases):
         words.append("gray in three equal channels")
     return ", ".join([*words, *(["brought from more than 8 bits to 8"] if set(modes) & set(DEEP) else [])])
+
+
+def describe_look(looks: int) -> str:
+    """The day, and how often these test cases have been looked at, this time included; 0: not known."""
+    today = date.today().isoformat()
+    if not looks:
+        return today
+    return f"{today}, look {looks} at these test cases" + (" (of several looks the best is too good)" if looks > 1 else "")

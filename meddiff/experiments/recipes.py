@@ -5,7 +5,7 @@ from typing import Any
 from meddiff.errors import MeddiffError
 
 # A filter without rules: every sample that no batch check holds back is accepted.
-NO_FILTER: dict[str, Any] = {"filter.similarity_low": 0.0, "filter.similarity_high": 1.0, "filter.agreement": 0.0,
+NO_FILTER: dict[str, Any] = {"filter.similarity_low": 0.0, "filter.keep_copies": True, "filter.agreement": 0.0,
                              "filter.min_contrast": 0.0, "filter.min_acceptance": 0.0}
 
 # Training and sampling as far as the paper's public code shows them.

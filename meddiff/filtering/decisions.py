@@ -91,17 +91,22 @@ def decide(scores: Scores, real: RealLesions, params: FilterParams, report: Repo
     """Reason of each rejection, one of `_REASONS` in that order of precedence, or an empty text for an accepted sample.
 
     Samples come in the order of their ids: of near-duplicates that pass every other rule, all but the first are rejected. A rule
-    is off at its open bound: `similarity_low` 0, `similarity_high` 1 (copies and duplicates), `agreement` 0, `min_contrast` 0.
+    is off at its open bound: `similarity_low` 0, `agreement` 0, `min_contrast` 0; copies and duplicates by `keep_copies`.
     """
     table = scores.table
-    rules = [table["similarity"] < params.similarity_low, table["greatest"] > params.similarity_high,
+    rules = [table["similarity"] < params.similarity_low, table["greatest"] > copy_bound(params),
              table["agreement"] < params.agreement, table["contrast"] < params.min_contrast]
     reasons: list[str] = np.select(rules, _REASONS[:4], default="").tolist()
     passed = [i for i, reason in enumerate(reasons) if not reason]
-    repeated = repeats([scores.identity[i] for i in passed], real.same_within(params.similarity_high), report)
+    repeated = repeats([scores.identity[i] for i in passed], real.same_within(copy_bound(params)), report)
     for i, repeat in zip(passed, repeated, strict=True):
         reasons[i] = "duplicate" if repeat else ""
     return reasons
+
+
+def copy_bound(params: FilterParams) -> float:
+    """Similarity above which a sample is a copy; 1, which none reaches, where copies are kept."""
+    return 1.0 if params.keep_copies else params.similarity_high
 
 
 def settle(table: pd.DataFrame, verdicts: Sequence["BatchVerdict"]) -> pd.DataFrame:
@@ -126,7 +131,7 @@ def count_decisions(decided: pd.DataFrame, real: RealLesions, params: FilterPara
     return {**{f"share_{reason}": float((decided["rule"] == reason).mean()) for reason in _REASONS},
             "share_quarantined": float(quarantined.mean()),
             "batches_quarantined": float(decided.loc[quarantined, "batch"].nunique()),
-            "bound_similarity_low": params.similarity_low, "bound_similarity_high": params.similarity_high,
+            "bound_similarity_low": params.similarity_low, "bound_similarity_high": copy_bound(params),
             "bound_agreement": params.agreement, "bound_contrast": params.min_contrast,
             "real_implausible": float((real.own < params.similarity_low).mean()),
-            "real_copies": float((real.own > params.similarity_high).mean())}
+            "real_copies": float((real.own > copy_bound(params)).mean())}

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from meddiff.cases import CLASS_COLOURS, Case, Pixels, outlined
+from meddiff.filtering.decisions import copy_bound
 from meddiff.pages import Picture, render
 from meddiff.params import FilterParams
 
@@ -110,7 +111,7 @@ def _charts(decisions: pd.DataFrame, params: FilterParams) -> list[Picture]:
     """Histograms of the scores, with their bounds."""
     reach = max(4 * params.min_contrast, float(decisions["contrast"].max()), 1.0)
     charts = (("similarity", "Similarity to the nearest real lesion; 0 is unlike any, 1 a copy", 1.0,
-               (params.similarity_low, params.similarity_high)),
+               (params.similarity_low, copy_bound(params))),
               ("agreement", "Agreement of the mask with the independent segmenter (Dice)", 1.0, (params.agreement,)),
               ("contrast", "Contrast across the mask's border (gray levels)", reach, (params.min_contrast,)))
     return [Picture(score, _histogram(decisions, score, top, bounds),

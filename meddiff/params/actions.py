@@ -18,10 +18,19 @@ class PromoteParams(Section):
     """The registered generator and segmenter, and the gates that they must pass to become champion."""
 
     model: str = Field("meddiff-generator", pattern=r"^[^/:\s][^/:]*$", description="name of the registered generator")
+    confidence: Annotated[float, Field(ge=0.9, lt=1)] = Field(
+        0.95, description="least evaluate.confidence of a run that is to be evidence, here as in the next four"
+    )
+    min_seeds: Positive = Field(3, description="least number of segment.seeds; the gain of a generator needs 3 in any case")
+    min_steps: Positive = Field(150, description="least segment.steps")
+    min_resamples: Positive = Field(1000, description="least evaluate.resamples")
+    arms: tuple[ArmName, ...] = Field(("real", "synthetic"), description="of segment.arms, for a generator")
     min_gain_lower: float = Field(0.0, description="least lower bound of the Dice gain's interval")
     min_acceptance: Fraction = Field(0.2, description="least share of accepted samples")
-    max_copies: Fraction = Field(0.05, description="greatest share of generated samples rejected as copies")
-    memorised_alpha: Fraction = Field(
+    max_copies: Annotated[float, Field(ge=0, le=0.2)] = Field(
+        0.05, description="greatest share of generated samples rejected as copies"
+    )
+    memorised_alpha: Annotated[float, Field(ge=0.001, le=1)] = Field(
         0.05, description="least p-value of the accepted lesions being no nearer to the training lesions than held-back real ones"
     )
     segmenter: str = Field("meddiff-segmenter", pattern=r"^[^/:\s][^/:]*$", description="name of the registered segmenter")

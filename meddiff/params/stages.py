@@ -223,9 +223,10 @@ class FilterParams(Section):
     similarity_low: Fraction = Field(
         0.02, description="least similarity to the real lesions, as a quantile of the real lesions' own leave-one-out similarity"
     )
-    similarity_high: Fraction = Field(
+    similarity_high: Annotated[float, Field(ge=0, le=0.999)] = Field(
         0.995, description="greatest similarity to a real lesion, as a quantile of the real lesions' own: above is a copy"
     )
+    keep_copies: bool = Field(False, description="let copies and repeats through: for comparisons; the gate refuses such runs")
     extractor: Annotated[str, Field(min_length=1)] = Field(
         "lesion", description="features: `lesion`, or beside them `inspector`, a hub id, a folder of transformers, or NAME:FILE"
     )

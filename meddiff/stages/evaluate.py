@@ -2,18 +2,18 @@
 
 import json
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 
 import pandas as pd
 
+from meddiff.cases import digest
 from meddiff.datasets.leakage import photographed, refuse_leaks, refuse_photographed
 from meddiff.environment import use_machine
 from meddiff.errors import MeddiffError
 from meddiff.evaluation.advice import advise
 from meddiff.evaluation.arms import best_arm
 from meddiff.evaluation.bootstrap import memorisation
-from meddiff.evaluation.closing import closing_lines, describe_images
+from meddiff.evaluation.closing import closing_lines, describe_images, describe_look
 from meddiff.evaluation.page import report_page
 from meddiff.evaluation.pictures import make_pictures
 from meddiff.evaluation.summary import assess, mean_over_classes, size_strata, summarise, with_lesion
@@ -49,6 +49,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     known = photographs(FOUNDATION if source == "embedded" else Path(source))
     refuse_photographed(photographed({row.id: row.raw_sha256 for row in rows}, known), source)
     tracker.dataset(pd.DataFrame({"id": [c.id for c in cases], "group": [c.group for c in cases]}), "test", "testing")
+    looks = tracker.look(digest(cases))
     chosen, metric = best_arm(training) or str(training["arm"][0]), load_metric(settings.metric)
     ensemble = Ensemble.load(layout.segmenters / chosen, device)
     own = {} if metric is None else dict.fromkeys(settings.own_metrics, metric)
@@ -65,10 +66,10 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     summary = replace(summary, advice=advise(VALIDATION_CASES.read(layout.segmenters), training, summary.arms, settings))
     delivered = summarise(together, training[training["arm"] == chosen], quality, settings, unknown)
     masks = {key: findings.decided for key, findings in (predictions | joint).items()}
-    scored, losses, today = mean_over_classes(with_lesion(table)), read_losses(layout.generator), date.today().isoformat()
+    scored, losses = mean_over_classes(with_lesion(table)), read_losses(layout.generator)
     pictures = make_pictures(scored, summary, cases, masks, pairs, losses, settings.pictures, len(classes))
     phantoms, title = dataset == "demo", f"{dataset}, {describe_images(cases, {row.mode for row in rows})}"
-    page = report_page(summary, pictures, title, today, settings.tolerance, phantoms)
+    page = report_page(summary, pictures, title, describe_look(looks), settings.tolerance, phantoms)
     write_report(layout, settings, table, together, summary, pictures, page, cases, masks, len(classes))
     fidelity = layout.filtered / "fidelity.json"
     tracker.headline(summary.headlines() | (memorisation(json.loads(fidelity.read_text())) if fidelity.is_file() else {}))

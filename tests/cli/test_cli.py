@@ -230,17 +230,17 @@ def test_params_upgrades_an_old_file(project: Path, run: Run) -> None:
 def test_promotion_that_is_refused_ends_with_1(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def promote(layout: Layout, params: object, version: str | None, kind: object) -> Decision:
-        asked.append(version)
+    def promote(layout: Layout, params: object, version: str | None, kind: object, evidence: str, reason: str) -> Decision:
+        asked.append((version, evidence, reason))
         return Decision(version is None, ("ok: gain",), version or "7")
 
     monkeypatch.setattr("meddiff.delivery.promote.promote", promote)
-    monkeypatch.setattr("meddiff.delivery.promote.rollback", lambda layout, params, kind: Decision(True, ("back",), "3"))
+    monkeypatch.setattr("meddiff.delivery.promote.rollback", lambda layout, params, kind, reason: Decision(True, ("back",), "3"))
     assert run("promote").stdout == "ok: gain\nmeddiff-generator version 7 is the champion\n"
-    refused = run("promote", "--version", "4")
+    refused = run("promote", "--version", "4", "--evidence", "ab12", "--reason", "better")
     assert (refused.exit_code, refused.stdout) == (1, "ok: gain\nmeddiff-generator version 4 is refused\n")
     assert "version 3 is the champion" in run("promote", "--rollback").stdout
-    assert asked == [None, "4"]
+    assert asked == [(None, "", ""), ("4", "ab12", "better")]
 
 
 def test_samples_of_a_registered_model_from_any_folder(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """The gate, and the registered model behind it, against a real SQLite MLflow; a model small enough for milliseconds."""
 
+import hashlib
+import json
 import math
 import os
 import shutil
@@ -14,12 +16,13 @@ import pandas as pd
 import pytest
 
 from meddiff.delivery import promote as gate
+from meddiff.delivery.protocol import Chosen, choose_evidence, shortfalls
 from meddiff.delivery.sampling import sample_registered
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import Params, PromoteParams
 from meddiff.services.catalog import list_actions
-from meddiff.services.tracking import GENERATOR, Evidence, Registry, load_generator, stage_run
+from meddiff.services.tracking import GENERATOR, Evidence, Registry, count_looks, list_evidence, load_generator, stage_run
 from meddiff.services.tracking.models import log_model
 from meddiff.services.tracking.server import connect
 
@@ -42,7 +45,9 @@ class Echo:
 def _load_pyfunc(path):
     return Echo(pathlib.Path(path, "word.txt").read_text())
 '''
-GOOD = {"gain_lower": 0.01, "gain_seeds": 3, "acceptance": 0.5, "copies": 0.0, "memorised_p": 0.4}
+GOOD = {"gain_lower": 0.01, "gain_seeds": 3, "acceptance": 0.5, "copies": 0.0, "memorised_p": 0.4, "dice_real": 0.6,
+        "dice_synthetic": 0.65}
+FORM = {"evaluate": {"confidence": 0.51}, "segment": {"seeds": [0], "steps": 40}}
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +82,11 @@ def layout(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layo
 
 
 def execution(layout: Layout, name: str, metrics: dict[str, float], monkeypatch: pytest.MonkeyPatch, model: str = "",
-              complete: bool = True) -> None:
-    """An execution that made a model, or says that it reused one, and evaluated it."""
+              complete: bool = True, settings: dict[str, Any] | None = None, test: str = "digest") -> str:
+    """An execution that made a model, or says that it reused one, and evaluated it; the id of its run."""
     monkeypatch.setenv("MEDDIFF_EXECUTION", name)
-    with stage_run(layout, Params(), "generate") as tracker:
+    params = Params.model_validate(settings or {})
+    with stage_run(layout, params, "generate") as tracker:
         if not model:
             folder = layout.root / "bundle"
             folder.mkdir(exist_ok=True)
@@ -90,8 +96,12 @@ def execution(layout: Layout, name: str, metrics: dict[str, float], monkeypatch:
             model = f"{Params().promote.model}/{version}"
         tracker.whole.tags({"meddiff.model_version": model})
     if complete:
-        with stage_run(layout, Params(), "evaluate") as tracker:
+        with stage_run(layout, params, "evaluate") as tracker:
+            tracker.look(test)
+            (layout.root / "summary.json").write_text(json.dumps(metrics))
+            tracker.headline_file(layout.root / "summary.json")
             tracker.headline(metrics)
+    return tracker.whole.id
 
 
 @pytest.mark.parametrize(("metrics", "broken"), [
@@ -103,14 +113,14 @@ def execution(layout: Layout, name: str, metrics: dict[str, float], monkeypatch:
     ({name: value for name, value in GOOD.items() if name != "memorised_p"}, "memorised_p"),
 ])
 def test_each_rule_of_the_gate(metrics: dict[str, float], broken: str) -> None:
-    decision = gate.judge(Evidence("3", "run", "name", metrics), PromoteParams())
+    decision = gate.judge(Chosen(Evidence("3", "run", "name", metrics)), PromoteParams())
     assert decision.passed == (not broken)
     assert [reason.split()[1] for reason in decision.reasons if reason.startswith("FAILED")] == [broken] * bool(broken)
 
 
 def test_copies_that_passed_the_filter_are_told() -> None:
     found = {**GOOD, "memorised": 0.12, "memorised_expected": 0.0476, "memorised_p": 0.0031}
-    decision = gate.judge(Evidence("3", "run", "name", found), PromoteParams())
+    decision = gate.judge(Chosen(Evidence("3", "run", "name", found)), PromoteParams())
     assert not decision.passed
     assert decision.reasons[3] == (
         "FAILED: memorised_p is 0.0031, must be at least 0.05 (12.0% of the accepted lesions lie nearer to a training lesion "
@@ -118,7 +128,7 @@ def test_copies_that_passed_the_filter_are_told() -> None:
 
 
 def test_a_version_without_a_complete_execution_is_refused() -> None:
-    assert not gate.judge(Evidence("3"), PromoteParams(min_gain_lower=-1)).passed
+    assert not gate.judge(Chosen(Evidence("3")), PromoteParams(min_gain_lower=-1)).passed
 
 
 def test_promotion_refusal_and_rollback(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,13 +169,99 @@ def test_promotion_refusal_and_rollback(layout: Layout, monkeypatch: pytest.Monk
 def test_the_newest_complete_execution_with_the_version_counts(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipeline stopped after `generate` registers a version; the execution that finishes it reuses the version."""
     execution(layout, "stopped", {}, monkeypatch, complete=False)
-    assert Registry(layout, Params()).evidence() == Evidence("1")
+    registry = Registry(layout, Params())
+    assert list_evidence(registry, registry.number()) == []
     model = f"{Params().promote.model}/1"
     execution(layout, "finished", {**GOOD, "copies": 0.5}, monkeypatch, model)
     execution(layout, "later", GOOD, monkeypatch, model)
-    found = Registry(layout, Params()).evidence("1")
+    found, before = list_evidence(registry, "1")
     assert {name: found.metrics[name] for name in GOOD} == GOOD
+    assert before.metrics["copies"] == 0.5
     assert found.run_name.startswith("demo")
+    assert choose_evidence(registry, "1", PromoteParams()).evidence == found
+
+
+def test_a_run_beside_the_protocol_is_no_evidence_and_is_told_with_the_rule(layout: Layout,
+                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    model = f"{Params().promote.model}/1"
+    one = execution(layout, "one", GOOD, monkeypatch)
+    form = execution(layout, "form", {**GOOD, "gain_lower": 0.3}, monkeypatch, model, settings=FORM)
+    decision = gate.promote(layout, Params())
+    assert (decision.passed, decision.evidence) == (True, one)
+    (told,) = (reason for reason in decision.reasons if reason.startswith("no evidence"))
+    assert form in told
+    assert told.endswith("evaluate.confidence is 0.51, must be at least 0.95; segment.steps is 40, must be at least 150; "
+                         "number of segment.seeds is 1, must be at least 3")
+    with pytest.raises(MeddiffError, match=r"must keep to the protocol \(evaluate\.confidence is 0\.51"):
+        gate.promote(layout, Params(), evidence=form)
+
+
+def test_a_version_that_was_evaluated_beside_the_protocol_alone_is_refused(layout: Layout,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    execution(layout, "one", GOOD, monkeypatch, settings={"filter": {"keep_copies": True}})
+    decision = gate.promote(layout, Params())
+    assert not decision.passed
+    assert "that keeps to the protocol" in decision.reasons[0]
+    assert decision.reasons[1].endswith("filter.keep_copies let copies through uncounted")
+    lone = {name: value for name, value in GOOD.items() if name != "dice_synthetic"}
+    assert shortfalls(Evidence("1", "r", "n", lone, settings={"evaluate.confidence": "0.95", "evaluate.resamples": "2000",
+                      "segment.steps": "160", "segment.seeds": "[0, 1, 2]"}), PromoteParams(), GENERATOR) == [
+        "segment.arms lacks synthetic"]
+
+
+def test_what_a_version_was_judged_by_stays_its_evidence(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run it again until it looks good: the first run counts, unless a person says otherwise, which is recorded."""
+    registry, model = Registry(layout, Params()), f"{Params().promote.model}/1"
+    one = execution(layout, "one", {**GOOD, "gain_lower": -0.1}, monkeypatch)
+    refused = gate.promote(layout, Params())
+    assert (refused.passed, refused.evidence, refused.looks) == (False, one, 1)
+    better = execution(layout, "better", GOOD, monkeypatch, model)
+    again = gate.promote(layout, Params())
+    assert (again.passed, again.evidence, again.looks) == (False, one, 2)
+    assert any(reason.startswith("not judged by") and better in reason and f"--evidence {better[:8]}" in reason
+               for reason in again.reasons)
+    assert "looks at these test cases: 2, 2 of them with this version" in again.reasons
+    chosen = gate.promote(layout, Params(), evidence=better[:12], person="Ana", reason="a new split of the arms")
+    assert (chosen.passed, chosen.evidence) == (True, better)
+    assert f"the evidence was run {one} until now" in chosen.reasons
+    tags = registry.tags("1")
+    digest = hashlib.sha256((layout.root / "summary.json").read_bytes()).hexdigest()
+    assert (tags["evidence.run"], tags["evidence.summary"], tags["evidence.looks"]) == (better, digest, "2")
+    assert "test cases digest" in tags["evidence.data"]
+    last = list_actions(layout, Params())[-1]
+    assert (last.person, last.action, last.reason.splitlines()[0]) == ("Ana", "promoted", "a new split of the arms")
+    assert f"the evidence was run {one} until now" in last.reason
+    with pytest.raises(MeddiffError, match="must name one complete run of this version"):
+        gate.promote(layout, Params(), evidence="nothing")
+
+
+def test_evidence_that_changed_or_went_is_told(layout: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    one = execution(layout, "one", GOOD, monkeypatch)
+    assert gate.promote(layout, Params()).passed
+    client = Registry(layout, Params()).server.client
+    (tmp_path / "summary.json").write_text("{}")
+    client.log_artifact(one, str(tmp_path / "summary.json"))
+    changed = gate.promote(layout, Params())
+    assert not changed.passed
+    assert changed.reasons[0] == "FAILED: evidence: summary.json isn't the one that was judged before"
+    client.delete_run(one)
+    with pytest.raises(MeddiffError, match="must still be there"):
+        gate.promote(layout, Params())
+
+
+def test_each_execution_that_evaluates_is_a_look_at_its_test_cases(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    execution(layout, "one", GOOD, monkeypatch, test="a")
+    execution(layout, "two", GOOD, monkeypatch, test="a")
+    execution(layout, "three", GOOD, monkeypatch, test="b")
+    monkeypatch.setenv("MEDDIFF_EXECUTION", "four")
+    with stage_run(layout, Params(), "evaluate") as tracker:
+        assert tracker.look("a") == 3
+        assert tracker.look("a") == 3  # the same execution, gone on after an interrupt
+    server = Registry(layout, Params()).server
+    assert (count_looks(server, "a"), count_looks(server, "b"), count_looks(server, "c")) == (3, 1, 0)
+    decision = gate.promote(layout, Params(), "2")
+    assert decision.looks == 3
+    assert "looks at these test cases: 3, 1 of them with this version" in decision.reasons
 
 
 def test_the_model_answers_requests_and_holds_no_pickle(layout: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,

@@ -13,19 +13,21 @@ import pytest
 from meddiff.cases import write_image
 from meddiff.delivery import promote as gate
 from meddiff.delivery.predicting import predict_files
+from meddiff.delivery.protocol import Chosen
 from meddiff.errors import MeddiffError
 from meddiff.evaluation.arms import best_arm
 from meddiff.evaluation.bootstrap import Interval
 from meddiff.layout import Layout
 from meddiff.outputs.cases import read_cases
 from meddiff.params import PromoteParams
-from meddiff.services.tracking import SEGMENTER, Evidence, Registry, stage_run
+from meddiff.services.tracking import SEGMENTER, Evidence, Registry, list_evidence, stage_run
 from meddiff.stages import evaluate, segment
 from tests.conftest import make_cases
 from tests.stages.test_evaluate import fill, put_backgrounds, put_split, settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # dvc's own, in pygtrie
 PARAMS = settings(segment={"steps": 20})
+PROTOCOL = {"min_steps": 20, "min_seeds": 2, "min_resamples": PARAMS.evaluate.resamples}
 
 
 def run_stages(layout: Layout, execution: str, patch: pytest.MonkeyPatch) -> None:
@@ -59,7 +61,7 @@ def test_the_best_arm_on_validation_is_registered_with_card_and_lineage(layout: 
     scores = pd.read_csv(layout.report / "ensemble.csv")
     assert (set(scores["arm"]), set(scores["seed"])) == ({arm}, {-1})
     dice = scores[scores["stratum"] != "empty"]["dice"].mean()
-    found = registry.evidence()
+    (found,) = list_evidence(registry, "1")
     assert found.metrics["segmenter_dice"] == pytest.approx(dice)
     assert found.metrics["leaks"] == 0
     summary = json.loads((layout.report / "summary.json").read_text())
@@ -107,9 +109,9 @@ def test_the_model_is_served_without_the_project(layout: Layout, tmp_path: Path)
 
 
 def test_promotion_by_the_gain_over_the_champion_and_rollback(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    low = PARAMS.model_copy(update={"promote": PromoteParams(segmenter_min_dice=0.0, segmenter_min_gain_lower=-1.0)})
+    low = PARAMS.model_copy(update={"promote": PromoteParams(**PROTOCOL, segmenter_min_dice=0.0, segmenter_min_gain_lower=-1.0)})
     registry = Registry(layout, low, SEGMENTER)
-    strict = low.model_copy(update={"promote": PromoteParams(segmenter_min_dice=1.0)})
+    strict = low.model_copy(update={"promote": PromoteParams(**PROTOCOL, segmenter_min_dice=1.0)})
     refused = gate.promote(layout, strict, kind=SEGMENTER)
     assert not refused.passed
     assert any(reason.startswith("FAILED: segmenter_dice is") for reason in refused.reasons)
@@ -137,6 +139,6 @@ def test_promotion_by_the_gain_over_the_champion_and_rollback(layout: Layout, mo
 ])
 def test_each_rule_of_the_gate(metrics: dict[str, float], over: Interval | str, broken: list[str]) -> None:
     found = Evidence("3", "run", "name", {"segmenter_dice": 0.8, "leaks": 0.0, **metrics})
-    decision = gate.judge_segmenter(found, PromoteParams(), over)
+    decision = gate.judge_segmenter(Chosen(found), PromoteParams(), over)
     assert decision.passed == (not broken)
     assert [reason.split()[1] for reason in decision.reasons if reason.startswith("FAILED")] == broken

@@ -1,5 +1,7 @@
 """Agreement, contrast and decisions on phantoms."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -112,7 +114,7 @@ def test_a_rejected_sample_makes_no_duplicate(held: list[Case], real: RealLesion
 
 def test_open_bounds_exclude_nothing(training: list[Case], held: list[Case], real: RealLesions, darkness: Segmenter) -> None:
     pairs = [pasted(training[0]), pasted(training[0]), filled(held[0], NOISE)]
-    everything = FilterParams(similarity_low=0, similarity_high=1, agreement=0, min_contrast=0)
+    everything = FilterParams(similarity_low=0, keep_copies=True, agreement=0, min_contrast=0)
     assert verdicts(pairs, real, darkness, everything) == ["", "", ""]
 
 
@@ -194,14 +196,14 @@ def test_agreement_is_the_mean_over_classes(held: list[Case]) -> None:
     assert agreement(image, mask, segmenter).tolist() == pytest.approx([1, 0.5, 0])
 
 
-@pytest.mark.parametrize(("rule", "off"), [("implausible", {"similarity_low": 0.0}), ("copy", {"similarity_high": 1.0}),
+@pytest.mark.parametrize(("rule", "off"), [("implausible", {"similarity_low": 0.0}), ("copy", {"keep_copies": True}),
                                            ("agreement", {"agreement": 0.0}), ("contrast", {"min_contrast": 0.0}),
-                                           ("duplicate", {"similarity_high": 1.0})])
+                                           ("duplicate", {"keep_copies": True})])
 def test_each_rule_has_an_off_value(training: list[Case], held: list[Case], real: RealLesions, darkness: Segmenter, rule: str,
                                     off: dict[str, float]) -> None:
-    only = {"similarity_low": 0.0, "similarity_high": 1.0, "agreement": 0.0, "min_contrast": 0.0}
+    only: dict[str, Any] = {"similarity_low": 0.0, "keep_copies": True, "agreement": 0.0, "min_contrast": 0.0}
     name = next(iter(off))
-    only[name] = {"similarity_low": 0.02, "similarity_high": 0.995, "agreement": 0.9, "min_contrast": 250.0}[name]
+    only[name] = {"similarity_low": 0.02, "keep_copies": False, "agreement": 0.9, "min_contrast": 250.0}[name]
     image, mask = pasted(held[0])
     pairs = {"implausible": [filled(held[0], NOISE)], "copy": [pasted(training[0])], "agreement": [(image, np.roll(mask, 20, 1))],
              "contrast": [(image, mask)], "duplicate": [(image, mask), pasted(held[0], background=3)]}[rule]

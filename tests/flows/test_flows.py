@@ -1,6 +1,7 @@
 """The flows without a server: their forms, what they hand to DVC, what is tried again, and what they show."""
 
 import json
+import logging
 import math
 import re
 from pathlib import Path
@@ -21,8 +22,10 @@ from flows.benchmark import benchmark as benchmark_flow
 from flows.form import filled
 from flows.form import given as settings_given
 from flows.pipeline import crashed, keep_results, pipeline
+from flows.promote import promote as promote_flow
 from flows.tune import proposal
 from flows.tune import tune as tune_flow
+from meddiff.delivery.promote import Decision
 from meddiff.errors import MeddiffError
 from meddiff.experiments.benchmark.benchmark import Benchmark
 from meddiff.experiments.benchmark.cells import Cell, cells_of
@@ -89,6 +92,39 @@ def test_deployments_are_those_of_the_file_and_fill_their_sections() -> None:
     fields = Params().model_dump(mode="json") | filled(Params())
     for flow in (pipeline, tune_flow, ablate_flow, benchmark_flow):
         assert set(parameter_schema(flow).properties) <= set(fields)
+
+
+def test_promotion_asks_for_a_name_and_a_reason() -> None:
+    schema = parameter_schema(promote_flow)
+    assert schema.required == ["person", "reason"]
+    assert all(field["description"] for field in schema.properties.values())
+    for values, fault in (({"person": "Ana", "reason": "better"}, ""), ({"person": "", "reason": "better"}, "non-empty"),
+                          ({"person": "Ana"}, "'reason' is a required property")):
+        found = validate(values, schema.model_dump_for_openapi(), raise_on_error=False)
+        assert fault in "".join(error.message for error in found)
+        assert bool(found) == bool(fault)
+
+
+@pytest.mark.parametrize(("passed", "state"), [(True, "Completed"), (False, "Refused")])
+def test_a_promotion_tells_its_verdict(passed: bool, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, shown = list[Any](), list[str]()
+
+    def decide(layout: Layout, params: Params, *given: Any) -> Decision:
+        asked.append(given)
+        return Decision(passed, ("ok: gain", "looks at these test cases: 2"), "7")
+
+    (tmp_path / "params.yaml").write_text("{}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("flows.promote.gate.promote", decide)
+    monkeypatch.setattr("flows.promote.create_markdown_artifact", lambda text, **_: shown.append(text))
+    monkeypatch.setattr("flows.promote.get_run_logger", lambda: logging.getLogger("flow"))
+    made = promote_flow.fn("Ana", "it's better", "generator", "7", "ab12")
+    assert made.name == state
+    assert [given[0] for given in asked] == ["7"]
+    assert asked[0][1].name == "generator"
+    assert asked[0][2:] == ("ab12", "Ana", "it's better")
+    assert "Asked for by Ana: it's better" in shown[0]
+    assert "- looks at these test cases: 2" in shown[0]
 
 
 def test_the_form_starts_from_the_settings_and_shows_what_differs_beside_them() -> None:

@@ -128,7 +128,7 @@ def test_everything_is_written_and_belongs_together(layout: Layout, tiny: Params
 
 def test_fidelity_is_measured_before_and_after_the_filter(layout: Layout, tiny: Params) -> None:
     recorder = Recorder()
-    stage.run(layout, settings(tiny, similarity_high=0.995, min_acceptance=0.5), recorder)
+    stage.run(layout, settings(tiny, keep_copies=False, min_acceptance=0.5), recorder)
     found = json.loads((layout.filtered / "fidelity.json").read_text())
     assert {name: one["n"] for name, one in found["sets"].items()} == {
         "training": 12, "generated": 2 * N, "accepted": (n := recorder.headlines["acceptance"] * 2 * N), "corroded": n}
@@ -162,7 +162,7 @@ def test_auto_erodes_masks_that_are_too_wide(layout: Layout, tiny: Params) -> No
 
 def test_copies_are_rejected_and_their_batch_is_quarantined(layout: Layout, tiny: Params) -> None:
     recorder = Recorder()
-    stage.run(layout, settings(tiny, similarity_high=0.995, min_acceptance=0.5), recorder)
+    stage.run(layout, settings(tiny, keep_copies=False, min_acceptance=0.5), recorder)
     records = read_records(layout.synthetic, layout.filtered)
     by_batch = records.decisions.groupby("batch")["verdict"].agg(set)
     assert by_batch["b0"] <= {"accepted", "rejected"}
@@ -187,7 +187,7 @@ def test_a_wrong_size_quarantines_the_batch_with_its_good_samples(layout: Layout
 
 
 def test_the_page_stands_alone_and_shows_both_sides(layout: Layout, tiny: Params) -> None:
-    stage.run(layout, settings(tiny, similarity_high=0.995, min_acceptance=0.0), Unrecorded())
+    stage.run(layout, settings(tiny, keep_copies=False, min_acceptance=0.0), Unrecorded())
     page = (layout.quality / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"<script|<link|@import|url\(|src=\"(?!data:)", page)
     assert re.findall(r"href=\"([^\"]*)\"", page) == ["data_docs/index.html"]

@@ -93,7 +93,7 @@ PARTS = (
     Part("no-texture", "the painted lesion keeps the texture that the network gave it", {"generate.texture": 0.0}),
     Part("no-rim", "a hard border between painted and original pixels", {"generate.rim": 0}),
     Part("no-similarity-low", "samples unlike any real lesion are kept", {"filter.similarity_low": 0.0}),
-    Part("no-similarity-high", "near-copies of real lesions are kept", {"filter.similarity_high": 1.0}),
+    Part("no-similarity-high", "near-copies of real lesions are kept", {"filter.keep_copies": True}),
     Part("no-agreement", "samples whose lesion an independent segmenter doesn't find are kept", {"filter.agreement": 0.0}),
     Part("no-contrast", "samples without contrast at the border are kept", {"filter.min_contrast": 0.0}),
     Part("no-filter", "all samples are kept, whatever their scores", NO_FILTER),

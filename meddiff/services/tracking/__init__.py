@@ -10,23 +10,24 @@ from typing import Protocol
 
 import pandas as pd
 
+from meddiff.services.tracking.evidence import Evidence, count_looks, hash_summary, list_evidence
 from meddiff.services.tracking.execution import pending_execution
-from meddiff.services.tracking.models import (
-    GENERATOR,
-    SEGMENTER,
-    Evidence,
-    ModelKind,
-    Registry,
-    fetch_model,
-    load_generator,
-)
+from meddiff.services.tracking.models import GENERATOR, SEGMENTER, ModelKind, Registry, fetch_model, load_generator
 from meddiff.services.tracking.recording import recorded_action, recorded_run, stage_run
 from meddiff.services.tracking.runs import Run, execution_run
 from meddiff.services.tracking.server import tracking_uri, ui_command
+from meddiff.services.tracking.webhooks import (
+    SECRET_VARIABLE,
+    add_webhook,
+    list_webhooks,
+    remove_webhook,
+    try_webhook,
+)
 
-__all__ = ["GENERATOR", "SEGMENTER", "Evidence", "ModelKind", "Registry", "Run", "StageRun", "Unrecorded", "execution_run",
-           "fetch_model", "load_generator", "pending_execution", "recorded_action", "recorded_run", "stage_run", "tracking_uri",
-           "ui_command"]
+__all__ = ["GENERATOR", "SECRET_VARIABLE", "SEGMENTER", "Evidence", "ModelKind", "Registry", "Run", "StageRun", "Unrecorded",
+           "add_webhook", "count_looks", "execution_run", "fetch_model", "hash_summary", "list_evidence", "list_webhooks",
+           "load_generator", "pending_execution", "recorded_action", "recorded_run", "remove_webhook", "stage_run",
+           "tracking_uri", "try_webhook", "ui_command"]
 
 
 class StageRun(Protocol):
@@ -47,6 +48,9 @@ class StageRun(Protocol):
     def dataset(self, frame: pd.DataFrame, name: str, context: str) -> None:
         """Note a dataset (one row a case or sample) that the stage read or made."""
 
+    def look(self, test: str) -> int:
+        """Note that the test cases with this digest are looked at; how many executions have done so, this one included."""
+
     def generator(self, folder: Path) -> None:
         """Log `folder` (see `served`) as an MLflow model and register it."""
 
@@ -66,6 +70,9 @@ class Unrecorded:
     def headline_file(self, path: Path, folder: str = "") -> None: ...
 
     def dataset(self, frame: pd.DataFrame, name: str, context: str) -> None: ...
+
+    def look(self, test: str) -> int:
+        return 0  # not known
 
     def generator(self, folder: Path) -> None: ...
 

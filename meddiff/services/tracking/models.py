@@ -1,10 +1,10 @@
-"""Generators and segmenters as registered MLflow models: logging, loading, the evidence for a version, and its aliases."""
+"""Generators and segmenters as registered MLflow models: logging, loading, and their aliases."""
 
 import io
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -21,6 +21,7 @@ from meddiff.services.tracking.server import Server, answering, as_default, conn
 
 OUT = "meddiff.out."  # begins tags of a run that hold the hash of an output
 COMPLETE = "meddiff.complete"
+LOOK = "meddiff.test"  # digest of the test cases that an execution evaluated on
 _REQUIREMENTS = ("torch", "safetensors", "numpy", "scipy", "scikit-image", "pandas", "pillow", "pydantic", "pyyaml", "rich")
 _Columns = tuple[tuple[str, str, bool], ...]  # name, MLflow's type, whether it is required
 
@@ -60,25 +61,6 @@ SEGMENTER = ModelKind(
     (("mask", "binary", True), ("probability", "double", True), ("area_px", "long", True), ("share", "double", True),
      ("uncertainty", "double", True)))
 KINDS_OF_MODELS = (GENERATOR, SEGMENTER)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What is known of a registered version.
-
-    Attributes:
-        version: number in the registry.
-        run: id of the newest complete pipeline execution with this version, empty when there is none.
-        run_name: its name.
-        metrics: its headline numbers.
-        outs: path -> hash of all outputs of that execution, in DVC's way.
-    """
-
-    version: str
-    run: str = ""
-    run_name: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)
-    outs: dict[str, str] = field(default_factory=dict)
 
 
 def log_model(server: Server, run: str, folder: Path, name: str, kind: ModelKind, example: pd.DataFrame | None = None,
@@ -205,30 +187,19 @@ class Registry:
     def __init__(self, layout: Layout, params: Params, kind: ModelKind = GENERATOR) -> None:
         self.server, self.name, self.kind = connect(layout, params.tracking), registered_name(params, kind), kind
 
-    def evidence(self, number: str | None = None) -> Evidence:
-        """What the newest complete execution says of a version; of the newest version when `number` is None.
-
-        An execution counts for a version when it made it or reused it unchanged: a pipeline that was interrupted after a
-        generator was registered, and finished later, is evidence too.
+    def number(self, number: str | None = None) -> str:
+        """This version, the newest when `number` is None.
 
         Raises:
             MeddiffError: nothing is registered under the name, or not this version.
         """
-        client = self.server.client
         with answering(self.server.uri):
-            versions = sorted(int(each.version) for each in client.search_model_versions(f"name = '{self.name}'"))
-            if not versions or (number and number not in map(str, versions)):
-                raise MeddiffError(f"{self.name} {number or ''}".strip(), f"the version must be registered at {self.server.uri}, "
-                                   f"there are {versions or 'none'}",
-                                   f"Run `dvc repro`, or `dvc repro -sf {self.kind.stage}` where DVC has all outputs already")
-            chosen = number or str(versions[-1])
-            query = f"tags.`{self.kind.tag}` = '{self.name}/{chosen}' and tags.`{COMPLETE}` = 'true'"
-            runs = client.search_runs([self.server.experiment], query, max_results=1, order_by=["attributes.start_time DESC"])
-        if not runs:
-            return Evidence(chosen)
-        run = runs[0]
-        outs = {name.removeprefix(OUT): value for name, value in run.data.tags.items() if name.startswith(OUT)}
-        return Evidence(chosen, run.info.run_id, run.info.run_name or "", dict(run.data.metrics), outs)
+            versions = sorted(int(each.version) for each in self.server.client.search_model_versions(f"name = '{self.name}'"))
+        if not versions or (number and number not in map(str, versions)):
+            raise MeddiffError(f"{self.name} {number or ''}".strip(), f"the version must be registered at {self.server.uri}, "
+                               f"there are {versions or 'none'}",
+                               f"Run `dvc repro`, or `dvc repro -sf {self.kind.stage}` where DVC has all outputs already")
+        return number or str(versions[-1])
 
     def alias(self, alias: str) -> str | None:
         """The version that `alias` names, or None."""

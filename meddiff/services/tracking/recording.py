@@ -14,6 +14,7 @@ from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.services import versioning
 from meddiff.services.tracking import links, models
+from meddiff.services.tracking.evidence import count_looks
 from meddiff.services.tracking.execution import forget_execution, peak_memory, pending_execution
 from meddiff.services.tracking.links import HEADLINES, STAGE, link_skipped, out_tags, write_note
 from meddiff.services.tracking.runs import PARENT, Run, execution_run, new_run
@@ -53,6 +54,10 @@ class Recorder:
             inputs = [DatasetInput(noted._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])]
         for run in (self.own, self.whole):
             run.datasets(inputs)
+
+    def look(self, test: str) -> int:
+        self.whole.tags({models.LOOK: test})
+        return count_looks(self.whole.server, test)
 
     def generator(self, folder: Path) -> None:
         self._register(models.GENERATOR, folder)

@@ -1,7 +1,8 @@
 # make demo       set up, and run the whole chain on the embedded demo (or on what params.yaml names)
 # make ui         MLflow on the runs of this folder
-# make platform   Prefect and MLflow on this machine, until Ctrl-C
+# make platform   Prefect and MLflow on this machine, until Ctrl-C; PROFILE=team: with PostgreSQL, an S3 server and sign-on
 # make test       set up, and run the tests;  make lint: ruff and mypy
+# make team       set up with PostgreSQL and the S3 server SeaweedFS as programs in .venv
 # make install    set up only: everything lies in .venv, and is installed anew only when pyproject.toml or constraints.txt change
 #
 # CUDA=1          torch with CUDA; remembered until `make install CUDA=`
@@ -18,7 +19,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := true
 
-.PHONY: demo test install platform ui lint
+.PHONY: demo test install platform ui team lint
 
 demo: $(DONE)
 	meddiff repro
@@ -31,11 +32,13 @@ lint: $(DONE)-dev
 	ruff check .
 	mypy
 
-platform: $(DONE)
-	@exec python infra/serve.py
+platform: $(if $(filter team,$(PROFILE)),$(DONE)-team,$(DONE))
+	@exec python infra/serve.py $(if $(PROFILE),--profile $(PROFILE))
 
 ui: $(DONE)
 	@exec meddiff ui
+
+team: $(DONE)-team
 
 install: $(DONE)
 
@@ -48,4 +51,8 @@ $(DONE): pyproject.toml constraints.txt
 
 $(DONE)-dev: $(DONE)
 	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+$(DONE)-team: $(DONE)
+	$(INSTALL) -e '.[team]'
 	@touch $@

@@ -1,14 +1,16 @@
--- One database and one owner for each service, made when PostgreSQL starts on an empty volume. Passwords come from the environment.
+-- One database and one owner for each service. Run again, it changes nothing but the passwords, which come from the environment.
 \getenv prefect PREFECT_DB_PASSWORD
 \getenv mlflow MLFLOW_DB_PASSWORD
+\getenv optuna OPTUNA_DB_PASSWORD
 \getenv meddiff MEDDIFF_DB_PASSWORD
 
-CREATE ROLE prefect LOGIN PASSWORD :'prefect';
-CREATE ROLE mlflow LOGIN PASSWORD :'mlflow';
-CREATE ROLE meddiff LOGIN PASSWORD :'meddiff';
+SELECT format('CREATE ROLE %I LOGIN', name) FROM unnest(ARRAY['prefect', 'mlflow', 'optuna', 'meddiff']) AS name
+  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
+ALTER ROLE prefect PASSWORD :'prefect';
+ALTER ROLE mlflow PASSWORD :'mlflow';
+ALTER ROLE optuna PASSWORD :'optuna';
+ALTER ROLE meddiff PASSWORD :'meddiff';
 
-CREATE DATABASE prefect OWNER prefect;
-CREATE DATABASE mlflow OWNER mlflow;
-CREATE DATABASE meddiff OWNER meddiff;
-
-REVOKE ALL ON DATABASE prefect, mlflow, meddiff FROM PUBLIC;
+SELECT format('CREATE DATABASE %I OWNER %I', name, name) FROM unnest(ARRAY['prefect', 'mlflow', 'optuna', 'meddiff']) AS name
+  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = name) \gexec
+REVOKE ALL ON DATABASE prefect, mlflow, optuna, meddiff FROM PUBLIC;

@@ -130,37 +130,27 @@ def store(request: pytest.FixtureRequest) -> "ObjectStore":
 
 # ---- databases
 
-def find_binaries() -> Path | None:
-    """Folder of PostgreSQL's server programs: on the PATH, or where Debian keeps them."""
-    candidates = [Path(os.path.realpath(found)).parent] if (found := shutil.which("initdb")) else []
-    candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return next((folder for folder in candidates if (folder / "initdb").exists() and (folder / "postgres").exists()), None)
-
-
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Path]:
     """A PostgreSQL cluster of its own, reachable only through a socket in the folder given; never run as root."""
-    binaries = find_binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL's initdb and postgres are not installed")
+    from meddiff.services.backup import find_program
+    from tests.postgres import user_of_postgres
+
+    whose = user_of_postgres()
     folder = Path(tempfile.mkdtemp(prefix="meddiff-pg-"))
-    become: list[str] = []
-    if os.geteuid() == 0:
-        if not shutil.which("runuser") or subprocess.run(["id", "postgres"], capture_output=True, check=False).returncode:
-            pytest.skip("PostgreSQL refuses to run as root, and there is no runuser with a user `postgres`")
-        become = ["runuser", "-u", "postgres", "--"]
-        shutil.chown(folder, "postgres")
+    if whose:
+        os.chown(folder, whose["user"], whose["group"])
     data = folder / "data"
-    initdb = [*become, str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", "postgres", "-N"]
-    subprocess.run(initdb, check=True, capture_output=True, cwd=folder)
-    control = [*become, str(binaries / "pg_ctl"), "-D", str(data), "-w", "-t", "60"]
+    initdb = [find_program("initdb"), "-D", str(data), "-A", "trust", "-U", "postgres", "-N"]
+    subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **whose)
+    control = [find_program("pg_ctl"), "-D", str(data), "-w", "-t", "60"]
     settings = f"-c listen_addresses= -c fsync=off -k {folder}"
     with (folder / "start.log").open("wb") as log:
-        subprocess.run([*control, "-o", settings, "start"], check=True, stdout=log, stderr=log, cwd=folder)
+        subprocess.run([*control, "-o", settings, "start"], check=True, stdout=log, stderr=log, cwd=folder, **whose)
     try:
         yield folder
     finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd=folder)
+        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd=folder, **whose)
         shutil.rmtree(folder)
 
 

@@ -9,12 +9,13 @@ from meddiff.cli.data import catalog_app, export_app, release_app
 from meddiff.cli.project import any_project, project
 from meddiff.cli.registry import audit, promote_model, webhook_app
 from meddiff.cli.settings import init, params, profile
+from meddiff.cli.state import backup, restore
 from meddiff.errors import MeddiffError, redacted, some
 from meddiff.layout import STAGES
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
                   help="Guided synthesis of annotated medical images, and what it gains. `dvc repro` runs the whole chain.")
-for _command in (init, params, profile, audit):
+for _command in (init, params, profile, audit, backup, restore):
     app.command()(_command)
 app.command("promote")(promote_model)
 app.add_typer(catalog_app, name="catalog")

@@ -44,7 +44,7 @@ class TuneParams(Section):
     """The search over guidance, filter bounds and corrosion, on validation Dice and cost."""
 
     trials: Positive = Field(20, description="in all, with those of earlier calls")
-    storage: DatabaseUrl = Field("", description="Optuna storage URL; empty: a SQLite file in `.work/`")
+    storage: DatabaseUrl = Field("", description="Optuna storage URL; MEDDIFF_TUNE_STORAGE wins; empty: a file in `.work/`")
     study: str = Field("meddiff", description="beginning of the study's name in the storage")
     guidance_scale: tuple[float, float] = Field((1.0, 4.0), description="range searched of generate.guidance_scale")
     similarity_low: tuple[float, float] = Field((0.0, 0.3), description="range searched of filter.similarity_low")

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
 COMPOSE: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-ONCE = {"buckets", "deploy"}  # end when they have done their work
+ONCE = {"buckets", "accounts", "deploy"}  # end when they have done their work
 SECRET = re.compile(r"PASSWORD|SECRET|ACCESS_KEY|AUTH|_URL$|_URI$")
 
 
@@ -36,7 +36,7 @@ def test_every_secret_must_be_set_by_the_user() -> None:
     assert not any(settings().values())
     for name, service in SERVICES.items():
         for variable, value in service.get("environment", {}).items():
-            if SECRET.search(variable) and not re.fullmatch(r"https?://\w+:\d+(/api)?", value):
+            if SECRET.search(variable) and not re.fullmatch(r"https?://\w+:\d+(/api)?|meddiff-\w+|/etc/\w+\.ini", value):
                 assert "${" in value, f"{name}.{variable} has a value of its own"
     assert "/infra/.env" in (ROOT / ".gitignore").read_text().split()
     ignored = set((INFRA / "Dockerfile.dockerignore").read_text().split())
@@ -73,7 +73,7 @@ def started_before(name: str) -> set[str]:
 
 
 def test_each_service_reaches_the_others_by_their_names_and_ports() -> None:
-    listening = {"postgres": 5432, "storage": 7070, "mlflow": 5000, "prefect": 4200}
+    listening = {"postgres": 5432, "storage": 8333, "mlflow": 5000, "prefect": 4200}
     found = set()
     for name, service in SERVICES.items():
         for variable, value in service.get("environment", {}).items():
@@ -85,7 +85,7 @@ def test_each_service_reaches_the_others_by_their_names_and_ports() -> None:
 
 
 def test_databases_and_owners_are_those_of_the_urls() -> None:
-    drivers = {"prefect": "postgresql+asyncpg", "mlflow": "postgresql+psycopg", "meddiff": "postgresql+psycopg"}
+    drivers = {"prefect": "postgresql+asyncpg"} | dict.fromkeys(("mlflow", "optuna", "meddiff"), "postgresql+psycopg")
     values = [value for service in SERVICES.values() for value in service.get("environment", {}).values()]
     urls = [value for value in values if value.startswith("postgresql")]
     assert len(urls) == len(drivers)
@@ -96,9 +96,37 @@ def test_databases_and_owners_are_those_of_the_urls() -> None:
         assert parts.scheme == drivers[str(parts.username)]
         assert parts.password == f"{str(parts.username).upper()}_DB_PASSWORD"
         assert f"\\getenv {parts.username} {parts.password}\n" in script
-        assert f"CREATE ROLE {parts.username} LOGIN PASSWORD :'{parts.username}';" in script
-        assert f"CREATE DATABASE {parts.username} OWNER {parts.username};" in script
+        assert f"ALTER ROLE {parts.username} PASSWORD :'{parts.username}';" in script
         assert str(parts.password) in SERVICES["postgres"]["environment"]
+    names = re.findall(r"unnest\(ARRAY\[(.*?)\]\)", script)
+    assert names == [", ".join(f"'{name}'" for name in drivers)] * 2  # as test_team runs it
+
+
+def test_nothing_runs_as_root_with_more_rights_or_as_whatever_a_tag_means_tomorrow() -> None:
+    for name, service in SERVICES.items():
+        assert int(service["user"].split(":")[0]) > 0, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert "build" in service or re.search(r":\d[\w.]*@sha256:[0-9a-f]{64}$", service["image"]), name
+    base = re.findall(r"^FROM (.*)$", (INFRA / "Dockerfile").read_text(), re.MULTILINE)
+    assert len(base) == 1
+    assert re.search(r":\d[\w.-]*@sha256:[0-9a-f]{64}$", base[0])
+    assert f"--uid {SERVICES['worker']['user'].split(':')[0]} " in (INFRA / "Dockerfile").read_text()
+
+
+def test_a_key_to_the_store_opens_what_its_service_needs() -> None:
+    keys = {name: service.get("environment", {}).get("AWS_ACCESS_KEY_ID") for name, service in SERVICES.items()}
+    assert {name: key for name, key in keys.items() if key} == {
+        "buckets": "meddiff-admin", "mlflow": "meddiff-mlflow", "worker": "meddiff-worker"}
+    for name, key in keys.items():
+        secret = str(SERVICES[name].get("environment", {}).get("AWS_SECRET_ACCESS_KEY", ""))
+        assert re.findall(r"S3_\w+_KEY", secret)[:1] == ([f"S3_{key.removeprefix('meddiff-').upper()}_KEY"] if key else [])
+
+
+def test_work_trees_can_link_into_the_cache() -> None:
+    """Links can't leave a volume: cache and work trees lie in the same one."""
+    assert [volume for volume in SERVICES["worker"]["volumes"] if not volume.startswith("${")] == ["work:/project/.work"]
+    assert "dvc config --local cache.dir ../.work/cache" in (INFRA / "Dockerfile").read_text()
 
 
 def test_image_is_quiet_and_not_root_and_copies_what_exists() -> None:
@@ -116,7 +144,7 @@ def test_image_is_quiet_and_not_root_and_copies_what_exists() -> None:
 
 
 def test_commands_name_programs_and_files_that_exist() -> None:
-    for name in ("buckets", "worker"):
+    for name in ("buckets", "accounts", "worker"):
         program, script, *_ = SERVICES[name]["command"]
         assert program == "python"
         assert (ROOT / script).is_file()

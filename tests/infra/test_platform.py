@@ -1,130 +1,38 @@
 """`make platform` for real, in a copy of the project: servers, worker, runs through Prefect's API, cancelling and stopping."""
 
-import os
-import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import psutil
 import pytest
 import yaml
-from prefect.client.base import PrefectHttpxSyncClient
 
 from meddiff.layout import STAGES
 from meddiff.params import Params
+from tests.infra.platforms import Running, clean_environment, command, copy_project, free_ports, running
 
 pytestmark = pytest.mark.services
-ROOT = Path(__file__).parents[2]
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-
-
-@dataclass(frozen=True)
-class Running:
-    """A platform that was started, and the clients of its servers."""
-
-    project: Path
-    process: subprocess.Popen[str]
-    prefect: httpx.Client
-    mlflow: httpx.Client
-
-    @property
-    def deployment(self) -> dict[str, Any]:
-        return self.prefect.get("/deployments/name/pipeline/pipeline").json()  # type: ignore[no-any-return]
-
-    def trigger(self, **parameters: Any) -> httpx.Response:
-        return self.prefect.post(f"/deployments/{self.deployment['id']}/create_flow_run", json={"parameters": parameters})
-
-    def state(self, run: str) -> dict[str, Any]:
-        return self.prefect.get(f"/flow_runs/{run}").json()["state"]  # type: ignore[no-any-return]
-
-    def tasks(self, run: str) -> dict[str, str]:
-        """Name -> state of the task runs."""
-        found = self.prefect.post("/task_runs/filter", json={"flow_runs": {"id": {"any_": [run]}}}).json()
-        return {task["name"]: task["state_type"] for task in found}
-
-    def tree(self, run: str) -> Path | None:
-        return next((self.project / ".work/runs").glob(f"*-{run[:8]}"), None)
-
-    def until(self, condition: Callable[[], Any], seconds: float) -> None:
-        """Wait; if in vain, say what the runs and the logs of the platform tell."""
-        try:
-            until(condition, seconds)
-        except AssertionError as e:
-            runs = self.prefect.post("/flow_runs/filter", json={}).json()
-            told = [f"{run['name']}: {run['state']['name']} {run['state']['message']} {self.tasks(run['id'])}" for run in runs]
-            for log in ("worker", "prefect"):
-                told += (self.project / f".work/platform/{log}.log").read_text(errors="replace").splitlines()[-40:]
-            raise AssertionError("\n".join([str(e), *told])) from e
-
-
-def until(condition: Callable[[], Any], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.5)
-
-
-def free_ports(n: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(n)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def command(project: Path, ports: list[int]) -> list[str]:
-    return [sys.executable, str(project / "infra/serve.py"), "--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1])]
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("platform") / "project"
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True,
-                            capture_output=True, text=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file() and name != "dvc.lock":
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, root / name)
-    subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
-    return root
+    return copy_project(tmp_path_factory.mktemp("platform") / "project")
 
 
 @pytest.fixture(scope="module")
 def environment(project: Path) -> dict[str, str]:
-    other = ("MLFLOW_", "PREFECT_", "MEDDIFF_", "DVC_STAGE")
-    return {name: value for name, value in os.environ.items() if not name.startswith(other)} | {"PYTHONPATH": str(project)}
+    return clean_environment(project)
 
 
 @pytest.fixture(scope="module")
-def platform(project: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    ports, output = free_ports(2), tmp_path_factory.mktemp("output") / "serve.txt"
-    with output.open("w") as stream:
-        process = subprocess.Popen(command(project, ports), cwd=project, env=environment, text=True, stdout=stream,
-                                   stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-    try:
-        until(lambda: "End with Ctrl-C" in output.read_text() or process.poll() is not None, 150)
-        assert process.poll() is None, output.read_text()
-        addresses = [f"http://127.0.0.1:{port}" for port in ports]
-        assert all(address in output.read_text() for address in addresses)
-        # Prefect's own client: it tries again where SQLite was busy with another writer (503).
-        with (PrefectHttpxSyncClient(base_url=f"{addresses[0]}/api", timeout=60, raise_on_all_errors=False) as prefect,
-              httpx.Client(base_url=addresses[1], timeout=60) as mlflow):
-            yield Running(project, process, prefect, mlflow)
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        process.wait(120)
+def platform(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(project, free_ports(2), tmp_path_factory.mktemp("output") / "serve.txt") as platform:
+        yield platform
 
 
 def test_the_form_starts_from_params_yaml_and_names_a_bad_value(platform: Running) -> None:
@@ -203,3 +111,14 @@ def test_ctrl_c_ends_runs_worker_and_servers_in_order(platform: Running) -> None
         rows = database.execute("SELECT id, state_type FROM flow_run").fetchall()
     states = {str(id).replace("-", ""): state for id, state in rows}
     assert states[run.replace("-", "")] == "CRASHED"  # not `RUNNING` for ever
+
+
+def test_all_ends_when_the_one_who_started_it_is_killed(project: Path, tmp_path: Path) -> None:
+    """As by the kernel when memory is out; nothing is left that holds ports and databases."""
+    with running(project, free_ports(2), tmp_path / "serve.txt") as platform:
+        family = psutil.Process(platform.process.pid).children(recursive=True)
+        assert len(family) >= 4  # the guard, two servers, the worker
+        assert subprocess.run(command(project, free_ports(2)), env=clean_environment(project), capture_output=True, text=True,
+                              check=False).stderr.startswith(f"meddiff: {project}: the platform of a project runs once")
+        platform.process.kill()
+        assert not psutil.wait_procs(family, timeout=100)[1]

@@ -5,6 +5,7 @@ The objective is the mean validation Dice over the training seeds; test data isn
 """
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ from meddiff.services import tracking, versioning
 
 _STARTUP_TRIALS = 6  # random ones, before the sampler has something to learn from
 HEARTBEAT_SECONDS = 60
+STORAGE_VARIABLE = "MEDDIFF_TUNE_STORAGE"  # wins over `tune.storage`
 _MOST_FAILURES = 3  # in a row
 
 
@@ -129,7 +131,7 @@ class _Search:
 
 def _open_study(layout: Layout, params: Params, axes: list[Axis]) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    url = params.tune.storage or f"sqlite:///{layout.work.resolve() / 'optuna.db'}"
+    url = os.environ.get(STORAGE_VARIABLE) or params.tune.storage or f"sqlite:///{layout.work.resolve() / 'optuna.db'}"
     layout.work.mkdir(parents=True, exist_ok=True)
     try:
         with warnings.catch_warnings():

@@ -1,0 +1,154 @@
+"""The processes of a platform: started in order, watched, and ended in the reverse order, whatever becomes of their starter."""
+
+import os
+import pwd
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGTERM, Signals
+from typing import Any
+
+import psutil
+
+from meddiff.errors import MeddiffError
+
+START_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """A program that runs until it is told to end.
+
+    Attributes:
+        name: of its log, and for messages.
+        command: its words.
+        environment: all of its variables.
+        ready: whether it does its work.
+        user: who it runs as; None for who runs this.
+        signal: tells it to end.
+        seconds: it has to end by itself.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    ready: Callable[[], bool]
+    user: str | None = None
+    signal: Signals = SIGTERM
+    seconds: float = 15.0
+
+
+class Services:
+    """What was started, by name. `guard.py`, beside this file, ends it when this process asks for it or is gone.
+
+    Args:
+        project: where they run.
+        folder: for `NAME.log`.
+    """
+
+    def __init__(self, project: Path, folder: Path) -> None:
+        self.project, self.folder = project, folder
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.guard = subprocess.Popen([sys.executable, str(Path(__file__).with_name("guard.py"))], stdin=subprocess.PIPE,
+                                      start_new_session=True)
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def start(self, service: Service) -> None:
+        """Start a service, its output in its log. A session of its own: Ctrl-C reaches this process alone."""
+        with self.log(service.name).open("wb") as log:
+            process = subprocess.Popen(service.command, cwd=self.project, env=dict(service.environment), stdout=log,
+                                       stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+                                       **as_user(service.user))
+        self.running[service.name] = process
+        assert self.guard.stdin
+        self.guard.stdin.write(f"{process.pid} {service.signal.value} {service.seconds}\n".encode())
+        self.guard.stdin.flush()
+
+    def wait(self, service: Service) -> None:
+        """Wait until a service is ready.
+
+        Raises:
+            MeddiffError: it ended, or isn't ready after two minutes.
+        """
+        until = time.monotonic() + START_SECONDS
+        while not service.ready():
+            self.check()
+            if time.monotonic() > until:
+                raise MeddiffError(self.log(service.name), f"{service.name} must be ready within {START_SECONDS:.0f} s",
+                                   "Read this log, then start again")
+            time.sleep(0.3)
+
+    def check(self) -> None:
+        """Raise a MeddiffError if a service has ended."""
+        for name, process in self.running.items():
+            if process.poll() is not None:
+                raise MeddiffError(self.log(name), f"{name} must keep running, it ended with code {process.returncode} "
+                                   f"({last_lines(self.log(name))})", "Read this log, then start again")
+
+    def stop(self) -> None:
+        """End all, the last first, and whatever they left behind."""
+        assert self.guard.stdin
+        self.guard.stdin.close()
+        self.guard.wait()
+
+
+def as_user(name: str | None) -> dict[str, Any]:
+    """What `subprocess` takes to run a program as a user without any other's rights; nothing for None."""
+    return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []} if name else {}
+
+
+def last_lines(log: Path) -> str:
+    """The end of a log in one line."""
+    return " | ".join(line.strip() for line in log.read_text(errors="replace").strip().splitlines()[-3:])
+
+
+def answers(url: str) -> bool:
+    """Whether a GET of this page succeeds."""
+    try:
+        with urllib.request.urlopen(url, timeout=10):
+            return True
+    except OSError:  # refused, reset, timed out, or not 2xx yet
+        return False
+
+
+def free_port(start: int) -> int:
+    """The first port of 127.0.0.1 at or above a number on which nothing listens."""
+    return next(port for port in range(start, 2**16) if _is_free(port))
+
+
+def check_port(port: int, flag: str) -> None:
+    """Raise a MeddiffError if something listens on this port of 127.0.0.1."""
+    if not _is_free(port):
+        raise MeddiffError(f"port {port}", f"the port must be free, it is taken{_holder(port)}",
+                           f"End that program, or choose another port with {flag}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _holder(port: int) -> str:
+    try:
+        listening = [c for c in psutil.net_connections("tcp") if c.laddr and c.status == psutil.CONN_LISTEN]
+        pids = [c.pid for c in listening if c.laddr.port == port]
+        return f" by {psutil.Process(pids[0]).name()}, process {pids[0]}" if pids and pids[0] else ""
+    except psutil.Error:  # other users' processes
+        return ""
+
+
+def outer_environment() -> dict[str, str]:
+    """This process's variables without the settings of other servers."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}

@@ -1,19 +1,32 @@
-"""What a flow run shows in Prefect's UI: the Dice table, accepted pairs, the quality result, the run in MLflow."""
+"""What a flow run shows in Prefect's UI: its data, models, quality, Dice table, accepted pairs, and the run in MLflow."""
 
 import json
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from meddiff.errors import redacted
+from meddiff.errors import ServiceError, redacted
 from meddiff.layout import Layout
+from meddiff.outputs.tables import CASES
 from meddiff.pages import data_uri, markdown_table
 from meddiff.params.file import load_params
 from meddiff.services import tracking
 
+_PARTS = ("train", "val", "test")
 METRICS = {"dice": ("Dice", 3), "iou": ("IoU", 3), "hd95": ("HD95 [px]", 1), "nsd": ("NSD", 3)}
+
+
+def show_data(layout: Layout) -> None:
+    """Artifact `data`: images of each part, how many are annotated, and the outlines of the masks."""
+    text = data_table(json.loads(layout.split.read_text()), int(CASES.read(layout.cases("train"))["labelled"].sum()))
+    if layout.outlines.is_file():
+        text += f"\n\n{picture(layout.outlines, 'Outlines of the masks')}"
+    create_markdown_artifact(text, key="data", description="What the run learns from and is tested on")
 
 
 def show_result(layout: Layout) -> None:
@@ -33,12 +46,47 @@ def show_quality(layout: Layout) -> None:
 
 def show_run(layout: Layout, execution: str) -> None:
     """Artifact `mlflow`: where this execution is recorded."""
-    run = tracking.execution_run(layout, load_params(layout.params), execution)
-    page = os.environ.get("MEDDIFF_MLFLOW_URL") or (run.server.uri if run.server.uri.startswith("http") else "")
-    link = f"[Run in MLflow]({page.rstrip('/')}/#/experiments/{run.server.experiment}/runs/{run.id})"
-    text = link if page else f"Run `{run.id}` at {run.server.uri}; `make ui` shows it."
-    create_markdown_artifact(redacted(text), key="mlflow",
-                             description="Settings, curves and files of this execution")
+    with _patient():
+        run = tracking.execution_run(layout, load_params(layout.params), execution)
+        page = _page(run)
+        link = (f"[Run in MLflow]({page}/#/experiments/{run.server.experiment}/runs/{run.id}), "
+                f"[beside the others]({tracking.runs_page(page, run.server.experiment)})")
+        text = link if page else f"Run `{run.id}` at {run.server.uri}; `make ui` shows it."
+        create_markdown_artifact(redacted(text), key="mlflow", description="Settings, curves and files of this execution")
+
+
+def show_models(layout: Layout, execution: str) -> None:
+    """Artifact `model`: the generator and the segmenters that this execution registered or used again."""
+    with _patient():
+        run = tracking.execution_run(layout, load_params(layout.params), execution)
+        page, lines = _page(run), list[str]()
+        for kind, version in tracking.registered_models(run).items():
+            name, _, number = version.rpartition("/")
+            words = f"{name} version {number}"
+            shown = f"[{words}]({page}/#/models/{name}/versions/{number})" if page else words
+            lines.append(f"- {kind}: {shown}, `models:/{version}`")
+        if lines:
+            create_markdown_artifact(redacted("\n".join(lines)), key="model", description="Registered models of this run")
+
+
+def _page(run: tracking.Run) -> str:
+    """The address of MLflow's pages, empty where no server shows them."""
+    return (os.environ.get("MEDDIFF_MLFLOW_URL") or (run.server.uri if run.server.uri.startswith("http") else "")).rstrip("/")
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """A link that can't be made now must not end a run whose stages work."""
+    try:
+        yield
+    except ServiceError as e:
+        get_run_logger().warning("An artifact is missing: %s", e)
+
+
+def data_table(split: Mapping[str, Sequence[str]], annotated: int) -> str:
+    """A Markdown table from the content of `data/split.json`."""
+    rows = [[part, len(ids), annotated if part == "train" else "all"] for part, ids in split.items() if part in _PARTS]
+    return markdown_table(["part", "images", "annotated"], rows)
 
 
 def dice_table(summary: dict[str, Any]) -> str:

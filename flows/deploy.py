@@ -1,4 +1,4 @@
-"""Registering the flows with a Prefect server: the work pool, the deployments of prefect.yaml, and forms filled with params.yaml.
+"""Registering the flows with a Prefect server: work pool, deployments of prefect.yaml, rules, and forms filled with params.yaml.
 
 Run as `python -m flows.deploy` in the project; PREFECT_API_URL (and PREFECT_API_AUTH_STRING) name the server.
 """
@@ -13,6 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.exceptions import ObjectNotFound
 
+from flows.automations import ship
 from flows.form import filled
 from meddiff.errors import MeddiffError
 from meddiff.params.file import load_params
@@ -35,18 +36,19 @@ def register(client: SyncPrefectClient) -> None:
 
 
 def fill_forms(client: SyncPrefectClient, project: Path) -> None:
-    """Let the forms of the deployments start from the project's settings as they are now.
+    """Let the forms of the deployments start from the project's settings as they are now, and the rules be those of `platform.*`.
 
     Raises:
         MeddiffError: `params.yaml` breaks a rule.
     """
     params = load_params(project / "params.yaml")
     values = params.model_dump(mode="json") | filled(params)
-    for name in DEPLOYMENTS:
-        deployment = client.read_deployment_by_name(name)
+    deployments = {name: client.read_deployment_by_name(name) for name in DEPLOYMENTS}
+    for deployment in deployments.values():
         fields = deployment.parameter_openapi_schema["properties"]
         own = {field: values[field] for field in fields if field in values}  # `promote` asks a person
         client.update_deployment(deployment.id, DeploymentUpdate(parameters=own))
+    ship(client, {name: deployment.id for name, deployment in deployments.items()}, params.platform)
 
 
 def _prefect(*words: str) -> None:
@@ -58,7 +60,7 @@ def _prefect(*words: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """With `--forms`, only fill the forms. Exit code 2 and one line where something has to be mended."""
+    """With `--forms`, only the forms and the rules. Exit code 2 and one line where something has to be mended."""
     try:
         with get_client(sync_client=True) as client:
             if "--forms" not in arguments:

@@ -4,67 +4,88 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
+from prefect.concurrency.sync import concurrency
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
+from prefect.tasks import exponential_backoff
 
-from flows.artifacts import headline, show_quality, show_result, show_run
-from flows.form import Main, given
-from meddiff import params
-from meddiff.environment import quiet
+from flows.acceptance import tell_acceptance
+from flows.artifacts import headline, show_data, show_models, show_quality, show_result, show_run
+from flows.form import Setting, given
+from flows.upkeep import limit_name
+from meddiff.environment import gpu_names, quiet
+from meddiff.errors import ServiceError
 from meddiff.layout import STAGES, Layout, replacing
+from meddiff.params.file import load_params
 from meddiff.services import versioning
 from meddiff.warm import warm_stages
 
-SHOW = {"filter": show_quality, "evaluate": show_result}
-RETRIES, RETRY_SECONDS = 2, 10
-NOTHING = params.Params()  # sections in which nothing is set
+SHOW: dict[str, Callable[[Layout], None]] = {
+    "prepare": show_data, "filter": show_quality, "evaluate": show_result}  # after the stage, from its files
+REGISTERS = ("generate", "evaluate")
+CACHED = "Cached"
+RETRIES, RETRY_SECONDS = 3, 10  # the second and third time after twice and four times as long
 
 
-def crashed(_task: object, _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a stage ended without a word of its own: killed, out of memory, or its disk failed. Bad input stays bad."""
-    return isinstance(state.data, versioning.StageCrash)
+def may_pass(_task: object, _run: TaskRun, state: State[Any]) -> bool:
+    """Whether trying again may help: a stage ended without a word of its own, killed, out of memory, with a full disk, or a
+    service didn't answer. Bad input stays bad."""
+    return isinstance(state.data, versioning.StageCrash | ServiceError)
 
 
-@task(retries=RETRIES, retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=crashed, cache_policy=NO_CACHE, persist_result=False)
-def reproduce(tree: Path, stage: str, env: dict[str, str]) -> bool:
-    """Run one stage, its output in the log; tried again, it goes on from its checkpoint. Returns whether it had to run."""
-    return stage in versioning.reproduce(tree, stage, env, single=True, show=get_run_logger().info).ran
+@task(retries=RETRIES, retry_delay_seconds=exponential_backoff(RETRY_SECONDS), retry_condition_fn=may_pass, cache_policy=NO_CACHE,
+      persist_result=False)
+def reproduce(tree: Path, stage: str, env: dict[str, str]) -> State[bool]:
+    """Run one stage, its output in the log; tried again, it goes on from its checkpoint. Its state says what it did, and its
+    result whether it had to run. On a GPU it waits until Prefect's limit of that GPU lets it."""
+    gpus = gpu_names(load_params(tree / "params.yaml").compute.device) if stage != "prepare" else ()
+    with concurrency(limit_name(gpus[0]), raise_on_lease_renewal_failure=False) if gpus else nullcontext():
+        return _reproduce(tree, stage, env)
+
+
+def _reproduce(tree: Path, stage: str, env: dict[str, str]) -> State[bool]:
+    done = versioning.reproduce(tree, stage, env, single=True, show=get_run_logger().info)
+    if stage in done.ran:
+        return Completed(data=True)
+    return Completed(name=CACHED, data=False, message="Its outputs were in the cache, nothing was computed")
 
 
 @flow(name="pipeline", persist_result=False)
 def pipeline(
-    prepare: Annotated[params.PrepareParams, Main("prepare")] = NOTHING.prepare,
-    foundation: Annotated[params.FoundationParams, Main("foundation")] = NOTHING.foundation,
-    backgrounds: Annotated[params.BackgroundsParams, Main("backgrounds")] = NOTHING.backgrounds,
-    mask_model: Annotated[params.MaskModelParams, Main("mask_model")] = NOTHING.mask_model,
-    finetune: Annotated[params.FinetuneParams, Main("finetune")] = NOTHING.finetune,
-    generate: Annotated[params.GenerateParams, Main("generate")] = NOTHING.generate,
-    filter: Annotated[params.FilterParams, Main("filter")] = NOTHING.filter,
-    segment: Annotated[params.SegmentParams, Main("segment")] = NOTHING.segment,
-    evaluate: Annotated[params.EvaluateParams, Main("evaluate")] = NOTHING.evaluate,
-    compute: Annotated[params.ComputeParams, Main("compute")] = NOTHING.compute,
+    dataset: Annotated[str, Setting("dataset")],
+    path: Annotated[str, Setting("path")],
+    size: Annotated[int, Setting("size")],
+    n_labelled: Annotated[int, Setting("n_labelled")],
+    source: Annotated[str, Setting("source")],
+    samples: Annotated[int, Setting("samples")],
+    guidance_scale: Annotated[float, Setting("guidance_scale")],
+    arms: Annotated[tuple[str, ...], Setting("arms")],
+    seeds: Annotated[tuple[int, ...], Setting("seeds")],
+    steps: Annotated[int, Setting("steps")],
+    device: Annotated[str, Setting("device")],
     advanced: dict[str, dict[str, Any]] = {},  # noqa: B006 - of a form, which Prefect copies
 ) -> State[Any]:
     """Paint synthetic pairs from few annotated cases, and measure what they gain.
 
-    A setting that isn't given has its value of the project's params.yaml.
+    A field that isn't given has its value of the project's params.yaml.
 
     Args:
-        advanced: further settings, as {"section": {"name": value}}; `meddiff params` lists them.
+        advanced: all other settings, as {"section": {"name": value}}; `meddiff params` lists them.
     """
     quiet()
     project, log = Path.cwd(), get_run_logger()
-    sections = {"prepare": prepare, "foundation": foundation, "backgrounds": backgrounds, "mask_model": mask_model,
-                "finetune": finetune, "generate": generate, "filter": filter, "segment": segment, "evaluate": evaluate,
-                "compute": compute}
+    fields = {"dataset": dataset, "path": path, "size": size, "n_labelled": n_labelled, "source": source, "samples": samples,
+              "guidance_scale": guidance_scale, "arms": arms, "seeds": seeds, "steps": steps, "device": device}
     name, execution = run_name(), str(flow_run.id)
-    tree = Layout(versioning.work_tree(project, project / ".work/runs" / name, given(sections, advanced, project)))
+    tree = Layout(versioning.work_tree(project, project / ".work/runs" / name, given(fields, advanced, project)))
     commit = os.environ.get("MEDDIFF_GIT_COMMIT") or versioning.git_commit(project)  # an image has no git
     env = {"MEDDIFF_EXECUTION": execution, "MEDDIFF_GIT_COMMIT": commit}
     recorded = False
@@ -75,8 +96,12 @@ def pipeline(
                 if ran and not recorded:
                     show_run(tree, execution)
                     recorded = True
+                if ran and stage in REGISTERS:
+                    show_models(tree, execution)
                 if stage in SHOW:
                     SHOW[stage](tree)
+                if stage == "filter":
+                    tell_acceptance(tree)
     except BaseException:
         log.error("The work tree stays for a look, and for a retry of this run: %s", tree.root)
         raise

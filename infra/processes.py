@@ -13,8 +13,6 @@ from pathlib import Path
 from signal import SIGTERM, Signals
 from typing import Any
 
-import psutil
-
 from meddiff.errors import MeddiffError
 
 START_SECONDS = 120.0
@@ -123,13 +121,6 @@ def free_port(start: int) -> int:
     return next(port for port in range(start, 2**16) if _is_free(port))
 
 
-def check_port(port: int, flag: str) -> None:
-    """Raise a MeddiffError if something listens on this port of 127.0.0.1."""
-    if not _is_free(port):
-        raise MeddiffError(f"port {port}", f"the port must be free, it is taken{_holder(port)}",
-                           f"End that program, or choose another port with {flag}")
-
-
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -138,15 +129,6 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _holder(port: int) -> str:
-    try:
-        listening = [c for c in psutil.net_connections("tcp") if c.laddr and c.status == psutil.CONN_LISTEN]
-        pids = [c.pid for c in listening if c.laddr.port == port]
-        return f" by {psutil.Process(pids[0]).name()}, process {pids[0]}" if pids and pids[0] else ""
-    except psutil.Error:  # other users' processes
-        return ""
 
 
 def outer_environment() -> dict[str, str]:

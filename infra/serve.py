@@ -15,13 +15,14 @@ from pathlib import Path
 
 from accounts import make_account
 from filelock import Timeout
-from processes import Service, Services, answers, check_port, last_lines, outer_environment
+from processes import Service, Services, answers, last_lines, outer_environment
 from team import Accounts, prepare, start_state, tell_accounts, write_shell
 
-from meddiff.environment import QUIET
+from meddiff.environment import QUIET, require_port
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.services.backup import READY, TeamState, platform_lock, team_state
+from meddiff.services.tracking import settle_files
 
 _NOBODY = Accounts({}, {}, {}, {})
 
@@ -131,6 +132,7 @@ def serve(platform: Platform, services: Services, state: TeamState | None) -> No
     """
     prefect, mlflow, worker = platform.prefect, platform.mlflow, platform.worker
     services.start(prefect)
+    settle_files(platform.project / ".work/mlflow.db")
     services.start(mlflow)
     services.wait(prefect)
     deploy(platform)
@@ -157,8 +159,8 @@ def run(given: argparse.Namespace) -> None:
     layout = Layout(given.project.resolve())
     platform = Platform(layout.root, given.prefect_port, given.mlflow_port, given.runs)
     if not given.only_state:
-        check_port(platform.prefect_port, "--prefect-port")
-        check_port(platform.mlflow_port, "--mlflow-port")
+        require_port(platform.prefect_port, "--prefect-port")
+        require_port(platform.mlflow_port, "--mlflow-port")
     try:
         lock = platform_lock(layout).acquire(timeout=0)
     except Timeout as e:

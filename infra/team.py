@@ -17,9 +17,9 @@ from pathlib import Path
 
 import psycopg
 from botocore.exceptions import BotoCoreError, ClientError
-from processes import Service, Services, as_user, check_port, outer_environment
+from processes import Service, Services, as_user, outer_environment
 
-from meddiff.environment import QUIET
+from meddiff.environment import QUIET, require_port
 from meddiff.errors import MeddiffError
 from meddiff.services.backup import BUCKETS, DATABASES, TeamState, find_program
 from meddiff.services.storage import bucket_client, make_buckets
@@ -107,9 +107,9 @@ def start_state(state: TeamState, services: Services) -> None:
         MeddiffError: a program is missing, a port is taken, or one doesn't start.
     """
     port = int(state.settings["S3_PORT"])
-    check_port(int(state.settings["POSTGRES_PORT"]), "--postgres-port or MEDDIFF_POSTGRES_PORT")
+    require_port(int(state.settings["POSTGRES_PORT"]), "--postgres-port or MEDDIFF_POSTGRES_PORT")
     for number in range(port, port + len(_PORTS)):
-        check_port(number, f"--s3-port or MEDDIFF_S3_PORT, of which the {len(_PORTS)} numbers from it on are used")
+        require_port(number, f"--s3-port or MEDDIFF_S3_PORT, of which the {len(_PORTS)} numbers from it on are used")
     services.start(postgres := _postgres(state))
     services.start(storage := _storage(state, port))
     services.wait(postgres)

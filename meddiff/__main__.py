@@ -1,17 +1,19 @@
 """Entry point of `meddiff` and `python -m meddiff`: silence first, then the commands; errors of users end as one line."""
 
 import io
+import os
 import signal
 import sys
 
 from meddiff.environment import quiet
-from meddiff.errors import MeddiffError
+from meddiff.errors import MeddiffError, ServiceError
 from meddiff.layout import STAGES
 from meddiff.warm import run_warm
 
 
 def main() -> None:
-    """Run a command. Exit code 2 for a `MeddiffError` or wrong usage, 130 after an interrupt, 1 where a gate refuses."""
+    """Run a command. Exit code 2 for a `MeddiffError` or wrong usage, 75 where a service doesn't answer and the same command may
+    succeed later, 130 after an interrupt, 1 where a gate refuses."""
     quiet()
     if (code := run_warm(STAGES)) is not None:
         sys.exit(code)
@@ -25,7 +27,7 @@ def main() -> None:
         app()
     except MeddiffError as e:
         print(f"meddiff: {' '.join(str(e).split())}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(os.EX_TEMPFAIL if isinstance(e, ServiceError) else 2)
     except SystemExit as e:
         if e.code == 130:
             print("meddiff: interrupted; the same command goes on where it stopped", file=sys.stderr)

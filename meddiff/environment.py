@@ -5,7 +5,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
@@ -61,6 +61,99 @@ def require_extra(extra: str, *modules: str) -> None:
     for module in modules:
         if importlib.util.find_spec(module) is None:
             raise MeddiffError(module, f"this needs the package {module}", f"Install it with: pip install 'meddiff[{extra}]'")
+
+
+def gpu_names(device: str, driver: Path = Path("/proc/driver/nvidia/gpus")) -> tuple[str, ...]:
+    """UUIDs of the GPUs that this process may use, that which networks run on first; empty where they run on the CPU.
+
+    Asks the driver, not torch, whose import takes seconds.
+
+    Args:
+        device: `compute.device`.
+        driver: folder in which NVIDIA's driver tells of its GPUs.
+    """
+    from importlib.metadata import version
+
+    if device == "cpu" or version("torch").endswith("+cpu"):
+        return ()
+    lines = [line for file in sorted(driver.glob("*/information")) for line in file.read_text().splitlines()]
+    names = [line.split()[-1] for line in lines if line.startswith("GPU UUID")]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(names))
+    chosen = [names[int(each)] if each.isdigit() and int(each) < len(names) else each for each in visible.split(",")]
+    return tuple(each for each in chosen if each in names)
+
+
+@contextmanager
+def device_turn(name: str, runs: int) -> Iterator[None]:
+    """Hold one of a device's places on this machine, and wait for it where all are taken; the kernel frees those of killed
+    processes.
+
+    Args:
+        name: of the device.
+        runs: its places.
+    """
+    import tempfile
+    import time
+
+    with ExitStack() as held:
+        places = [_open_lock(Path(tempfile.gettempdir(), f"meddiff-{name}-{number}.lock")) for number in range(runs)]
+        for place in places:
+            held.callback(os.close, place)
+        told = False
+        while (mine := next((place for place in places if _lock(place)), None)) is None:
+            if not told:
+                holder = os.pread(places[0], 1000, 0).decode(errors="replace")
+                print(f"waiting for {name}, which {holder or 'another process'} uses", file=sys.stderr)
+                told = True
+            time.sleep(1)
+        with suppress(OSError):  # of another user
+            os.ftruncate(mine, 0)
+            os.pwrite(mine, f"process {os.getpid()} in {os.getcwd()}".encode(), 0)
+        yield
+
+
+def _open_lock(place: Path) -> int:
+    try:
+        return os.open(place, os.O_CREAT | os.O_RDWR, 0o666)
+    except PermissionError:  # another user's file, which can be locked all the same
+        return os.open(place, os.O_RDONLY)
+
+
+def _lock(descriptor: int) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def require_port(port: int, flag: str) -> None:
+    """Refuse to go on where something listens on this port of 127.0.0.1.
+
+    Raises:
+        MeddiffError: it is taken; names the program where that can be seen, and the flag that names another.
+    """
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as e:
+            raise MeddiffError(f"port {port}", f"the port must be free, it is taken{_holder(port)}",
+                               f"End that program, or choose another port with {flag}") from e
+
+
+def _holder(port: int) -> str:
+    import psutil
+
+    try:
+        found = [c for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == port and c.status == psutil.CONN_LISTEN]
+        return f" by {psutil.Process(found[0].pid).name()}, process {found[0].pid}" if found and found[0].pid else ""
+    except psutil.Error:  # other users' processes
+        return ""
 
 
 def interpreter_first() -> dict[str, str]:

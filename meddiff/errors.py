@@ -32,6 +32,10 @@ class MeddiffError(Exception):
         super().__init__(f"{self.where}: {self.rule}. {self.remedy}.")
 
 
+class ServiceError(MeddiffError):
+    """A service didn't answer: what was asked for may succeed later, unchanged."""
+
+
 def some(names: Iterable[object], shown: int = 3) -> str:
     """The first of many names, and how many more there are."""
     listed = [CONTROLS.sub("�", str(name)) for name in names]

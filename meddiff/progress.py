@@ -1,4 +1,4 @@
-"""What a user sees of a stage: notes, and of long loops a bar with the remaining time, one closing line without a terminal."""
+"""What a user sees of a stage: notes, and of long loops a bar with the remaining time; without a terminal a line now and then."""
 
 import sys
 import time
@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
+_LINE_SECONDS = 20.0  # between lines of a loop where there is no terminal, as in the log of a flow run
 
 
 class Report(Protocol):
@@ -33,13 +34,18 @@ def bars() -> Iterator[Callable[[str], AbstractContextManager[Report]]]:
         @contextmanager
         def begin(label: str) -> Iterator[Report]:
             begun, last = time.monotonic(), (0, 0, "")
+            said = begun
             task = progress.add_task(label, total=None, values="")
 
             def report(done: int, total: int, values: Mapping[str, float]) -> None:
-                nonlocal last
+                nonlocal last, said
                 text = " ".join(f"{name} {value:.4g}" for name, value in values.items())
                 last = (done, total, text)
                 progress.update(task, completed=done, total=total, values=text)
+                now = time.monotonic()
+                if not console.is_terminal and done < total and now - said > _LINE_SECONDS:
+                    said, left = now, (now - begun) / max(done, 1) * (total - done)
+                    print(f"{label}: {done}/{total} {text} after {now - begun:.0f} s, about {left:.0f} s left", file=sys.stderr)
 
             yield report
             if not console.is_terminal and last[1]:

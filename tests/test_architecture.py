@@ -56,11 +56,12 @@ MAY: dict[str, set[str]] = {
                               "services/tracking", "services/versioning"},
     "delivery": {"layout", "outputs", "datasets", "painting", "segmentation", "evaluation", "services/tracking",
                  "services/versioning", "services/catalog", "services/storage"},
+    "upkeep": {"layout", "services/tracking", "services/versioning", "services/catalog", "services/storage"},
     "stages": {"layout", "finished", "datasets", "lesions", "masks", "diffusion", "pretrained", "painting", "segmentation",
                "backgrounds", "filtering", "outputs", "evaluation", "services/tracking", "services/versioning"},
     "cli": {"layout", "datasets", "experiments/advice", "experiments/recipes", "experiments/run", "experiments/tuning",
             "experiments/ablation", "experiments/benchmark", "delivery", "services/tracking", "services/catalog",
-            "services/storage", "services/backup", "stages"},
+            "services/storage", "services/backup", "stages", "upkeep"},
     "flows": {"layout", "outputs", "evaluation", "delivery", "experiments/run", "experiments/tuning", "experiments/ablation",
               "experiments/benchmark", "services/tracking", "services/versioning"},
     "__main__": {"cli", "layout"},
@@ -72,7 +73,8 @@ SPLIT = ("services", "experiments")  # whose rooms lie one floor deeper
 NEUTRAL = {"__init__", "errors", "progress", "environment", "warm", "finished", "services/tracking", "services/versioning",
            *ADDRESSES}
 NO_CODE = (PACKAGE / "stages/__init__.py", PACKAGE / "stages/resume.py")
-NO_STAGE = {"compute", "tracking", "catalog", "promote", "tune", "ablate", "benchmark"}  # change no result, or belong to no stage
+# Change no result, or belong to no stage.
+NO_STAGE = {"compute", "tracking", "catalog", "platform", "promote", "tune", "ablate", "benchmark"}
 
 
 @cache

@@ -5,17 +5,32 @@ from typing import Annotated
 
 import typer
 
+from meddiff import __version__
 from meddiff.cli.data import catalog_app, export_app, release_app
 from meddiff.cli.project import any_project, project
 from meddiff.cli.registry import audit, promote_model, webhook_app
 from meddiff.cli.settings import init, params, profile
 from meddiff.cli.state import backup, restore
+from meddiff.cli.upkeep import doctor, gc
 from meddiff.errors import MeddiffError, redacted, some
 from meddiff.layout import STAGES
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-                  help="Guided synthesis of annotated medical images, and what it gains. `dvc repro` runs the whole chain.")
-for _command in (init, params, profile, audit, backup, restore):
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        print(f"meddiff {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True,
+                                                help="Show the version, and end.")] = False) -> None:
+    """Guided synthesis of annotated medical images, and what it gains. `dvc repro` runs the whole chain."""
+
+
+for _command in (init, params, profile, audit, doctor, gc, backup, restore):
     app.command()(_command)
 app.command("promote")(promote_model)
 app.add_typer(catalog_app, name="catalog")
@@ -126,15 +141,21 @@ def ui(port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000) -> None:
     import os
     import signal
     import subprocess
+    from contextlib import suppress
 
-    from meddiff.services.tracking import tracking_uri, ui_command
+    from meddiff.environment import require_port
+    from meddiff.services.tracking import connect, runs_page, tracking_uri, ui_command
 
     layout, params = project()
     command, address = ui_command(layout, params.tracking, port), tracking_uri(layout, params.tracking)
     if not command:
+        with suppress(MeddiffError):  # where it doesn't answer its address alone
+            address = runs_page(address, connect(layout, params.tracking).experiment)
         print(f"the runs are at {redacted(address)}")
         return
-    print(f"the runs will be at http://127.0.0.1:{port} in some seconds - end with Ctrl-C", flush=True)
+    require_port(port, "--port")
+    page = runs_page(f"http://127.0.0.1:{port}", connect(layout, params.tracking).experiment)
+    print(f"the runs will be at {page} in some seconds - end with Ctrl-C", flush=True)
     env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": address}
     stopped = list[int]()
     with subprocess.Popen(command, env=env, start_new_session=True) as server:

@@ -69,10 +69,12 @@ def release_publish(name: str, place: Place, endpoint: Endpoint = None) -> None:
     from meddiff.delivery.releases import publish
     from meddiff.progress import bar
     from meddiff.services.storage import open_store
+    from meddiff.upkeep.unused import pin_release
 
     layout, params = project()
     with bar("publish") as report:
         release = publish(layout, params, open_store(place, endpoint), name, report)
+    pin_release(layout, release.name, release.url)
     print(f"{release.url}: {release.pairs} pairs, {release.bytes / 1e6:.1f} MB")
 
 

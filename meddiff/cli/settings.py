@@ -112,6 +112,9 @@ def _survey(dataset: str, root: Path, settings: "PrepareParams", threads: int) -
                      if any(parts.values()) else "the dataset has no split; `prepare` makes one by groups"]))
     share = 1 - settings.val_fraction - settings.test_fraction
     training = sum(case.part == "train" and case.id in marked for case in cases) if any(parts.values()) else len(marked) * share
+    if settings.n_labelled > round(training):
+        print(f"n_labelled: {settings.n_labelled} is more than the {round(training)} annotated training images there will be, "
+              "all are used")
     return unmarked > 0 or round(training) > settings.n_labelled
 
 

@@ -8,6 +8,7 @@ from meddiff.params.actions import (
     BenchmarkParams,
     CatalogParams,
     ComputeParams,
+    PlatformParams,
     PromoteParams,
     TrackingParams,
     TuneParams,
@@ -46,6 +47,7 @@ __all__ = [
     "MaskModelParams",
     "MaskRandomness",
     "Params",
+    "PlatformParams",
     "PrepareParams",
     "PromoteParams",
     "Section",
@@ -89,6 +91,7 @@ class Params(Section):
     ablate: AblateParams = AblateParams()
     benchmark: BenchmarkParams = BenchmarkParams()
     catalog: CatalogParams = CatalogParams()
+    platform: PlatformParams = PlatformParams()
     compute: ComputeParams = ComputeParams()
 
     @model_validator(mode="after")

@@ -114,6 +114,20 @@ class CatalogParams(Section):
     person: str = Field("", description="who acts, for the audit log; MEDDIFF_PERSON in the environment wins; empty: the account")
 
 
+class PlatformParams(Section):
+    """What Prefect does by itself. MEDDIFF_NOTIFY_URL in the environment is the webhook that is told of failures."""
+
+    silent_seconds: Annotated[int, Field(ge=40)] = Field(
+        120, description="a flow run that gave no sign of life for so long is ended as crashed; signs come every 30, and an "
+        "orderly cancellation takes up to 80 [s]"
+    )
+    acceptance_drop: Fraction = Field(
+        0.3, description="share by which the acceptance must lie below the median of the five runs before, on the same dataset, "
+        "to count as fallen"
+    )
+    retune: bool = Field(False, description="start the search of `tune` when the acceptance has fallen")
+
+
 class ComputeParams(Section):
     """The machine."""
 
@@ -127,4 +141,5 @@ class ComputeParams(Section):
         "auto", description="of the networks' activations in training and painting; `auto`: bfloat16 where the machine has it in "
         "hardware"
     )
+    gpu_runs: Positive = Field(1, description="stages that may use a GPU at the same time, of all runs on it; others wait")
     compile: bool = Field(False, description="compile the UNet: minutes at the start, then faster steps on GPUs")

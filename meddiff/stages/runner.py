@@ -2,11 +2,27 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from meddiff.errors import redacted
 from meddiff.layout import Layout
+
+if TYPE_CHECKING:
+    from meddiff.params import Params
+
+
+@contextmanager
+def _turn(params: "Params", stage: str) -> Iterator[None]:
+    """The stage's turn on the GPU, if it uses one: `prepare` doesn't."""
+    from meddiff.environment import device_turn, gpu_names
+
+    names = gpu_names(params.compute.device) if stage != "prepare" else ()
+    with device_turn(f"gpu-{names[0]}", params.compute.gpu_runs) if names else nullcontext():
+        yield
 
 
 def execute(stage: str, root: Path) -> None:
@@ -26,7 +42,7 @@ def execute(stage: str, root: Path) -> None:
         from meddiff.stages.preflight import check_ahead
 
         check_ahead(params, stage)
-        with stage_run(layout, params, stage) as tracker:
+        with _turn(params, stage), stage_run(layout, params, stage) as tracker:
             import_module(f"meddiff.stages.{stage}").run(layout, params, tracker)
     except BaseException:
         if "DVC_STAGE" in os.environ:

@@ -3,10 +3,12 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+import meddiff
 from meddiff.__main__ import main
 from meddiff.cli.app import app
 from meddiff.delivery.promote import Decision
@@ -280,21 +283,41 @@ def test_the_page_of_runs_is_a_command_on_loopback(project: Path, run: Run, monk
 
     monkeypatch.setattr(subprocess, "Popen", Server)
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-    assert "http://127.0.0.1:5055" in run("ui", "--port", "5055").stdout
+    monkeypatch.setattr("meddiff.environment.require_port", lambda port, flag: None)
+    monkeypatch.setattr("meddiff.services.tracking.connect", lambda layout, settings: SimpleNamespace(experiment="7"))
+    page = "/#/experiments/7/runs?viewStateShareKey=meddiff"
+    assert f"http://127.0.0.1:5055{page}" in run("ui", "--port", "5055").stdout
     assert addresses == [f"sqlite:///{project}/.work/mlflow.db"]
     assert started[0][started[0].index("--host") + 1] == "127.0.0.1"
     with pytest.raises(MeddiffError, match="port 5056"):
         run("ui", "--port", "5056")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
-    assert run("ui").stdout == "the runs are at http://server:5000\n"
+    assert run("ui").stdout == f"the runs are at http://server:5000{page}\n"
     assert len(started) == 2
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://u:SECRET@server:5000")
-    assert run("ui").stdout == "the runs are at http://u:***@server:5000\n"
+    assert run("ui").stdout == f"the runs are at http://u:***@server:5000{page}\n"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://u:SECRET@server/x")
     with pytest.raises(MeddiffError, match="port 5000"):
         run("ui")
     assert "SECRET" not in " ".join(started[2])
     assert addresses[2] == "postgresql://u:SECRET@server/x"
+
+
+def test_a_taken_port_is_one_line_and_no_success(project: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = command(project, "ui", "--port", str(port), MLFLOW_TRACKING_URI="")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"meddiff: port {port}: the port must be free, it is taken by python")
+    assert "--port" in line
+
+
+def test_the_version_is_told(tmp_path: Path) -> None:
+    done = command(tmp_path, "--version")
+    assert (done.returncode, done.stdout) == (0, f"meddiff {meddiff.__version__}\n")
 
 
 def test_catalogue_release_and_tune_reach_their_modules(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import pandas as pd
 import pytest
 import yaml
+from prefect.exceptions import SignatureMismatchError
 from prefect.states import State
-from prefect.utilities.callables import parameter_schema
+from prefect.utilities.callables import parameter_schema, parameters_to_args_kwargs
 from prefect.utilities.schema_tools.validation import validate
 
 from flows import artifacts, deploy
@@ -19,14 +20,14 @@ from flows import benchmark as benchmark_module
 from flows import pipeline as module
 from flows.ablate import ablate as ablate_flow
 from flows.benchmark import benchmark as benchmark_flow
-from flows.form import filled
+from flows.form import FORM, filled
 from flows.form import given as settings_given
-from flows.pipeline import crashed, keep_results, pipeline
+from flows.pipeline import keep_results, may_pass, pipeline
 from flows.promote import promote as promote_flow
 from flows.tune import proposal
 from flows.tune import tune as tune_flow
 from meddiff.delivery.promote import Decision
-from meddiff.errors import MeddiffError
+from meddiff.errors import MeddiffError, ServiceError
 from meddiff.experiments.benchmark.benchmark import Benchmark
 from meddiff.experiments.benchmark.cells import Cell, cells_of
 from meddiff.experiments.benchmark.significance import GAINS
@@ -34,7 +35,7 @@ from meddiff.experiments.run import Outcome
 from meddiff.experiments.tuning.search import TuneResult
 from meddiff.experiments.tuning.trials import TrialRow
 from meddiff.layout import STAGES, Layout
-from meddiff.params import MAIN, Params
+from meddiff.params import Params
 from meddiff.services.versioning import StageCrash
 
 ROOT = Path(__file__).parents[2]
@@ -50,39 +51,43 @@ SUMMARY = {
     "gain": interval(0.1, 0.05, 0.15), "generated": 20, "accepted": 12, "n_real": 8}
 
 
-def test_the_form_has_the_settings_that_people_set_with_default_rule_and_help_and_a_field_for_the_rest() -> None:
+def test_the_form_has_about_ten_settings_with_rule_and_help_and_a_field_for_the_rest() -> None:
     schema = parameter_schema(pipeline)
-    assert tuple(schema.properties) == (*STAGES, "compute", "advanced")
+    assert tuple(schema.properties) == (*FORM, "advanced")
+    assert len(FORM) < 12
     assert [found["position"] for found in schema.properties.values()] == list(range(len(schema.properties)))
-    assert not schema.required
-    sections = dict(schema.properties)
-    advanced = sections.pop("advanced")
+    assert set(schema.required) == set(FORM)  # what isn't, the form calls optional
+    fields = dict(schema.properties)
+    advanced = fields.pop("advanced")
     assert (advanced["type"], advanced["default"], "properties" in advanced) == ("object", {}, False)  # drawn as a field of JSON
     assert "`meddiff params` lists them" in advanced["description"]
-    for name, section in sections.items():
-        assert tuple(section["properties"]) == MAIN[name]
-        others = {pattern.strip("^$") for pattern in section["patternProperties"]}
-        assert {*section["properties"], *others} == set(getattr(Params(), name).model_dump())
-        assert not section["additionalProperties"]
-        assert section["description"]
-    size, dataset = sections["prepare"]["properties"]["size"], sections["prepare"]["properties"]["dataset"]
-    assert (size["minimum"], size["maximum"], size["default"]) == (32, 1024, Params().prepare.size)
-    assert size["description"].startswith("side of")
-    assert "busi" in dataset["enum"]
-    assert sections["segment"]["properties"]["seeds"]["type"] == "array"
+    for name, field in fields.items():
+        section, setting = FORM[name]
+        whole = type(getattr(Params(), section)).model_json_schema()["properties"][setting]
+        assert {key: value for key, value in field.items() if key not in ("title", "description", "position")} == {
+            key: value for key, value in whole.items() if key not in ("title", "description", "default")}
+        assert field["description"] == f"{whole['description']} ({section}.{setting})"
+    assert (fields["size"]["minimum"], fields["size"]["maximum"]) == (32, 1024)
+    assert "busi" in fields["dataset"]["enum"]
+    assert fields["seeds"]["type"] == "array"
 
 
 @pytest.mark.parametrize(("values", "fault"), [
-    ({}, ""), ({"generate": {"rim": 3}}, ""), ({"advanced": {"generate": {"rim": 3}}}, ""),
-    ({"generate": {"guidance_scale": 99}}, "99 is greater"), ({"generate": {"guidence_scale": 2}}, "'guidence_scale'"),
-    ({"generate": {"rim": 99}}, "99 is greater"), ({"generate": {"seed": 3}}, "'seed'"),
+    ({}, ""), ({"advanced": {"generate": {"rim": 3}}}, ""), ({"guidance_scale": 99}, "99 is greater"),
+    ({"seeds": ["a"]}, "'a'"), ({"dataset": "none"}, "'none'"),
     ({"advanced": {"generate": 3}}, "object"),
 ])
-def test_the_server_takes_all_settings_of_a_section_and_no_other(values: dict[str, Any], fault: str) -> None:
-    """By the check that Prefect's server makes of a run's parameters before it accepts them."""
-    found = validate(values, parameter_schema(pipeline).model_dump_for_openapi(), raise_on_error=False, ignore_required=True)
+def test_the_server_takes_any_part_of_the_form_by_its_rules(values: dict[str, Any], fault: str) -> None:
+    """By the check that Prefect's server makes of a run's parameters, which it puts over the deployment's before."""
+    parameters = filled(Params()) | values
+    found = validate(parameters, parameter_schema(pipeline).model_dump_for_openapi(), raise_on_error=False)
     assert bool(found) == bool(fault)
     assert fault in "".join(error.message for error in found)
+
+
+def test_a_field_that_the_form_has_not_ends_the_run_at_its_start() -> None:
+    with pytest.raises(SignatureMismatchError, match="guidence_scale"):
+        parameters_to_args_kwargs(pipeline.fn, filled(Params()) | {"guidence_scale": 2})
 
 
 def test_deployments_are_those_of_the_file_and_fill_their_sections() -> None:
@@ -128,36 +133,40 @@ def test_a_promotion_tells_its_verdict(passed: bool, state: str, tmp_path: Path,
 
 
 def test_the_form_starts_from_the_settings_and_shows_what_differs_beside_them() -> None:
-    params = Params.model_validate({"generate": {"n": 7, "rim": 3}, "tune": {"trials": 3}})
+    params = Params.model_validate({"generate": {"n": 7, "rim": 3, "steps": 9}, "filter": {"agreement": 0.1},
+                                    "tune": {"trials": 3}})
     fields = filled(params)
-    assert fields["generate"] == {"n": 7, "steps": params.generate.steps, "guidance_scale": params.generate.guidance_scale}
-    assert fields["advanced"] == {"generate": {"rim": 3}}
+    assert (fields["samples"], fields["guidance_scale"]) == (7, params.generate.guidance_scale)
+    assert fields["advanced"] == {"generate": {"rim": 3, "steps": 9}, "filter": {"agreement": 0.1}}
     assert filled(Params())["advanced"] == {}
 
 
-def test_only_what_is_given_overrides_params_yaml(tmp_path: Path) -> None:
+def test_what_the_form_says_overrides_params_yaml(tmp_path: Path) -> None:
     (tmp_path / "models/sd").mkdir(parents=True)
-    given = {"prepare": {"n_labelled": 8}, "foundation": {"source": "models/sd"}, "segment": {"seeds": [1, 2]}}
-    params = Params.model_validate(given)
-    sections = {name: getattr(params, name) for name in MAIN}
-    whole = given | {"foundation": {"source": str(tmp_path / "models/sd")}}
-    assert settings_given(sections, {}, tmp_path) == whole
-    assert settings_given({**sections, "foundation": Params.model_validate({"foundation": {"source": "embedded"}}).foundation},
-                          {}, tmp_path)["foundation"] == {"source": "embedded"}
-    more = settings_given(sections, {"segment": {"ratio": 2.0}, "generate": {"rim": 0}}, tmp_path)
-    assert more == whole | {"segment": {"seeds": [1, 2], "ratio": 2.0}, "generate": {"rim": 0}}
-    with pytest.raises(MeddiffError, match=r"advanced: segment\.seeds: the form has this setting"):
-        settings_given(sections, {"segment": {"seeds": [3]}}, tmp_path)
+    params = Params.model_validate({"prepare": {"n_labelled": 8}, "segment": {"seeds": [1, 2]},
+                                    "foundation": {"source": "models/sd"}})
+    fields = {name: value for name, value in filled(params).items() if name != "advanced"}
+    whole = settings_given(fields, {}, tmp_path)
+    assert {(section, name) for section, own in whole.items() for name in own} == set(FORM.values())
+    assert (whole["prepare"]["n_labelled"], whole["segment"]["seeds"]) == (8, [1, 2])
+    assert whole["foundation"] == {"source": str(tmp_path / "models/sd")}
+    assert settings_given(fields | {"source": "embedded"}, {}, tmp_path)["foundation"] == {"source": "embedded"}
+    more = settings_given(fields, {"segment": {"ratio": 2.0}, "filter": {"agreement": 0.0}}, tmp_path)
+    assert more == whole | {"segment": whole["segment"] | {"ratio": 2.0}, "filter": {"agreement": 0.0}}
+    with pytest.raises(MeddiffError, match=r"advanced: segment\.seeds: the form has this setting as `seeds`"):
+        settings_given(fields, {"segment": {"seeds": [3]}}, tmp_path)
 
 
-def test_a_crash_is_tried_again_and_bad_input_is_not() -> None:
+def test_a_crash_or_a_silent_service_is_tried_again_ever_later_and_bad_input_is_not() -> None:
     def failed(error: Exception) -> bool:
-        return crashed(None, None, State(type="FAILED", data=error))  # type: ignore[arg-type]
+        return may_pass(None, None, State(type="FAILED", data=error))  # type: ignore[arg-type]
 
     assert failed(StageCrash("dvc repro segment", "the command must succeed (killed)", "Run it again"))
+    assert failed(ServiceError("MLflow at http://there", "the tracking server must answer", "Start it"))
     assert not failed(MeddiffError("a.png", "an image must decode", "Replace it"))
     assert not failed(RuntimeError("of our own"))
     assert module.reproduce.retries == module.RETRIES
+    assert list(module.reproduce.retry_delay_seconds) == [10, 20, 40]
 
 
 def test_a_run_has_a_folder_of_its_own_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,14 +219,20 @@ def test_artifacts_are_made_from_the_files_of_the_stages(tmp_path: Path, monkeyp
     made: dict[str, str] = {}
     monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda text, key, description: made.update({key: text}))
     layout = Layout(tmp_path)
+    split = json.dumps({"train": ["a", "b", "c"], "val": ["d"], "test": ["e"], "backgrounds": ["n"]})
+    cases = "id,group,labelled,image_sha256,mask_sha256,top,left,height,width,mode,raw_sha256,patient\n" + "".join(
+        f"{id},g,{labelled},x,,0,0,9,9,L,,\n" for id, labelled in (("a", 1), ("b", 0), ("c", 0)))
     for path, text in ((layout.report / "summary.json", json.dumps(SUMMARY)), (layout.report / "pictures/pairs.png", "png"),
+                       (layout.split, split), (layout.cases("train") / "cases.csv", cases), (layout.outlines, "png"),
                        (layout.filtered / "batches.json", json.dumps({"b0": {"passed": True, "reasons": []}}))):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     for stage in STAGES:
         if stage in module.SHOW:
             module.SHOW[stage](layout)
-    assert set(made) == {"quality", "dice", "pairs"}
+    assert set(made) == {"data", "quality", "dice", "pairs"}
+    assert "| train | 3 | 1 |" in made["data"]
+    assert "| val | 1 | all |" in made["data"]
     assert "data:image/png;base64" in made["pairs"]
 
 

@@ -6,11 +6,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import yaml
 
+from flows.form import FORM
 from meddiff.layout import STAGES
 from meddiff.params import Params
 from tests.infra.platforms import Running, clean_environment, command, copy_project, free_ports, running
@@ -37,20 +39,32 @@ def platform(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 def test_the_form_starts_from_params_yaml_and_names_a_bad_value(platform: Running) -> None:
     settings = yaml.safe_load((platform.project / "params.yaml").read_text())
-    assert platform.deployment["parameters"] == settings | {"advanced": {}}
-    answer = platform.trigger(generate={"guidance_scale": 99})
+    usual, shown = Params().model_dump(mode="json"), {field: settings[section][name] for field, (section, name) in FORM.items()}
+    changed = [(section, name) for section in settings for name, value in settings[section].items()
+               if (section, name) not in FORM.values() and value != usual[section][name]]
+    advanced = {section: {name: settings[section][name] for own, name in changed if own == section} for section, _ in changed}
+    assert platform.deployment["parameters"] == shown | {"advanced": advanced}
+    answer = platform.trigger(guidance_scale=99)
     assert answer.status_code == 409
     assert "guidance_scale" in answer.text
-    assert platform.trigger(generate={"guidence_scale": 2}).status_code == 409
+    assert platform.trigger(size="wide").status_code == 409
+
+
+def form(settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Settings as fields of the form and, under `advanced`, the others."""
+    fields = {field: settings[section][name] for field, (section, name) in FORM.items() if name in settings.get(section, {})}
+    rest = {section: {name: value for name, value in own.items() if (section, name) not in FORM.values()}
+            for section, own in settings.items()}
+    return fields | {"advanced": rest}
 
 
 def test_a_run_completes_while_another_is_cancelled(platform: Running, tiny: Params) -> None:
-    given = {name: getattr(tiny, name).model_dump(mode="json", exclude_unset=True) for name in (*STAGES, "compute")}
-    given["segment"]["seeds"] = [0]
-    given["advanced"] = {"generate": {"samples_per_batch": given["generate"].pop("samples_per_batch")}}
+    own = {name: getattr(tiny, name).model_dump(mode="json", exclude_unset=True) for name in (*STAGES, "compute")}
+    own["segment"]["seeds"] = [0]
+    given, endless = form(own), form(own | {"prepare": own["prepare"] | {"seed": 1},
+                                            "foundation": own["foundation"] | {"steps": 10**6}})
     run = platform.trigger(**given).json()["id"]
-    endless = {"prepare": given["prepare"] | {"seed": 1}, "foundation": given["foundation"] | {"steps": 10**6}}
-    other = platform.trigger(**given | endless).json()["id"]
+    other = platform.trigger(**endless).json()["id"]
 
     platform.until(lambda: platform.tasks(other).get("foundation") == "RUNNING", 300)
     tree = platform.tree(other)
@@ -76,7 +90,8 @@ def test_a_run_completes_while_another_is_cancelled(platform: Running, tiny: Par
 def check_artifacts(platform: Running, run: str) -> None:
     found = platform.prefect.post("/artifacts/filter", json={"flow_runs": {"id": {"any_": [run]}}}).json()
     artifacts = {artifact["key"]: artifact["data"] for artifact in found}
-    assert {"mlflow", "quality", "dice"} <= set(artifacts)
+    assert {"mlflow", "data", "model", "quality", "dice"} <= set(artifacts)
+    assert "meddiff-generator version 1" in artifacts["model"]
     assert "| real |" in artifacts["dice"]
     search = {"experiment_ids": ["1"], "filter": f"tags.`meddiff.execution` = '{run}'"}
     recorded = platform.mlflow.post("/api/2.0/mlflow/runs/search", json=search).json()["runs"]
@@ -98,8 +113,9 @@ def test_a_taken_port_is_named(platform: Running, environment: dict[str, str]) -
 
 def test_ctrl_c_ends_runs_worker_and_servers_in_order(platform: Running) -> None:
     """The last test: it stops the platform."""
-    small = {"size": 32, "n_labelled": 8, "demo_cases": 24, "demo_normal": 8, "seed": 2}
-    run = platform.trigger(prepare=small, foundation={"source": "scratch", "steps": 10**6, "channels": [32, 32]}).json()["id"]
+    run = platform.trigger(size=32, n_labelled=8, source="scratch", advanced={
+        "prepare": {"demo_cases": 24, "demo_normal": 8, "seed": 2},
+        "foundation": {"steps": 10**6, "channels": [32, 32]}}).json()["id"]
     platform.until(lambda: platform.tasks(run).get("foundation") == "RUNNING", 300)
     time.sleep(3)
     family = psutil.Process(platform.process.pid).children(recursive=True)

@@ -20,8 +20,8 @@ from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.params.file import load_params
 from meddiff.services import versioning
-from meddiff.services.tracking import execution_run, recorded_action, recorded_run, stage_run, tracking_uri, ui_command
-from meddiff.services.tracking.runs import Run
+from meddiff.services.tracking import end_lost, execution_run, recorded_action, recorded_run, stage_run, tracking_uri, ui_command
+from meddiff.services.tracking.runs import PROCESS, Run
 from meddiff.services.tracking.server import connect
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # dvc's own, in pygtrie
@@ -271,6 +271,49 @@ def test_a_run_lives_from_its_beginning_to_its_end(empty: Path) -> None:
     (part,) = runs(empty, f"tags.`mlflow.parentRunId` = '{first}'")
     assert (part.info.run_name, part.data.tags["meddiff.part"]) == ("part", "x")
     assert attempt() != first
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from meddiff.layout import Layout
+from meddiff.params import Params
+from meddiff.services.tracking import stage_run
+
+with stage_run(Layout(Path(sys.argv[1])), Params(), "filter"):
+    print("in it", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_runs_of_a_killed_process_end_and_others_go_on(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = shutil.copytree(empty, tmp_path / "p")
+    layout, params = Layout(root), Params()
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(root)], stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, "MEDDIFF_EXECUTION": "killed"}) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in it\n"
+        assert end_lost(layout, params) == ()
+        process.kill()
+    monkeypatch.setenv("MEDDIFF_EXECUTION", "elsewhere")
+    with stage_run(layout, params, "filter") as other:
+        for run in (other.own, other.whole):
+            run.tags({PROCESS: "another-host-1-1.00"})
+        monkeypatch.setenv("MEDDIFF_EXECUTION", "alive")
+        with stage_run(layout, params, "filter"):
+            ended = {run.id for run in end_lost(layout, params)}
+            left = {run.info.run_id: run.info.status for run in runs(root)}
+            assert {left[id] for id in ended} == {"KILLED"}
+            assert sorted(left.values()) == ["KILLED"] * 2 + ["RUNNING"] * 4
+            found = end_lost(layout, params, lambda execution: execution == "elsewhere")
+            assert {run.id for run in found} == {other.own.id, other.whole.id}
+    (top, *_) = [run for run in tops(root) if run.data.tags["meddiff.execution"] == "killed"]
+    assert top.data.tags["meddiff.error"].startswith("its process was killed")
+    monkeypatch.setenv("MEDDIFF_EXECUTION", "killed")
+    with stage_run(layout, params, "filter"):
+        pass
+    (healed,) = [run for run in tops(root) if run.data.tags["meddiff.execution"] == "killed"]
+    assert (healed.info.status, "meddiff.error" in healed.data.tags) == ("FINISHED", False)
 
 
 def test_no_password_of_the_settings_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

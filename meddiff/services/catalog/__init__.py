@@ -7,10 +7,10 @@ its project's row in `meddiff_projects`, which makes other rebuilds of that proj
 """
 
 from meddiff.services.catalog.audit import ACTIONS, PERSON_VARIABLE, Action, list_actions, person_of, record_action
-from meddiff.services.catalog.database import URL_VARIABLE, project_name
+from meddiff.services.catalog.database import URL_VARIABLE, check, project_name
 from meddiff.services.catalog.queries import REBUILD, STATUSES, find, outdated, rebuild, record_promotion, show
 from meddiff.services.catalog.records import ActionRecord, CatalogCounts, PromotionRecord, SampleRecord
 
 __all__ = ["ACTIONS", "PERSON_VARIABLE", "REBUILD", "STATUSES", "URL_VARIABLE", "Action", "ActionRecord", "CatalogCounts",
-           "PromotionRecord", "SampleRecord", "find", "list_actions", "outdated", "person_of", "project_name", "rebuild",
-           "record_action", "record_promotion", "show"]
+           "PromotionRecord", "SampleRecord", "check", "find", "list_actions", "outdated", "person_of", "project_name",
+           "rebuild", "record_action", "record_promotion", "show"]

@@ -15,7 +15,7 @@ from alembic.util import CommandError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from meddiff.errors import MeddiffError
+from meddiff.errors import MeddiffError, ServiceError
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.services.catalog.models import VERSION_TABLE, ProjectEntry
@@ -42,11 +42,21 @@ def open_session(layout: Layout, params: Params) -> Iterator[Session]:
     except (sa.exc.SQLAlchemyError, ImportError, OSError) as e:
         if isinstance(e, sa.exc.ProgrammingError) or " column " in _cause(e):
             raise MeddiffError(url, f"the tables must be as meddiff made them ({_cause(e)})", f"Restore them, {_ANOTHER}") from e
-        raise MeddiffError(url, f"the catalogue's database must answer ({_cause(e)})",
+        raise ServiceError(url, f"the catalogue's database must answer ({_cause(e)})",
                            f"Start it, or correct `catalog.url` or {URL_VARIABLE}") from e
     finally:
         if engine:
             engine.dispose()
+
+
+def check(layout: Layout, params: Params) -> str:
+    """Open the database, and bring its tables to this version's form; its address, without a password.
+
+    Raises:
+        MeddiffError: see `open_session`.
+    """
+    with open_session(layout, params):
+        return str(_url(layout, params).render_as_string(hide_password=True))
 
 
 def _url(layout: Layout, params: Params) -> sa.URL:

@@ -8,10 +8,10 @@ from meddiff.errors import MeddiffError
 from meddiff.services.storage.buckets import bucket_client, fetch_bucket, fill_bucket, make_buckets
 from meddiff.services.storage.folder import FolderStore
 from meddiff.services.storage.protocol import CONNECTIONS, ObjectStore
-from meddiff.services.storage.s3 import ENDPOINT_VARIABLE, S3Store
+from meddiff.services.storage.s3 import ENDPOINT_VARIABLE, S3Store, check_account
 
-__all__ = ["CONNECTIONS", "ENDPOINT_VARIABLE", "FolderStore", "ObjectStore", "S3Store", "bucket_client", "fetch_bucket",
-           "fill_bucket", "make_buckets", "open_store"]
+__all__ = ["CONNECTIONS", "ENDPOINT_VARIABLE", "FolderStore", "ObjectStore", "S3Store", "bucket_client", "check_account",
+           "fetch_bucket", "fill_bucket", "make_buckets", "open_store"]
 
 
 def open_store(url: str, endpoint_url: str | None = None) -> ObjectStore:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 
-from meddiff.errors import MeddiffError
+from meddiff.errors import MeddiffError, ServiceError
 from meddiff.services.storage.protocol import CONNECTIONS
 
 ENDPOINT_VARIABLE = "MEDDIFF_S3_ENDPOINT_URL"
@@ -106,8 +107,30 @@ class S3Store:
             raise MeddiffError(where, f"{self.endpoint} refused ({_code(e)}: {e.response.get('Error', {}).get('Message', '')})",
                                _remedy(_code(e), self.bucket)) from e
         except (BotoCoreError, OSError) as e:
-            raise MeddiffError(where, f"{self.endpoint} must answer ({e})",
+            raise ServiceError(where, f"{self.endpoint} must answer ({e})",
                                f"Start the server, check the network, or correct the endpoint, as in {ENDPOINT_VARIABLE}") from e
+
+
+def check_account(endpoint_url: str | None = None) -> str:
+    """Ask the server who we are, by listing the buckets; an account that may not do that is known all the same.
+
+    Args:
+        endpoint_url: None for MEDDIFF_S3_ENDPOINT_URL, else as boto3 finds it.
+
+    Returns:
+        The server's address.
+
+    Raises:
+        MeddiffError: it doesn't answer, or refuses the credentials.
+    """
+    store = S3Store("", endpoint_url=endpoint_url or os.environ.get(ENDPOINT_VARIABLE) or None)
+    with store._errors(""):
+        try:
+            store.client.list_buckets()
+        except ClientError as e:
+            if _code(e) != "AccessDenied":
+                raise
+    return store.endpoint
 
 
 def _code(error: ClientError) -> str:

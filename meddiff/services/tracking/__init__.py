@@ -12,10 +12,15 @@ import pandas as pd
 
 from meddiff.services.tracking.evidence import Evidence, count_looks, hash_summary, list_evidence
 from meddiff.services.tracking.execution import pending_execution
+from meddiff.services.tracking.links import registered_models
+from meddiff.services.tracking.lost import LostRun, end_lost
 from meddiff.services.tracking.models import GENERATOR, SEGMENTER, ModelKind, Registry, fetch_model, load_generator
+from meddiff.services.tracking.places import settle_files
 from meddiff.services.tracking.recording import recorded_action, recorded_run, stage_run
-from meddiff.services.tracking.runs import Run, execution_run
-from meddiff.services.tracking.server import tracking_uri, ui_command
+from meddiff.services.tracking.runs import Run, execution_run, past_metrics
+from meddiff.services.tracking.server import connect, tracking_uri, ui_command
+from meddiff.services.tracking.unused import UnusedFiles, kept_outputs, remove_files, unused_files
+from meddiff.services.tracking.view import runs_page
 from meddiff.services.tracking.webhooks import (
     SECRET_VARIABLE,
     add_webhook,
@@ -24,10 +29,11 @@ from meddiff.services.tracking.webhooks import (
     try_webhook,
 )
 
-__all__ = ["GENERATOR", "SECRET_VARIABLE", "SEGMENTER", "Evidence", "ModelKind", "Registry", "Run", "StageRun", "Unrecorded",
-           "add_webhook", "count_looks", "execution_run", "fetch_model", "hash_summary", "list_evidence", "list_webhooks",
-           "load_generator", "pending_execution", "recorded_action", "recorded_run", "remove_webhook", "stage_run",
-           "tracking_uri", "try_webhook", "ui_command"]
+__all__ = ["GENERATOR", "SECRET_VARIABLE", "SEGMENTER", "Evidence", "LostRun", "ModelKind", "Registry", "Run", "StageRun",
+           "Unrecorded", "UnusedFiles", "add_webhook", "connect", "count_looks", "end_lost", "execution_run", "fetch_model",
+           "hash_summary", "kept_outputs", "list_evidence", "list_webhooks", "load_generator", "past_metrics",
+           "pending_execution", "recorded_action", "recorded_run", "registered_models", "remove_files", "remove_webhook",
+           "runs_page", "settle_files", "stage_run", "tracking_uri", "try_webhook", "ui_command", "unused_files"]
 
 
 class StageRun(Protocol):

@@ -11,6 +11,8 @@ import psutil
 from meddiff.environment import greatest_memory
 from meddiff.layout import Layout
 
+_SAME_SECONDS = 5.0
+
 
 def execution_id() -> str:
     """Name shared by all stage processes of one pipeline execution, however it was started.
@@ -19,6 +21,26 @@ def execution_id() -> str:
     `dvc` process above this one, else (a stage started by hand) this process.
     """
     return os.environ.get("MEDDIFF_EXECUTION") or _identity(_dvc_process() or psutil.Process())
+
+
+def this_process() -> str:
+    """Name of this process among all of all machines: host, number, and when it began, since numbers come again."""
+    return _identity(psutil.Process())
+
+
+def is_gone(process: str) -> bool:
+    """Whether a process, named as by `this_process`, is known to have ended; of other machines nothing is known."""
+    try:
+        host, number, begun = process.rsplit("-", 2)
+        if host != socket.gethostname():
+            return False
+        found = psutil.Process(int(number))
+        # Linux counts from the machine's start, whose time moves with corrections of the clock.
+        return bool(abs(found.create_time() - float(begun)) > _SAME_SECONDS or found.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+    except (ValueError, psutil.Error):
+        return False
 
 
 def _dvc_process() -> psutil.Process | None:

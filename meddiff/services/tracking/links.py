@@ -69,6 +69,12 @@ def tags_of(run: Run) -> dict[str, str]:
     return tags
 
 
+def registered_models(run: Run) -> dict[str, str]:
+    """Kind -> NAME/VERSION of the models that an execution registered or used again."""
+    known = tags_of(run)
+    return {kind.name: known[kind.tag] for kind in KINDS_OF_MODELS if kind.tag in known}
+
+
 def write_note(execution: Run) -> None:
     """Describe the execution on its page in MLflow: which stages ran, and which runs made the others."""
     ran, tags = _stages_run(execution), tags_of(execution)

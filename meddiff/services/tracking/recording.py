@@ -15,13 +15,12 @@ from meddiff.params import Params
 from meddiff.services import versioning
 from meddiff.services.tracking import links, models
 from meddiff.services.tracking.evidence import count_looks
-from meddiff.services.tracking.execution import forget_execution, peak_memory, pending_execution
+from meddiff.services.tracking.execution import forget_execution, peak_memory, pending_execution, this_process
 from meddiff.services.tracking.links import HEADLINES, STAGE, link_skipped, out_tags, write_note
-from meddiff.services.tracking.runs import PARENT, Run, execution_run, new_run
+from meddiff.services.tracking.runs import ERROR, PARENT, PROCESS, Run, execution_run, new_run
 from meddiff.services.tracking.server import answering
 
 _LAST_STAGE = "evaluate"
-_ERROR = "meddiff.error"
 
 
 class Recorder:
@@ -138,20 +137,21 @@ def recorded_action(layout: Layout, params: Params, action: str, name: str) -> I
 @contextmanager
 def _life(run: Run, where: str = "") -> Iterator[None]:
     """RUNNING while the block works, then FINISHED, FAILED with its error as a tag, or, interrupted, KILLED."""
+    run.tags({PROCESS: this_process()})
     run.status("RUNNING")
     try:
         yield
     except BaseException as e:
         try:
-            run.tags({_ERROR: where + " ".join(f"{type(e).__name__}: {e}".split())})
+            run.tags({ERROR: where + " ".join(f"{type(e).__name__}: {e}".split())})
             run.status("FAILED" if isinstance(e, Exception) else "KILLED")
         except Exception as second:  # the first error matters more than that of its record
             print(f"meddiff: a failure could not be recorded: {redacted(str(second))}", file=sys.stderr)
         raise
     if run.error:
-        run.tags({_ERROR: run.error})
+        run.tags({ERROR: run.error})
     else:
-        run.untag(_ERROR)
+        run.untag(ERROR)
     run.status("FAILED" if run.error else "FINISHED")
 
 

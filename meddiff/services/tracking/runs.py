@@ -11,11 +11,13 @@ from meddiff.errors import redacted
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.services import versioning
-from meddiff.services.tracking.execution import execution_id
+from meddiff.services.tracking.execution import execution_id, this_process
 from meddiff.services.tracking.server import Server, answering, connect
 
 PARENT = "mlflow.parentRunId"
-_EXECUTION = "meddiff.execution"
+EXECUTION = "meddiff.execution"
+PROCESS = "meddiff.process"  # that works in the run, see `execution.this_process`
+ERROR = "meddiff.error"
 _FLUSH_SECONDS, _FLUSH_VALUES = 5.0, 500
 
 
@@ -119,17 +121,39 @@ def execution_run(layout: Layout, params: Params, execution: str = "", parent: s
     execution = execution or execution_id()
     server = connect(layout, params.tracking)
     with answering(server.uri):
-        begun = server.client.search_runs([server.experiment], f"tags.`{_EXECUTION}` = '{execution}'", max_results=1)
+        begun = server.client.search_runs([server.experiment], f"tags.`{EXECUTION}` = '{execution}'", max_results=1)
     if begun:
         return Run(server, begun[0].info.run_id)
     commit = os.environ.get("MEDDIFF_GIT_COMMIT") or versioning.git_commit(layout.root)
-    tags = {_EXECUTION: execution, PARENT: parent or os.environ.get("MEDDIFF_PARENT_RUN", ""),
+    tags = {EXECUTION: execution, PARENT: parent or os.environ.get("MEDDIFF_PARENT_RUN", ""),
             "mlflow.source.git.commit": commit.removesuffix("-dirty"),
             "meddiff.git.dirty": str(commit.endswith("-dirty")).lower()}
     name = f"{params.prepare.dataset} {params.prepare.n_labelled} labelled {datetime.now():%Y-%m-%d %H:%M:%S}"
     run = new_run(server, name, {key: value for key, value in tags.items() if value})
     _log_params(run, params)
     return run
+
+
+def past_metrics(layout: Layout, params: Params, name: str, count: int, execution: str) -> tuple[float, ...]:
+    """A headline number of the complete executions before this one on the same dataset, the newest first.
+
+    Args:
+        layout: the project.
+        params: all settings, whose dataset counts.
+        name: of the number.
+        count: most executions.
+        execution: this one, which is left out.
+
+    Raises:
+        MeddiffError: the tracking server doesn't answer.
+    """
+    server = connect(layout, params.tracking)
+    path = params.prepare.path.replace("'", "")
+    query = (f"params.`prepare.dataset` = '{params.prepare.dataset}' and params.`prepare.path` = '{path}' "
+             f"and tags.`meddiff.complete` = 'true' and tags.`{EXECUTION}` != '{execution}'")
+    with answering(server.uri):
+        runs = server.client.search_runs([server.experiment], query, max_results=count, order_by=["attributes.start_time DESC"])
+    return tuple(run.data.metrics[name] for run in runs if name in run.data.metrics)
 
 
 def new_run(server: Server, name: str, tags: Mapping[str, str]) -> Run:
@@ -139,7 +163,7 @@ def new_run(server: Server, name: str, tags: Mapping[str, str]) -> Run:
         MeddiffError: the tracking server doesn't answer.
     """
     user = os.environ.get("USER") or str(os.getuid())
-    about = {"mlflow.user": user, "mlflow.source.name": "meddiff", "mlflow.source.type": "PROJECT"}
+    about = {"mlflow.user": user, "mlflow.source.name": "meddiff", "mlflow.source.type": "PROJECT", PROCESS: this_process()}
     with answering(server.uri):
         return Run(server, server.client.create_run(server.experiment, run_name=name, tags=about | dict(tags)).info.run_id)
 

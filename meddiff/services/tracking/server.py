@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from meddiff.errors import MeddiffError
+from meddiff.errors import MeddiffError, ServiceError
 from meddiff.layout import Layout
 from meddiff.params import TrackingParams
+from meddiff.services.tracking.places import files_beside, settle_files
+from meddiff.services.tracking.view import VIEW_TAGS, show_columns
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,8 +59,8 @@ def tracking_uri(layout: Layout, params: TrackingParams) -> str:
 def artifact_folder(layout: Layout, uri: str) -> Path:
     """Where files of runs lie when no server keeps them: beside the SQLite file, else in `.work/`."""
     if uri.startswith("sqlite:///"):
-        return Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
-    return home(layout) / ".work/mlartifacts"
+        return files_beside(Path(uri.removeprefix("sqlite:///")))
+    return files_beside(home(layout) / ".work/mlflow.db")
 
 
 def connect(layout: Layout, params: TrackingParams) -> Server:
@@ -81,11 +83,14 @@ def connect(layout: Layout, params: TrackingParams) -> Server:
         if experiment is None:
             place = None if uri.startswith("http") else artifact_folder(layout, uri).as_uri()
             try:
-                return Server(uri, client, client.create_experiment(params.experiment, artifact_location=place))
+                return Server(uri, client, client.create_experiment(params.experiment, artifact_location=place,
+                                                                            tags=VIEW_TAGS))
             except MlflowException:  # another process made it in between
                 experiment = client.get_experiment_by_name(params.experiment)
                 if experiment is None:
                     raise
+        if experiment.lifecycle_stage != "deleted":
+            show_columns(client, experiment)
     if experiment.lifecycle_stage == "deleted":
         raise MeddiffError(f"tracking.experiment {params.experiment}", f"the experiment is deleted at {uri}",
                            "Restore it, or set another name")
@@ -94,13 +99,15 @@ def connect(layout: Layout, params: TrackingParams) -> Server:
 
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """One process at a time where MLflow makes the tables of a SQLite file, which two that start together would both do."""
+    """One process at a time where MLflow makes the tables of a SQLite file, which two that start together would both do; of a
+    file that was moved or copied the records are put right before."""
     if not uri.startswith("sqlite:///"):
         yield
         return
     file = Path(uri.removeprefix("sqlite:///"))
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_name(f"{file.name}.lock")):
+        settle_files(file)
         yield
 
 
@@ -121,7 +128,7 @@ def answering(uri: str) -> Iterator[None]:
         if not isinstance(e, OSError) and type(e).__module__.partition(".")[0] not in _VENDORS and not theirs:
             raise
         line = " ".join(str(e).split())
-        raise MeddiffError(f"MLflow at {uri}", f"the tracking server must answer ({line[:160]})",
+        raise ServiceError(f"MLflow at {uri}", f"the tracking server must answer ({line[:160]})",
                            "Start it, or correct MLFLOW_TRACKING_URI or `tracking.uri`; empty is a local file") from e
 
 
@@ -159,5 +166,7 @@ def ui_command(layout: Layout, params: TrackingParams, port: int) -> list[str]:
     uri = tracking_uri(layout, params)
     if uri.startswith("http"):
         return []
+    if uri.startswith("sqlite:///"):
+        settle_files(Path(uri.removeprefix("sqlite:///")))
     return [sys.executable, "-m", "mlflow", "server", "--default-artifact-root", artifact_folder(layout, uri).as_uri(),
             "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]

@@ -1,5 +1,13 @@
 """What DVC knows of a project: hashes, the state of stages, work trees for runs. The only package that imports dvc."""
 
+from meddiff.services.versioning.cache import (
+    cache_folder,
+    forget_missing,
+    lock_hashes,
+    referred,
+    remote_answers,
+    unused_objects,
+)
 from meddiff.services.versioning.lock import (
     entry_hashes,
     git_commit,
@@ -13,5 +21,6 @@ from meddiff.services.versioning.lock import (
 )
 from meddiff.services.versioning.trees import ERROR_MARK, Reproduced, StageCrash, diff_params, reproduce, work_tree
 
-__all__ = ["ERROR_MARK", "Reproduced", "StageCrash", "diff_params", "entry_hashes", "git_commit", "lock", "lock_entry",
-           "lock_text", "locked", "out_hashes", "reproduce", "restore_outs", "upstream", "work_tree"]
+__all__ = ["ERROR_MARK", "Reproduced", "StageCrash", "cache_folder", "diff_params", "entry_hashes", "forget_missing",
+           "git_commit", "lock", "lock_entry", "lock_hashes", "lock_text", "locked", "out_hashes", "referred", "remote_answers",
+           "reproduce", "restore_outs", "unused_objects", "upstream", "work_tree"]

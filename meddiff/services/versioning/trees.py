@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from meddiff.environment import greatest_memory, interpreter_first
-from meddiff.errors import MeddiffError
+from meddiff.errors import MeddiffError, ServiceError
 from meddiff.params.file import edit_params, load_params, settings_text
-from meddiff.services.versioning.lock import LOCK, dvc_repo, run_git
+from meddiff.services.versioning.cache import cache_folder
+from meddiff.services.versioning.lock import LOCK, run_git
 
 ERROR_MARK = "meddiff: "  # how `python -m meddiff` begins the line of a MeddiffError
+_LATER = re.compile(rf"exited with {os.EX_TEMPFAIL}$")  # DVC, of a stage that a service has let down
 _ABSENT = re.compile(r"failed to reproduce '.*': \[Errno 2\] No such file or directory: '(.+)'")  # DVC, before a stage runs
 _MISSING = re.compile(r"(Parameters '.+' are missing from '.+')")  # likewise: settings that dvc.yaml names
 _NOT_COPIED = {".git", ".venv", ".work", "data", "models", "backgrounds", "synthetic", "filtered", "reports"}
@@ -117,11 +119,9 @@ def _project_files(source: Path, raw: Path | None) -> list[str]:
 
 
 def _share_cache(source: Path, dest: Path) -> None:
-    with dvc_repo(source) as repo:
-        cache = repo.cache.legacy.path  # the folder that holds `files/` and the run cache `runs/`
     config = configparser.ConfigParser()
     # Links rather than copies: many trees stand over one cache, and every stage replaces its outputs whole.
-    config.read_dict({"core": {"no_scm": "true"}, "cache": {"dir": str(Path(cache).resolve()), "type": "reflink,hardlink,copy"}})
+    config.read_dict({"core": {"no_scm": "true"}, "cache": {"dir": str(cache_folder(source)), "type": "reflink,hardlink,copy"}})
     (dest / ".dvc").mkdir(parents=True, exist_ok=True)
     with (dest / ".dvc/config.local").open("w") as stream:
         config.write(stream)
@@ -193,7 +193,8 @@ def _failure(words: tuple[str, ...], lines: list[str]) -> MeddiffError:
     where, _, rest = own.partition(": ")
     rule, _, remedy = rest.rpartition(". ")
     if rule:
-        return MeddiffError(where, rule, remedy)
+        kind = ServiceError if any(_LATER.search(line) for line in lines) else MeddiffError
+        return kind(where, rule, remedy)
     if absent := next((match[1] for line in lines if (match := _ABSENT.search(line))), ""):
         return MeddiffError(absent, "a path that a stage reads must be there", "Correct `prepare.path`, or put the data there")
     if missing := next((match[1] for line in lines if (match := _MISSING.search(line))), ""):

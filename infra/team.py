@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+from base64 import urlsafe_b64encode
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,7 +43,9 @@ _PORTS = [f"{part}.port{kind}" for kind in ("", ".grpc") for part in ("s3", "fil
 def prepare(state: TeamState, postgres_port: int | None, s3_port: int | None) -> TeamState:
     """Settings as kept, with passwords for what has none yet, and these ports. Only their owner can read them."""
     state.folder.mkdir(parents=True, exist_ok=True)
-    values = {"POSTGRES_PORT": "5433", "S3_PORT": "8333"} | {name: secrets.token_hex(24) for name in _PASSWORDS} | state.settings
+    made = {name: secrets.token_hex(24) for name in _PASSWORDS}
+    made["MLFLOW_WEBHOOK_KEY"] = urlsafe_b64encode(secrets.token_bytes(32)).decode()  # the form that MLflow asks for
+    values = {"POSTGRES_PORT": "5433", "S3_PORT": "8333"} | made | state.settings
     values |= {name: str(port) for name, port in (("POSTGRES_PORT", postgres_port), ("S3_PORT", s3_port)) if port}
     _write(state.file, "".join(f"{name}={value}\n" for name, value in values.items()))
     return replace(state, settings=values)
@@ -88,7 +91,8 @@ def tell_accounts(state: TeamState, prefect_url: str, mlflow_url: str) -> Accoun
             "MLFLOW_BACKEND_STORE_URI": state.url("mlflow"), "MLFLOW_ARTIFACTS_DESTINATION": "s3://mlflow",
             "MLFLOW_S3_ENDPOINT_URL": state.s3_url, "MLFLOW_AUTH_CONFIG_PATH": str(sign_on),
             "MLFLOW_AUTH_ADMIN_PASSWORD": given["MLFLOW_ADMIN_PASSWORD"],
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": given["MLFLOW_COOKIE_KEY"]},
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": given["MLFLOW_COOKIE_KEY"],
+            "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": given["MLFLOW_WEBHOOK_KEY"]},
         worker=worker | s3 | state.key("worker"),
         person=client | {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": given["MLFLOW_ADMIN_PASSWORD"]}
         | s3 | state.key("publisher"))

@@ -20,7 +20,8 @@ OPERATOR = "postgresql.cnpg.io/v1"
 # Secrets that the README lets people make, and the keys in each.
 SECRETS = {**{f"postgres-{name}": {"username", "password"} for name in ("prefect", "mlflow", "optuna", "meddiff")},
            **{f"s3-{name}": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} for name in ("mlflow", "worker")},
-           "sign-on": {"PREFECT_PASSWORD", "MLFLOW_ADMIN_PASSWORD", "MLFLOW_WORKER_PASSWORD", "MLFLOW_COOKIE_KEY"}}
+           "sign-on": {"PREFECT_PASSWORD", "MLFLOW_ADMIN_PASSWORD", "MLFLOW_WORKER_PASSWORD", "MLFLOW_COOKIE_KEY",
+                       "MLFLOW_WEBHOOK_KEY"}}
 
 
 def pods() -> list[tuple[str, dict[str, Any]]]:

@@ -22,7 +22,8 @@ from typing import Any
 
 _ADDRESS = "MEDDIFF_WARM"  # socket of the process
 _PACKAGE = __name__.partition(".")[0]
-_ALWAYS = ("mlflow", "mlflow.data")  # what stages import while they run
+# What stages import while they run.
+_ALWAYS = ("mlflow", "mlflow.data", "mlflow.store.tracking.sqlalchemy_store", "dvc.repo", "dvc.scm")
 _WITH_TORCH = ("torch._dynamo",)     # which its first optimizer imports
 
 

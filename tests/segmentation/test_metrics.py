@@ -1,9 +1,13 @@
 """Scores of masks whose answer is known, and the four combinations of empty masks."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
+import torch
+from monai.metrics import compute_hausdorff_distance, compute_iou, compute_surface_dice
+from scipy.ndimage import gaussian_filter
 
 from meddiff.errors import MeddiffError
 from meddiff.segmentation.metrics import Detection, case_scores, class_dice, detect, dice
@@ -104,3 +108,19 @@ def test_a_single_pixel_is_a_find():
     speck = EMPTY.copy()
     speck[3, 3] = True
     assert detect(speck, EMPTY) == Detection(0, 0, 1)
+
+
+def test_scores_are_monais():
+    """Its public metrics spend most of their time cropping; what they compute is called here without them."""
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        side = int(rng.choice([24, 33]))
+        fields = [gaussian_filter(rng.normal(size=(side, side)), rng.uniform(0.5, 4)) for _ in range(2)]
+        predicted, wanted = (field > np.quantile(field, rng.uniform(0.3, 0.98)) for field in fields)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            p, r = (torch.from_numpy(mask)[None, None].float() for mask in (predicted, wanted))
+            expected = (float(compute_iou(p, r)), float(compute_hausdorff_distance(p, r, include_background=True, percentile=95)),
+                        float(compute_surface_dice(p, r, [2.0], include_background=True)))
+        scores = case_scores(predicted, wanted, 2.0)
+        assert (scores.iou, scores.hd95, scores.nsd) == expected, number

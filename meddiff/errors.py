@@ -31,6 +31,9 @@ class MeddiffError(Exception):
         self.where, self.rule, self.remedy = place, rule.rstrip("."), remedy.rstrip(".")
         super().__init__(f"{self.where}: {self.rule}. {self.remedy}.")
 
+    def __reduce__(self) -> tuple[type["MeddiffError"], tuple[str, str, str]]:
+        return type(self), (self.where, self.rule, self.remedy)
+
 
 class ServiceError(MeddiffError):
     """A service didn't answer: what was asked for may succeed later, unchanged."""

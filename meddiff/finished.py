@@ -18,7 +18,7 @@ from meddiff.params.section import Section
 
 PACKAGE = Path(__file__).parent
 # Rooms and files that change no result.
-NEUTRAL = ("__init__", "errors", "progress", "environment", "finished", "services", "served", "served_segmenter",
+NEUTRAL = ("__init__", "errors", "progress", "environment", "finished", "cluster", "services", "served", "served_segmenter",
            "stages/resume")
 
 

@@ -22,7 +22,8 @@ PACKAGE = ROOT / "meddiff"
 
 VENDORS = {"mlflow": "services/tracking", "great_expectations": "filtering", "sqlalchemy": "services/catalog",
            "alembic": "services/catalog", "boto3": "services/storage", "botocore": "services/storage", "jinja2": "pages",
-           "dvc": "services/versioning", "dvc_data": "services/versioning", "optuna": "experiments/tuning"}
+           "dvc": "services/versioning", "dvc_data": "services/versioning", "optuna": "experiments/tuning",
+           "distributed": "cluster", "dask": "cluster"}
 
 # The ground, on which every room stands; of it the stages and what is around them alone know where files lie (`layout`).
 GROUND = {"__init__", "errors", "params", "cases", "progress", "environment", "warm", "seeds", "training", "pages"}
@@ -31,6 +32,7 @@ ADDRESSES = {"served": {"delivery"}, "served_segmenter": {"delivery"}}  # of fun
 MAY: dict[str, set[str]] = {
     "layout": set(),
     "finished": {"layout"},
+    "cluster": {"finished"},
     "datasets": set(),
     "lesions": set(),
     "masks": {"lesions"},
@@ -57,9 +59,9 @@ MAY: dict[str, set[str]] = {
     "delivery": {"layout", "outputs", "datasets", "painting", "segmentation", "evaluation", "services/tracking",
                  "services/versioning", "services/catalog", "services/storage"},
     "upkeep": {"layout", "services/tracking", "services/versioning", "services/catalog", "services/storage"},
-    "stages": {"layout", "finished", "datasets", "lesions", "masks", "diffusion", "pretrained", "painting", "segmentation",
-               "backgrounds", "filtering", "outputs", "evaluation", "services/tracking", "services/versioning"},
-    "cli": {"layout", "datasets", "experiments/advice", "experiments/recipes", "experiments/run", "experiments/tuning",
+    "stages": {"layout", "finished", "cluster", "datasets", "lesions", "masks", "diffusion", "pretrained", "painting",
+               "segmentation", "backgrounds", "filtering", "outputs", "evaluation", "services/tracking", "services/versioning"},
+    "cli": {"layout", "cluster", "datasets", "experiments/advice", "experiments/recipes", "experiments/run", "experiments/tuning",
             "experiments/ablation", "experiments/benchmark", "delivery", "services/tracking", "services/catalog",
             "services/storage", "services/backup", "stages", "upkeep"},
     "flows": {"layout", "outputs", "evaluation", "delivery", "experiments/run", "experiments/tuning", "experiments/ablation",
@@ -70,8 +72,8 @@ MAY: dict[str, set[str]] = {
 SPLIT = ("services", "experiments")  # whose rooms lie one floor deeper
 
 # Rooms that change no result: a stage's outputs don't depend on them, so DVC needn't rerun it when they change.
-NEUTRAL = {"__init__", "errors", "progress", "environment", "warm", "finished", "services/tracking", "services/versioning",
-           *ADDRESSES}
+NEUTRAL = {"__init__", "errors", "progress", "environment", "warm", "finished", "cluster", "services/tracking",
+           "services/versioning", *ADDRESSES}
 NO_CODE = (PACKAGE / "stages/__init__.py", PACKAGE / "stages/resume.py")
 # Change no result, or belong to no stage.
 NO_STAGE = {"compute", "tracking", "catalog", "platform", "promote", "tune", "ablate", "benchmark"}

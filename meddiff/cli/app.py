@@ -108,6 +108,17 @@ def repro(context: typer.Context) -> None:
     raise typer.Exit(code)
 
 
+@app.command()
+def worker(
+    address: Annotated[str, typer.Argument(help="Of a Dask scheduler, such as tcp://HOST:8786.")],
+    name: Annotated[str | None, typer.Option(help="Shown in the scheduler's pages.")] = None,
+) -> None:
+    """Compute batches and segmenters for the projects whose compute.cluster is this scheduler; ends with it."""
+    from meddiff.cluster import serve_units
+
+    serve_units(address, name)
+
+
 @app.command("predict")
 def predict_pictures(
     path: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures, nested too.")],

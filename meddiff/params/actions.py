@@ -143,3 +143,7 @@ class ComputeParams(Section):
     )
     gpu_runs: Positive = Field(1, description="stages that may use a GPU at the same time, of all runs on it; others wait")
     compile: bool = Field(False, description="compile the UNet: minutes at the start, then faster steps on GPUs")
+    cluster: Annotated[str, Field(pattern=r"^(|local(:[1-9]\d*)?|\w+://\S+)$")] = Field(
+        "", description="where batches of samples and segmenters are computed: empty: in the stage's own process; `local:N`: in "
+        "N further ones; `tcp://HOST:PORT`: by the `meddiff worker`s of a Dask scheduler, which see the project at the same path"
+    )

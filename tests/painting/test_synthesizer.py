@@ -26,7 +26,7 @@ from meddiff.masks.model import fit_mask_model
 from meddiff.painting.synthesizer import Plan, Request, Sample, Synthesizer, bundle, load_bundle
 from meddiff.params import GenerateParams, MaskModelParams, Params
 from meddiff.services.tracking import Unrecorded
-from meddiff.stages import generate
+from meddiff.stages import batches, generate
 from tests.conftest import make_cases
 from tests.pipelines import embedded
 
@@ -218,15 +218,15 @@ def test_stage_writes_batches_and_resumes_them(layout: Layout, tiny: Params, mon
     before = {path.name: path.read_bytes() for path in layout.synthetic.rglob("*.png") if path.parent.name == "images"}
     assert len(before) == 8
 
-    write, calls = generate.write_batch, []
+    write, calls = batches.write_batch, []
 
-    def interrupted(folder: Path, *rest: object) -> None:
+    def interrupted(folder: Path, *rest: object) -> int:
         calls.append(folder)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        write(folder, *rest)
+        return write(folder, *rest)
 
-    monkeypatch.setattr(generate, "write_batch", interrupted)
+    monkeypatch.setattr(batches, "write_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate.run(layout, tiny, Unrecorded())
     assert {path.name for path in layout.synthetic.rglob("images/*.png")} == set(before), (

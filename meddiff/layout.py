@@ -27,6 +27,11 @@ class Layout:
         return self.root / "params.yaml"
 
     @property
+    def reviews(self) -> Path:
+        """What people decided on synthetic pairs, by `meddiff browse`; kept in git, and read by `filter`."""
+        return self.root / "reviews.csv"
+
+    @property
     def split(self) -> Path:
         """`{"train": [id…], "val": […], "test": […]}`, made once by patient group."""
         return self.root / "data/split.json"

@@ -181,6 +181,24 @@ def ui(port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000) -> None:
         raise MeddiffError(f"port {port}", "MLflow must start; the lines above say why it didn't", "Choose another by --port")
 
 
+@app.command("browse")
+def browse_project(
+    port: Annotated[int, typer.Option(min=0, help="On 127.0.0.1; 0: any free one.")] = 8765,
+    name: Annotated[str | None, typer.Option(help="Who decides; that of git, else of the login, if not given.")] = None,
+) -> None:
+    """Look at synthetic pairs and test predictions in a browser; accept or reject pairs by hand."""
+    import getpass
+    import secrets
+
+    from meddiff.browsing.server import bind, browse_app, serve
+    from meddiff.services.versioning import git_user
+
+    layout, params = project()
+    place, key = bind(port), secrets.token_urlsafe(16)
+    print(f"open http://127.0.0.1:{place.getsockname()[1]}/?key={key} - end with Ctrl-C", flush=True)
+    serve(browse_app(layout, params.prepare.classes, name or git_user(layout.root) or getpass.getuser(), key), place)
+
+
 @app.command("tune")
 def tune_settings(
     trials: Annotated[int | None, typer.Option(min=1, help="In all, with those of earlier calls; else tune.trials.")] = None,

@@ -14,13 +14,14 @@ from meddiff.params.arms import COMBINED, TREATED, arm_of
 
 NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 [px]", "nsd": "NSD"}
 _SILENT = 0.1  # share of the lesion-free images; where nothing is found in so few, what is found says nothing
-# The filter's rules, in words.
-_REASONS = {
+# The filter's reasons, in words.
+REASONS = {
     "implausible": "unlike the real lesions",
     "copy": "copy of a real lesion",
     "agreement": "a segmenter finds the lesion elsewhere",
     "contrast": "no edge to be seen at the mask's border",
     "duplicate": "repeats another sample",
+    "person": "removed by a person",
 }
 
 
@@ -220,6 +221,7 @@ def _done(summary: Summary) -> list[str]:
 def _quality(summary: Summary) -> Table:
     quality = summary.quality
     share = f" ({quality.acceptance:.0%})" if quality.generated else ""
-    left = [[f"left out: {_REASONS.get(why, why)}", str(n)] for why, n in quality.reasons.items()]
+    kept = [["of these kept by people although a rule is against them", str(quality.kept)]] if quality.kept else []
+    left = [[f"left out: {REASONS.get(why, why)}", str(n)] for why, n in quality.reasons.items()]
     note = f"{quality.generated} samples in {quality.batches} batches; batches that failed their check: {quality.quarantined}."
-    return Table(["samples", "number"], [["accepted", f"{quality.accepted}{share}"], *left], note=note)
+    return Table(["samples", "number"], [["accepted", f"{quality.accepted}{share}"], *kept, *left], note=note)

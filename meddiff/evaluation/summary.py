@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from meddiff.errors import MeddiffError
 from meddiff.evaluation.bootstrap import Interval, gain_interval, mean_interval
+from meddiff.evaluation.quality import Quality
 from meddiff.params import EvaluateParams
 from meddiff.params.arms import BASELINE, TREATED
 
@@ -18,35 +19,6 @@ METRICS = ("dice", "iou", "hd95", "nsd")
 _COUNTS = ("lesions", "found", "false_positives")    # see `metrics.Detection`
 _UNDECIDED = "dice_undecided"                        # Dice of the masks before the decision on the whole image
 SIZES = ("small", "medium", "large")
-
-
-@dataclass(frozen=True)
-class Quality:
-    """What became of the synthetic samples.
-
-    Attributes:
-        generated, accepted: samples.
-        copies: samples too near to a real lesion, those of quarantined batches included.
-        batches, quarantined: batches made, and those that the quality check kept out.
-        reasons: samples left out, by reason.
-    """
-
-    generated: int
-    accepted: int
-    copies: int
-    batches: int
-    quarantined: int
-    reasons: dict[str, int]
-
-    @property
-    def acceptance(self) -> float:
-        """Accepted share of the generated samples; NaN without any."""
-        return self.accepted / self.generated if self.generated else math.nan
-
-    @property
-    def copied(self) -> float:
-        """Share of the generated samples rejected as copies; NaN without any."""
-        return self.copies / self.generated if self.generated else math.nan
 
 
 @dataclass(frozen=True)
@@ -129,6 +101,8 @@ class Summary:
         """The content of `summary.json`: plain values, with null in the place of NaN."""
         values = asdict(self) | asdict(self.quality) | {"acceptance": self.quality.acceptance, "copies": self.quality.copied}
         del values["quality"]
+        if not self.quality.kept:
+            del values["kept"]
         return _without_nan(values)  # type: ignore[no-any-return]
 
     def headlines(self) -> dict[str, float]:
@@ -147,22 +121,6 @@ class Summary:
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def assess(decisions: pd.DataFrame, batches: Sequence[str], quarantined: int) -> Quality:
-    """Count what the filter decided.
-
-    Args:
-        decisions: one row a sample, with `verdict` (accepted, rejected, quarantined) and `reason`: the rule of the filter that
-            the sample broke, such as `copy`; that of a quarantined sample follows the batch's failures and `; `.
-        batches: batch of each generated sample.
-        quarantined: batches that the quality check kept out.
-    """
-    left = decisions[decisions["verdict"] != "accepted"]
-    reasons = left["reason"].where(left["verdict"] != "quarantined", "batch quarantined").astype(str)
-    copies = sum(str(reason).split("; ")[-1] == "copy" for reason in decisions["reason"])
-    return Quality(len(batches), len(decisions) - len(left), copies, len(set(batches)), quarantined,
-                   {str(reason): int(n) for reason, n in reasons.value_counts().items()})
-
-
 def size_strata(areas: Sequence[float]) -> list[str]:
     """Name each lesion small, medium or large by the tertiles of `areas`; a case without lesion is `empty`."""
     found = [area for area in areas if area > 0]
@@ -178,7 +136,7 @@ def summarise(table: pd.DataFrame, training: pd.DataFrame, quality: Quality, set
         table: one row a case, class, arm and seed: case, group, class, arm, seed, the `METRICS`, the `_COUNTS`, lesion_area,
             stratum.
         training: `validation.csv`: arm, seed, steps, n_real, n_synthetic.
-        quality: see `assess`.
+        quality: see `quality.assess`.
         settings: resamples, confidence and seed of the bootstrap.
         unknown_patients: see `Summary`.
 

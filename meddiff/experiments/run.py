@@ -20,7 +20,7 @@ from meddiff import finished
 from meddiff.errors import MeddiffError
 from meddiff.layout import STAGES, Layout
 from meddiff.outputs.samples import read_records
-from meddiff.outputs.tables import VALIDATION
+from meddiff.outputs.tables import REVIEWS, VALIDATION
 from meddiff.params import Params
 from meddiff.params.arms import TREATED
 from meddiff.params.overrides import Overrides, merged
@@ -148,7 +148,9 @@ def tree_run(layout: Layout, action: str, name: str, overrides: Overrides, env: 
         env: environment variables for the stages.
         meters: name -> what counts up, beside `seconds`.
     """
-    run = TreeRun(Layout(versioning.work_tree(layout.root, layout.work / action / "trees" / name, overrides)), env, meters or {})
+    tree = Layout(versioning.work_tree(layout.root, layout.work / action / "trees" / name, overrides))
+    REVIEWS.write(tree.root, [])  # people decided on this project's pairs: among variants they would favour its own settings
+    run = TreeRun(tree, env, meters or {})
     try:
         yield run
     except MeddiffError:

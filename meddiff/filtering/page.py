@@ -12,6 +12,7 @@ from PIL import Image
 
 from meddiff.cases import CLASS_COLOURS, Case, Pixels, outlined
 from meddiff.filtering.decisions import copy_bound
+from meddiff.filtering.reviewing import PERSON
 from meddiff.pages import Picture, render
 from meddiff.params import FilterParams
 
@@ -23,7 +24,7 @@ _TILE = 192  # least side of a shown picture [pixels]
 _Colour = tuple[int, int, int]
 MASK, CORRODED = (255, 196, 0), (64, 224, 255)
 _KINDS = {"accepted": "#0b7285", "implausible": "#b45309", "copy": "#be123c", "agreement": "#7c3aed", "contrast": "#64748b",
-          "duplicate": "#a16207", "quarantined": "#111827"}
+          "duplicate": "#a16207", "quarantined": "#111827", PERSON: "#be185d"}
 _OTHERS, _BOUND, _SOFT = "#cbd2d9", "#b91c1c", "#52606d"  # of the charts
 
 
@@ -71,7 +72,7 @@ def make_tiles(decisions: pd.DataFrame, cases: Sequence[Case], read: Callable[[s
 
 
 def quality_page(verdicts: Sequence["BatchVerdict"], decisions: pd.DataFrame, params: FilterParams, tiles: Sequence[Tile],
-                 docs: str, classes: Sequence[str] = ("lesion",)) -> str:
+                 docs: str, classes: Sequence[str] = ("lesion",), reviewed: Sequence[str] = ()) -> str:
     """Compose the page.
 
     Args:
@@ -81,6 +82,7 @@ def quality_page(verdicts: Sequence["BatchVerdict"], decisions: pd.DataFrame, pa
         tiles: the samples that are shown.
         docs: relative link to Great Expectations' own pages.
         classes: names of the classes of lesions; with several, outlines have the colours of their classes.
+        reviewed: what became of the decisions of people, a line each.
 
     Returns:
         A complete HTML document that loads nothing from elsewhere.
@@ -93,7 +95,7 @@ def quality_page(verdicts: Sequence["BatchVerdict"], decisions: pd.DataFrame, pa
     shown = {used: [_shown(tile, rows[tile.id], len(classes)) for tile in tiles
                     if (rows[tile.id]["verdict"] == "accepted") == used] for used in (True, False)}
     return render("filtering/quality.html.j2", accepted=int(accepted.sum()), samples=len(decisions), batches=batches,
-                  passed=sum(verdict.passed for verdict in verdicts), docs=docs, shares=_shares(decisions),
+                  passed=sum(verdict.passed for verdict in verdicts), docs=docs, shares=_shares(decisions), reviewed=reviewed,
                   charts=_charts(decisions, params),
                   groups=[("Accepted samples", shown[True], masks + corroded),
                           ("Rejected and quarantined samples", shown[False], masks)])
@@ -104,7 +106,7 @@ def _shares(decisions: pd.DataFrame) -> list[tuple[str, str, int, str]]:
     kinds = decisions["reason"].where(decisions["verdict"] == "rejected", decisions["verdict"])
     counts = kinds.value_counts()
     return [(kind, colour, n, f"{n / max(1, len(decisions)):.1%}") for kind, colour in _KINDS.items()
-            for n in [int(counts.get(kind, 0))]]
+            for n in [int(counts.get(kind, 0))] if n or kind != PERSON]
 
 
 def _charts(decisions: pd.DataFrame, params: FilterParams) -> list[Picture]:
@@ -140,10 +142,11 @@ def _histogram(decisions: pd.DataFrame, score: str, top: float, bounds: Sequence
 def _shown(tile: Tile, row: Mapping[str, Any], classes: int) -> dict[str, Any]:
     """What the page tells of a sample; its kind is `accepted`, `quarantined` or the rule that rejected it."""
     kind, wide = str(row["reason"] if row["verdict"] == "rejected" else row["verdict"]), tile.nearest is not None
+    by_hand = ["kept by a person"] if kind == "accepted" and row["reason"] == PERSON else []
     lines = [f"nearest: {row['nearest']}" + (" (right)" if wide else ""), f"similarity {row['similarity']:.3f}",
              f"agreement {row['agreement']:.2f}", f"contrast {row['contrast']:.1f}"]
     return {"picture": Picture(tile.id, tile_picture(tile, classes), tile.id), "kind": kind, "colour": _KINDS[kind], "wide": wide,
-            "lines": [str(row["reason"]), *lines] if kind == "quarantined" else lines}
+            "lines": [str(row["reason"]), *lines] if kind == "quarantined" else [*by_hand, *lines]}
 
 
 def _key(colour: _Colour, words: str, classes: Sequence[str]) -> list[tuple[str, str]]:

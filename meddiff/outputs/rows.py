@@ -182,7 +182,8 @@ class DecisionRow:
     Attributes:
         similarity, nearest, agreement, contrast, area: `filtering.decisions.Scores.table`; `nearest` is a real case's id.
         verdict: accepted, rejected or quarantined.
-        reason: rule that it broke; of a quarantined one after the batch's failures and `; `; empty for an accepted one.
+        reason: rule that it broke; of a quarantined one after the batch's failures and `; `; empty for an accepted one. `person`
+            where a person accepted or rejected it and the rules didn't.
     """
 
     id: str
@@ -194,6 +195,24 @@ class DecisionRow:
     area: float
     verdict: str
     reason: str
+
+
+@dataclass(frozen=True)
+class ReviewRow:
+    """What a person decided on a synthetic pair.
+
+    Attributes:
+        decision: accept or reject.
+        person: who decided.
+        time: in UTC, ISO 8601.
+        pair: `cases.digest` of the image and the mask that it was painted by: what is painted anew under the same id is another.
+    """
+
+    id: str
+    decision: str
+    person: str
+    time: str
+    pair: str
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What is known of synthetic samples: the tables of `generate` and `filter`, and their files."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 from meddiff.cases import Pixels, read_image, read_mask
 from meddiff.errors import MeddiffError
 from meddiff.outputs.tables import DECISIONS, SAMPLES
+from meddiff.progress import with_progress
 
 SAMPLE_COLUMNS = ("id", "batch", "seed", "background", "area", "guidance_scale", "steps", "generator")
 DECISION_COLUMNS = DECISIONS.columns
@@ -45,6 +47,11 @@ class Records:
 def read_pair(synthetic: Path, batch: str, id: str) -> tuple[Pixels, Pixels]:
     """Image `[H, W, 3]` and mask `[H, W]` of a sample; any size that the files have."""
     return read_image(synthetic / batch / "images" / f"{id}.png"), read_mask(synthetic / batch / "masks" / f"{id}.png")
+
+
+def read_pairs(synthetic: Path, rows: pd.DataFrame, label: str) -> Iterator[tuple[Pixels, Pixels]]:
+    """The pairs of rows with id and batch, one by one, under a bar."""
+    return with_progress(label, len(rows), (read_pair(synthetic, row.batch, row.id) for row in rows.itertuples()))
 
 
 def read_mode(synthetic: Path, batch: str, id: str) -> str:

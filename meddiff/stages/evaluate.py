@@ -16,7 +16,8 @@ from meddiff.evaluation.bootstrap import memorisation
 from meddiff.evaluation.closing import closing_lines, describe_images, describe_look
 from meddiff.evaluation.page import report_page
 from meddiff.evaluation.pictures import make_pictures
-from meddiff.evaluation.summary import assess, mean_over_classes, size_strata, summarise, with_lesion
+from meddiff.evaluation.quality import assess
+from meddiff.evaluation.summary import mean_over_classes, size_strata, summarise, with_lesion
 from meddiff.layout import Layout
 from meddiff.outputs.cases import read_cases
 from meddiff.outputs.samples import read_records
@@ -49,8 +50,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     known = photographs(FOUNDATION if source == "embedded" else Path(source))
     refuse_photographed(photographed({row.id: row.raw_sha256 for row in rows}, known), source)
     tracker.dataset(pd.DataFrame({"id": [c.id for c in cases], "group": [c.group for c in cases]}), "test", "testing")
-    looks = tracker.look(digest(cases))
-    chosen, metric = best_arm(training) or str(training["arm"][0]), load_metric(settings.metric)
+    looks, metric, chosen = tracker.look(digest(cases)), load_metric(settings.metric), best_arm(training) or str(training["arm"][0])
     ensemble = Ensemble.load(layout.segmenters / chosen, device)
     own = {} if metric is None else dict.fromkeys(settings.own_metrics, metric)
     predictions = {(arm, seed): predict_cases(Segmenter.load(layout.segmenters / arm / str(seed), device), cases)

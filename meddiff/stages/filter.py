@@ -2,13 +2,10 @@
 
 import json
 import time
-from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
-import pandas as pd
-
-from meddiff.cases import Pixels, read_mask, write_mask
+from meddiff.cases import read_mask, write_mask
 from meddiff.environment import use_machine
 from meddiff.filtering.checks import check_batches, describe_batches
 from meddiff.filtering.corrosion import corrode_samples
@@ -17,13 +14,15 @@ from meddiff.filtering.features import load_extractor
 from meddiff.filtering.fidelity import compare_samples
 from meddiff.filtering.measuring import greatest_components, measure_samples
 from meddiff.filtering.page import make_tiles, quality_page
+from meddiff.filtering.reviewing import count_reviews, heed_reviews
 from meddiff.filtering.similarity import measure_real
 from meddiff.layout import Layout, replacing
 from meddiff.outputs.cases import read_cases
-from meddiff.outputs.samples import read_mode, read_pair, read_samples
+from meddiff.outputs.reviews import current_reviews
+from meddiff.outputs.samples import read_mode, read_pair, read_pairs, read_samples
 from meddiff.outputs.tables import CORROSION, DECISIONS
 from meddiff.params import Params
-from meddiff.progress import bar, tell, with_progress
+from meddiff.progress import bar, tell
 from meddiff.segmentation.segmenter import Segmenter
 from meddiff.services.tracking import StageRun
 
@@ -32,11 +31,13 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     """Score, decide, check and corrode; write `filtered/` and `reports/quality/`.
 
     Raises:
-        MeddiffError: a batch, one of its files, the training cases or the inspector are missing, or the extractor doesn't load.
+        MeddiffError: a batch, one of its files, the training cases or the inspector are missing, the extractor doesn't load, or
+            the decisions of people can't be read.
     """
     params = use_machine(params)
     settings, device, begun, read = params.filter, params.compute.device, time.monotonic(), partial(read_pair, layout.synthetic)
     cases, samples = read_cases(layout.cases("train")), read_samples(layout.synthetic, "id", "batch")
+    reviews = current_reviews(layout, samples)
     inspector = Segmenter.load(layout.inspector, device, "backgrounds")
     extractor = load_extractor(settings.extractor, settings.extractor_revision, device, inspector)
     real, size, prepared = measure_real(cases, extractor), cases[0].image.shape[0], time.monotonic()
@@ -48,33 +49,32 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     with replacing(layout.filtered) as filtered, replacing(layout.quality) as quality:
         batches = {str(batch): rows for batch, rows in table.groupby("batch")}
         verdicts = check_batches(batches, settings, size, quality / "data_docs", greatest_components(cases))
-        table = settle(table, verdicts)
+        table = heed_reviews(settle(table, verdicts), reviews, settings)
         decisions = DECISIONS.write(filtered, table)
         (filtered / "batches.json").write_text(json.dumps(describe_batches(verdicts), indent=1) + "\n")
+        reviewed = count_reviews(table, reviews)
+        if reviews:
+            (filtered / "reviews.json").write_text(json.dumps(asdict(reviewed), indent=1) + "\n")
         accepted, lesions = decisions[decisions["verdict"] == "accepted"], decisions[decisions["area"] > 0]
         masks, ids, kept = filtered / "masks", accepted["id"].tolist(), (lesions["verdict"] == "accepted").to_numpy()
         masks.mkdir()
-        corrosion = corrode_samples(cases, partial(_pairs, layout.synthetic, accepted),
+        corrosion = corrode_samples(cases, partial(read_pairs, layout.synthetic, accepted),
                                     lambda number, mask: write_mask(masks / f"{ids[number]}.png", mask), settings)
         CORROSION.write(filtered, corrosion.profiles)
-        painted = _pairs(layout.synthetic, lesions, "fidelity")
+        painted = read_pairs(layout.synthetic, lesions, "fidelity")
         corroded = ((image, read_mask(masks / f"{id}.png")) for id, (image, _) in zip(
-            lesions["id"][kept], _pairs(layout.synthetic, lesions[kept], "fidelity, corroded"), strict=True))
+            lesions["id"][kept], read_pairs(layout.synthetic, lesions[kept], "fidelity, corroded"), strict=True))
         fidelity = compare_samples(extractor, cases, read_cases(layout.cases("val")), painted, kept, corroded)
         numbers = fidelity.as_json() | {"corrosion": corrosion.numbers()}
         (filtered / "fidelity.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
         tiles = make_tiles(decisions, cases, read, lambda id: read_mask(masks / f"{id}.png"))
-        page = quality_page(verdicts, decisions, settings, tiles, "data_docs/index.html", params.prepare.classes)
+        page = quality_page(verdicts, decisions, settings, tiles, "data_docs/index.html", params.prepare.classes, reviewed.words)
         (quality / "index.html").write_text(page, encoding="utf-8")
     tracker.headline({"acceptance": len(accepted) / len(decisions), "copies": float((table["rule"] == "copy").mean())})
-    tracker.metrics(count_decisions(table, real, settings) | fidelity.numbers()
+    tracker.metrics(count_decisions(table, real, settings) | fidelity.numbers() | reviewed.numbers()
                     | {f"corrosion_{name}": value for name, value in corrosion.numbers().items()}
                     | {"seconds": time.monotonic() - begun, "samples_per_second": len(decisions) / seconds})
     tracker.dataset(decisions, "decisions", "filtered")
     tracker.file(layout.quality / "index.html")
-    if accepted.empty:
-        tell("filter", [f"none of {len(decisions)} samples was accepted; {layout.quality / 'index.html'} shows why"])
-
-
-def _pairs(synthetic: Path, rows: pd.DataFrame, label: str) -> Iterator[tuple[Pixels, Pixels]]:
-    return with_progress(label, len(rows), (read_pair(synthetic, row.batch, row.id) for row in rows.itertuples()))
+    none = f"none of {len(decisions)} samples was accepted; {layout.quality / 'index.html'} shows why"
+    tell("filter", [*reviewed.words, *([none] if accepted.empty else [])])

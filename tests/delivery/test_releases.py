@@ -9,7 +9,8 @@ import pytest
 from meddiff.delivery.releases import MANIFEST, Release, fetch, list_releases, publish
 from meddiff.errors import MeddiffError
 from meddiff.evaluation.bootstrap import Interval
-from meddiff.evaluation.summary import Quality, Summary
+from meddiff.evaluation.quality import Quality
+from meddiff.evaluation.summary import Summary
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.services.catalog import list_actions

@@ -14,7 +14,8 @@ from meddiff.evaluation.bootstrap import Interval
 from meddiff.evaluation.closing import closing_lines
 from meddiff.evaluation.figures import Pair, Shown, arms_plot, case_sheet, contact_sheet, gain_plot, loss_plot
 from meddiff.evaluation.page import caveats, decision_warning, further, headline, report_page, verdict
-from meddiff.evaluation.summary import Found, Quality, Summary
+from meddiff.evaluation.quality import Quality
+from meddiff.evaluation.summary import Found, Summary
 from meddiff.pages import Picture
 from tests.markup import Checker
 

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from meddiff.errors import MeddiffError
-from meddiff.evaluation.summary import Quality, assess, mean_over_classes, score_matrix, size_strata, summarise
+from meddiff.evaluation.quality import Quality, assess
+from meddiff.evaluation.summary import mean_over_classes, score_matrix, size_strata, summarise
 from meddiff.params import EvaluateParams
 
 SETTINGS = EvaluateParams(resamples=200)
@@ -107,6 +108,14 @@ def test_size_strata_are_tertiles_of_the_lesions():
     assert size_strata([0.0]) == ["empty"]
 
 
+def test_what_people_kept_is_counted_and_told_where_there_is_any():
+    decisions = pd.DataFrame([("accepted", ""), ("accepted", "person"), ("rejected", "person")], columns=["verdict", "reason"])
+    quality = assess(decisions, ["b0"] * 3, 0)
+    assert (quality.accepted, quality.kept, quality.reasons) == (2, 1, {"person": 1})
+    assert summarise(scores(), training(), quality, SETTINGS).as_json()["kept"] == 1
+    assert "kept" not in summarise(scores(), training(), QUALITY, SETTINGS).as_json()
+
+
 def test_assess_counts_verdicts_and_copies():
     decisions = pd.DataFrame(
         [("accepted", ""), ("rejected", "copy"), ("rejected", "agreement"), ("rejected", "agreement"),
@@ -115,6 +124,7 @@ def test_assess_counts_verdicts_and_copies():
     assert (quality.generated, quality.accepted, quality.copies, quality.batches, quality.quarantined) == (6, 1, 2, 2, 1)
     assert quality.reasons == {"agreement": 2, "batch quarantined": 2, "copy": 1}
     assert quality.acceptance == pytest.approx(1 / 6)
+    assert quality.kept == 0
     assert math.isnan(Quality(0, 0, 0, 0, 0, {}).acceptance)
 
 

@@ -98,6 +98,15 @@ def test_a_tree_stays_only_when_interrupted_and_its_costs_add_up(layout: Layout)
     assert (layout.work / "kept/finished").is_file()
 
 
+def test_people_s_decisions_stay_out_of_experiments(layout: Layout, stages: list[str]) -> None:
+    """They are on the project's own pairs: a variant that changes nothing would be favoured."""
+    tree = layout.work / "tune/trees/t"
+    tree.mkdir(parents=True)
+    (tree / "reviews.csv").write_text("id,decision,person,time,pair\ns0,accept,Bo,t,p\n")
+    with tree_run(layout, "tune", "t", {}, {"ACCEPT": "1", "ARM": "synthetic"}) as run:
+        assert run.tree.reviews.read_bytes() == (ROOT / "reviews.csv").read_bytes()
+
+
 def test_the_name_of_what_a_pipeline_gives(tmp_path: Path) -> None:
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     layout = Layout(tmp_path)

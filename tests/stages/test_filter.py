@@ -24,6 +24,7 @@ from meddiff.filtering.similarity import measure_real
 from meddiff.layout import Layout
 from meddiff.outputs.cases import read_cases
 from meddiff.outputs.pairs import list_accepted
+from meddiff.outputs.reviews import decide_pair, put_review
 from meddiff.outputs.samples import read_mode, read_pair, read_records, read_samples
 from meddiff.params import Params
 from meddiff.segmentation.segmenter import Architecture, Segmenter
@@ -202,6 +203,56 @@ def test_the_same_inputs_give_the_same_decisions(layout: Layout, tiny: Params) -
     first = (layout.filtered / "decisions.parquet").read_bytes(), (layout.filtered / "batches.json").read_text()
     stage.run(layout, tiny, Unrecorded())
     assert first == ((layout.filtered / "decisions.parquet").read_bytes(), (layout.filtered / "batches.json").read_text())
+
+
+def outputs(layout: Layout) -> dict[str, bytes]:
+    """The files of the stage, but for Data Docs, which tell the time."""
+    files = [*layout.filtered.rglob("*"), layout.quality / "index.html"]
+    return {str(path.relative_to(layout.root)): path.read_bytes() for path in files if path.is_file()}
+
+
+def test_people_remove_and_keep_pairs_but_no_copies(layout: Layout, tiny: Params, capsys: pytest.CaptureFixture[str]) -> None:
+    strict = settings(tiny, keep_copies=False, agreement=1.0, min_acceptance=0.0)
+    stage.run(layout, strict, Unrecorded())
+    before = read_records(layout.synthetic, layout.filtered).decisions.set_index("id")
+    assert set(before["reason"]) == {"agreement", "copy"}
+    decide_pair(layout, "b0", "s_b0_01", "accept", "Bo")
+    decide_pair(layout, "b1", "s_b1_00", "accept", "Bo")
+    decide_pair(layout, "b0", "s_b0_02", "reject", "Bo")
+    recorder = Recorder()
+    stage.run(layout, strict, recorder)
+    after = read_records(layout.synthetic, layout.filtered).decisions.set_index("id")
+    assert after.loc["s_b0_01", ["verdict", "reason"]].tolist() == ["accepted", "person"]
+    assert after.drop("s_b0_01").equals(before.drop("s_b0_01"))
+    assert [pair.id for pair in list_accepted(layout)] == ["s_b0_01"]
+    assert (layout.filtered / "masks/s_b0_01.png").is_file()
+    assert json.loads((layout.filtered / "reviews.json").read_text()) == {
+        "kept": 1, "removed": 0, "agreed": 1, "refused": 1, "outdated": 0}
+    assert recorder.values["reviewed_kept"] == 1
+    assert recorder.headlines["copies"] == pytest.approx((before["reason"] == "copy").mean())
+    page = (layout.quality / "index.html").read_text(encoding="utf-8")
+    for words in ("1 kept by people although a rule is against them", "1 accepted by people and yet", "kept by a person"):
+        assert words in page
+    assert "filter: 1 kept by people" in capsys.readouterr().err
+    open_bounds = settings(tiny, min_acceptance=0.0)
+    stage.run(layout, open_bounds, Unrecorded())
+    after = read_records(layout.synthetic, layout.filtered).decisions.set_index("id")
+    assert after.loc["s_b0_02", ["verdict", "reason"]].tolist() == ["rejected", "person"]
+    assert not (layout.filtered / "masks/s_b0_02.png").exists()
+    assert "person <b>1</b>" in (layout.quality / "index.html").read_text(encoding="utf-8")
+
+
+def test_without_decisions_the_outputs_are_the_same_to_the_byte(layout: Layout, tiny: Params) -> None:
+    strict = settings(tiny, keep_copies=False, min_acceptance=0.0)
+    stage.run(layout, strict, Unrecorded())
+    first = outputs(layout)
+    assert "people" not in first["reports/quality/index.html"].decode()
+    decide_pair(layout, "b0", "s_b0_01", "reject", "Bo")
+    stage.run(layout, strict, Unrecorded())
+    assert outputs(layout) != first
+    put_review(layout, "s_b0_01", None)
+    stage.run(layout, strict, Unrecorded())
+    assert outputs(layout) == first
 
 
 def test_another_extractor_changes_similarity_alone(layout: Layout, tiny: Params) -> None:

@@ -11,6 +11,7 @@ from meddiff.services.versioning.cache import (
 from meddiff.services.versioning.lock import (
     entry_hashes,
     git_commit,
+    git_user,
     lock,
     lock_entry,
     lock_text,
@@ -22,5 +23,5 @@ from meddiff.services.versioning.lock import (
 from meddiff.services.versioning.trees import ERROR_MARK, Reproduced, StageCrash, diff_params, reproduce, work_tree
 
 __all__ = ["ERROR_MARK", "Reproduced", "StageCrash", "cache_folder", "diff_params", "entry_hashes", "forget_missing",
-           "git_commit", "lock", "lock_entry", "lock_hashes", "lock_text", "locked", "out_hashes", "referred", "remote_answers",
-           "reproduce", "restore_outs", "unused_objects", "upstream", "work_tree"]
+           "git_commit", "git_user", "lock", "lock_entry", "lock_hashes", "lock_text", "locked", "out_hashes", "referred",
+           "remote_answers", "reproduce", "restore_outs", "unused_objects", "upstream", "work_tree"]

@@ -123,6 +123,11 @@ def git_commit(root: Path) -> str:
     return f"{commit.strip()}-dirty" if commit and changed else (commit or "").strip()
 
 
+def git_user(root: Path) -> str:
+    """Who works here, as git knows; empty where it doesn't."""
+    return (run_git(root, "config", "user.name") or "").strip()
+
+
 def run_git(root: Path, *words: str) -> str | None:
     try:
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)

@@ -106,8 +106,10 @@ def release_list(place: Place, endpoint: Endpoint = None) -> None:
 def export_folder(
     out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     labels: Annotated[bool, typer.Option("--labels", help="Masks of one class hold 0 and 1, not 0 and 255.")] = False,
-    kind: Annotated[Literal["folder", "coco", "labelme", "monai", "imagefolder"], typer.Option(
-        "--format", help="folder: masks/; coco and labelme: JSON; monai: a datalist; imagefolder: Hugging Face's.")] = "folder",
+    kind: Annotated[Literal["folder", "coco", "labelme", "monai", "imagefolder", "dicom", "nifti"], typer.Option(
+        "--format", help="folder: masks/; coco and labelme: JSON; monai: a datalist; imagefolder: Hugging Face's; dicom: images "
+                         "and SEG; nifti: volumes of one slice.")] = "folder",
+    uid_root: Annotated[str, typer.Option(help="With --format dicom: how new UIDs begin; as pydicom's if not given.")] = "",
 ) -> None:
     """Write the accepted pairs, with their final masks, as images/ and what the format has for masks."""
     from meddiff.delivery.pairs import export_pairs
@@ -115,7 +117,7 @@ def export_folder(
 
     layout, params = project()
     with bar("export") as report:
-        made = export_pairs(layout, params, out, labels, report, kind)
+        made = export_pairs(layout, params, out, labels, report, kind, uid_root)
     told = "images/, masks/, samples.csv" if kind == "folder" else f"{kind}, images/, samples.csv"
     print(f"{made} accepted pairs in {out}: {told}; README.md says what the masks hold")
 

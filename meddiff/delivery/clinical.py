@@ -4,6 +4,7 @@ A SEG goes back into its patient's study, and so it names the patient, as its so
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +22,7 @@ _IN_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequenc
               "DimensionIndexSequence", "DimensionOrganizationSequence")
 
 
-def write_dicom_mask(source: Path, mask: Pixels, classes: Sequence[str], out: Path, frame: int = 1) -> None:
+def write_dicom_mask(source: Path, mask: Pixels, classes: Sequence[str], out: Path, frame: int = 1, root: str = "") -> None:
     """Write a mask as DICOM SEG (BINARY, a segment for each class), with UIDs of its own, that refers to its source.
 
     Args:
@@ -30,6 +31,7 @@ def write_dicom_mask(source: Path, mask: Pixels, classes: Sequence[str], out: Pa
         classes: names of the classes, 1 to K.
         out: the file to write.
         frame: of the source, from 1.
+        root: with which the new UIDs begin, ending in a dot; pydicom's if not given.
 
     Raises:
         MeddiffError: the extra isn't installed, the mask is of another size, or the source lacks what a SEG must repeat.
@@ -38,7 +40,7 @@ def write_dicom_mask(source: Path, mask: Pixels, classes: Sequence[str], out: Pa
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
     from pydicom.sr.codedict import codes
-    from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
+    from pydicom.uid import PYDICOM_ROOT_UID, SecondaryCaptureImageStorage, generate_uid
 
     tags = read_tags(source)
     if mask.shape != (size := (int(tags.get("Rows", 0)), int(tags.get("Columns", 0)))):
@@ -62,11 +64,13 @@ def write_dicom_mask(source: Path, mask: Pixels, classes: Sequence[str], out: Pa
     segments = [SegmentDescription(
         number, name, codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion, SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm) for number, name in enumerate(classes, start=1)]
+    new, synthetic = partial(generate_uid, root or PYDICOM_ROOT_UID), tags.get("SyntheticData") == "YES"
     try:
         made = Segmentation(
-            [tags], mask[None], SegmentationTypeValues.BINARY, segments, generate_uid(), 1000, generate_uid(), 1,
+            [tags], mask[None], SegmentationTypeValues.BINARY, segments, new(), 1000, new(), 1,
             manufacturer="meddiff", manufacturer_model_name="meddiff", software_versions=version("meddiff"),
-            device_serial_number="1", series_description="meddiff: predicted mask", omit_empty_frames=False)
+            device_serial_number="1", series_description=f"meddiff: {'synthetic' if synthetic else 'predicted'} mask",
+            omit_empty_frames=False)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise MeddiffError(source, "a DICOM image must tell patient, study, series and modality, for a segmentation "
                            "to repeat them", "Write the mask as PNG") from None
@@ -76,6 +80,7 @@ def write_dicom_mask(source: Path, mask: Pixels, classes: Sequence[str], out: Pa
     for element in made.iterall() if many else ():
         if element.keyword == "ReferencedSOPClassUID":
             element.value = kind
+    made.update({"SyntheticData": "YES"} if synthetic else {})  # as all that is derived from synthetic data
     out.parent.mkdir(parents=True, exist_ok=True)
     made.save_as(out)
 

@@ -14,6 +14,7 @@ from scipy import ndimage
 from skimage.measure import find_contours
 
 from meddiff.cases import Case, Pixels
+from meddiff.delivery.clinical_pairs import write_dicom, write_nifti
 from meddiff.delivery.nnunet import write_labels
 
 _Bits = NDArray[np.bool_]
@@ -73,7 +74,8 @@ def write_imagefolder(folder: Path, cases: Iterable[Case], classes: Sequence[str
 
 
 FORMATS: dict[str, Callable[[Path, Iterable[Case], Sequence[str]], None]] = {
-    "coco": write_coco, "labelme": write_labelme, "monai": write_datalist, "imagefolder": write_imagefolder}
+    "coco": write_coco, "labelme": write_labelme, "monai": write_datalist, "imagefolder": write_imagefolder, "dicom": write_dicom,
+    "nifti": write_nifti}
 
 
 def class_parts(case: Case) -> Iterator[tuple[int, _Bits]]:

@@ -7,9 +7,12 @@ import json
 from pathlib import Path
 
 import cv2
+import highdicom
 import jsonschema
+import nibabel
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
@@ -214,3 +217,89 @@ def test_labels_are_for_formats_with_mask_files(layout: Layout, tmp_path: Path) 
     assert set(np.unique(grays(tmp_path / "out/masks/s01.png"))) == {0, 1}
     with pytest.raises(MeddiffError, match="--labels: the format coco has its own values"):
         export_pairs(layout, Params(), tmp_path / "coco", labels=True, kind="coco")
+
+
+# ---- the clinic's formats: out, and in again by the formats' own readers and by ours
+
+def originals(layout: Layout) -> dict[str, np.ndarray]:
+    return {id: np.array(Image.open(next(layout.synthetic.glob(f"*/images/{id}.png")))) for id in IDS}
+
+
+def grayed(layout: Layout) -> None:
+    """Two of the images have equal channels, as ultrasound does."""
+    for id in ("s01", "s11"):
+        file = next(layout.synthetic.glob(f"*/images/{id}.png"))
+        Image.open(file).convert("L").convert("RGB").save(file)
+
+
+def in_again(dataset: str, out: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Image and mask by the name of the file, as `prepare` reads them."""
+    cases = adapters.read(dataset, out, TWO.prepare.classes)
+    assert {case.file.name.partition(".")[0] for case in cases if case.file} == set(IDS)
+    read = {case.file.name.partition(".")[0]: adapters.decode(case) for case in cases if case.file}
+    return {id: (original.image, original.mask) for id, original in read.items()}
+
+
+def test_dicom_comes_back_pixel_for_pixel(layout: Layout, tmp_path: Path) -> None:
+    grayed(layout)
+    (layout.backgrounds / "images").mkdir(parents=True)
+    (layout.backgrounds / "backgrounds.csv").write_text("id,source,group,method,sha256\nn1,removed:c1,Roentgen 4711,texture,x\n")
+    expected, images = masks(layout), originals(layout)
+    out = tmp_path / "out"
+    assert export_pairs(layout, TWO, out, kind="dicom", uid_root="1.2.840.99999.7") == 4
+    uids = set()
+    for id in IDS:
+        made, seg = pydicom.dcmread(out / f"images/{id}.dcm"), highdicom.seg.segread(out / f"masks/{id}.dcm")
+        image = made.pixel_array
+        assert np.array_equal(image if image.ndim == 3 else np.repeat(image[..., None], 3, 2), images[id])
+        assert (made.PhotometricInterpretation == "MONOCHROME2") == (id in ("s01", "s11"))
+        assert np.array_equal(seg.get_pixels_by_source_instance([made.SOPInstanceUID])[0],
+                              np.stack([expected[id] == 1, expected[id] == 2], -1))
+        assert [segment.SegmentLabel for segment in seg.SegmentSequence] == ["benign", "malignant"]
+        assert (made.SyntheticData, seg.SyntheticData, made.ConversionType) == ("YES", "YES", "SYN")
+        assert list(made.ImageType) == ["DERIVED", "SECONDARY"]
+        purposes = [item.PurposeOfReferenceCodeSequence[0].CodeMeaning for item in made.ContributingEquipmentSequence]
+        assert "Synthesizing Equipment" in purposes
+        assert made.PatientID == seg.PatientID == "SYNTHETIC-0001"  # all were painted into one patient's images
+        assert (made.StudyInstanceUID, seg.SeriesDescription) == (seg.StudyInstanceUID, "meddiff: synthetic mask")
+        own = {made.SOPInstanceUID, made.SeriesInstanceUID, made.StudyInstanceUID, seg.SOPInstanceUID, seg.SeriesInstanceUID}
+        assert all(uid.startswith("1.2.840.99999.7.") and uid.is_valid for uid in own)
+        uids |= own
+        assert "Roentgen" not in str(made) + str(seg)
+        assert "4711" not in str(made) + str(seg)
+    assert len(uids) == 4 + 4 + 4 + 2  # instances, series of segmentations, and the images' study and series
+    for id, (image, mask) in in_again("dicom", out).items():
+        assert np.array_equal(image, images[id])
+        assert np.array_equal(mask, expected[id])
+    assert {case.group for case in adapters.read("dicom", out, TWO.prepare.classes)} != {""}
+    assert adapters.recognise(out) == "dicom"
+
+
+@pytest.mark.parametrize(("root", "kind", "message"), [
+    ("1.2.x", "dicom", "must be a UID root"), ("1..2", "dicom", "must be a UID root"), ("1.2", "coco", "coco has no UIDs")])
+def test_a_wrong_uid_root_is_refused(layout: Layout, tmp_path: Path, root: str, kind: str, message: str) -> None:
+    with pytest.raises(MeddiffError, match=message):
+        export_pairs(layout, TWO, tmp_path / "out", kind=kind, uid_root=root)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nifti_comes_back_voxel_for_voxel(layout: Layout, tmp_path: Path) -> None:
+    grayed(layout)
+    expected, images, out = masks(layout), originals(layout), tmp_path / "out"
+    assert export_pairs(layout, TWO, out, kind="nifti") == 4
+    for id in IDS:
+        image, mask = nibabel.load(out / f"images/{id}.nii.gz"), nibabel.load(out / f"masks/{id}.nii.gz")
+        assert np.array_equal(np.asarray(mask.dataobj), expected[id].T[..., None])
+        assert mask.get_data_dtype() == np.uint8
+        values, gray = np.asarray(image.dataobj)[..., 0].T, id in ("s01", "s11")
+        assert np.array_equal(values if gray else np.stack([values[channel] for channel in "RGB"], -1),
+                              images[id][..., 0] if gray else images[id])
+        for each in (image, mask):
+            assert np.allclose(each.affine, np.diag([-1, -1, 1, 1]))
+            assert nibabel.aff2axcodes(each.affine) == ("L", "P", "S")
+            assert each.header.get_xyzt_units()[0] == "mm"
+            assert b"synthetic" in each.header["descrip"].item()
+    for id, (image, mask) in in_again("volumes", out).items():
+        assert np.array_equal(image, images[id])
+        assert np.array_equal(mask, expected[id])
+    assert adapters.recognise(out) == "volumes"

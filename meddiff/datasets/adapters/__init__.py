@@ -32,6 +32,7 @@ from meddiff.datasets.adapters.listing import (
     tell_pairs,
     unread,
 )
+from meddiff.datasets.adapters.parts import with_parts
 from meddiff.datasets.adapters.raw import (
     Fitted,
     Original,
@@ -155,7 +156,8 @@ def read(dataset: str, path: Path, classes: Sequence[str] = ("lesion",), group_p
 
     Args:
         dataset: name of a layout.
-        path: folder of the raw dataset. `groups.json` or `groups.csv` in it names the patients, in any layout.
+        path: folder of the raw dataset. `groups.json` or `groups.csv` in it names the patients, in any layout, and `split.json`
+            the parts where the layout isn't a published dataset's.
         classes: names of the classes of lesions; with one, every lesion is of it. Several are told apart by `folder` (masks of
             class indices, in this order), `busi` (by its folders `benign` and `malignant`) and annotation tools (by category).
         group_pattern: what in an id is the patient, see `groups.with_groups`; empty: nothing.
@@ -182,6 +184,8 @@ def read(dataset: str, path: Path, classes: Sequence[str] = ("lesion",), group_p
             raise MeddiffError(second.file or second.id, f"ids must be unique, `{second.id}` is also {first.file}",
                                "Rename one, and its mask")
     cases = with_groups(cases, path, group_pattern)
+    if not layout.published and dataset != "folder":  # which reads it by itself
+        cases = with_parts(cases, path)
     refuse_unsafe(cases)
     return cases
 
@@ -190,7 +194,7 @@ def passed_over(dataset: str, path: Path, cases: Sequence[RawCase]) -> list[Left
     """What of a dataset's folder `read` didn't take: files, names in the file of groups, and annotations that can't be right."""
     layout = _LAYOUTS[dataset]
     used = {file for case in cases for file in case.files} | set(filter(None, [group_file(path)]))
-    if not layout.aside:
+    if not layout.published:
         used.add(entry(path, "split.json"))
     explain = partial(layout.explain, {case.id for case in cases}) if layout.explain else None
     doubts = [LeftOut(case.id, "annotation", case.doubt) for case in cases if case.doubt]

@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from meddiff.datasets.adapters.groups import read_json
 from meddiff.datasets.adapters.guesses import Guess, guess_pairs
-from meddiff.datasets.adapters.listing import composed, entry, list_files, require_pairs
+from meddiff.datasets.adapters.listing import entry, list_files, require_pairs
+from meddiff.datasets.adapters.parts import listed_parts
 from meddiff.datasets.adapters.raw import RawCase
 from meddiff.errors import MeddiffError, likewise
 
-_PARTS = ("train", "val", "test")
 _ALONE = "Add the mask, or move the image to unlabelled/"
-_REMEDY = "Complete it, or delete the file to have a split made"
 
 
 def folder(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
@@ -43,7 +41,7 @@ def folder(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
     require_pairs(images, masks, places, remedy=_ALONE)
     normal, unlabelled = (list_files(place) if (place := entry(path, *names)).is_dir() else {}
                           for names in (("normal",), ("unlabelled", "unlabeled")))
-    parts = _parts(entry(path, "split.json"), images)
+    parts = listed_parts(entry(path, "split.json"), images)
     cases = [RawCase(name, file, (masks[name],), part=parts.get(name), classes=len(classes)) for name, file in images.items()]
     return cases + [RawCase(name, file, (), lesion_free=free) for files, free in ((normal, True), (unlabelled, False))
                     for name, file in files.items()]
@@ -51,14 +49,15 @@ def folder(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
 
 def has_pairs(path: Path) -> bool:
     """Whether `folder` can read something below a folder, rightly or not."""
+    places = entry(path, "images"), entry(path, "masks")
     try:
-        return all(entry(path, name).is_dir() for name in ("images", "masks")) or bool(guess_pairs(path).masks)
+        return any(map(list_files, places)) if all(place.is_dir() for place in places) else bool(guess_pairs(path).masks)
     except MeddiffError:
         return True
 
 
 def _guessed(path: Path, guess: Guess, classes: int) -> list[RawCase]:
-    listed = _parts(entry(path, "split.json"), {guess.ids[file]: file for file in guess.masks})
+    listed = listed_parts(entry(path, "split.json"), {guess.ids[file]: file for file in guess.masks})
     return [RawCase(id, file, (guess.masks[file],) if file in guess.masks else (), lesion_free=file in guess.free,
                     part=listed.get(id) if listed else guess.parts.get(file), classes=classes) for file, id in guess.ids.items()]
 
@@ -70,21 +69,3 @@ def _refuse_lone(path: Path, guess: Guess) -> None:
     further = likewise([file.name for file in files[1:]])
     raise MeddiffError(files[0], f"{kind} must have its {other}, as {pair[0]} has {pair[1]}{further}",
                        _ALONE if images else "Add the image, or take the mask out")
-
-
-def _parts(file: Path, images: dict[str, Path]) -> dict[str, str]:
-    listed = read_json(file, _REMEDY)
-    if listed and (set(listed) != set(_PARTS) or not all(isinstance(names, list) for names in listed.values())):
-        raise MeddiffError(file, "a split has the lists `train`, `val` and `test`", _REMEDY)
-    parts: dict[str, str] = {}
-    for part, names in listed.items():
-        for name in map(composed, map(str, names)):
-            if name not in images:
-                raise MeddiffError(file, f"`{name}` in `{part}` must be an image of images/", "Correct the id, or add the image")
-            if name in parts:
-                raise MeddiffError(file, f"`{name}` must be in one part, it is in `{parts[name]}` and `{part}`", "Remove one")
-            parts[name] = part
-    if listed and len(parts) < len(images):
-        missing = min(images.keys() - parts.keys())
-        raise MeddiffError(file, f"every image must be in a part, `{missing}` is in none", _REMEDY)
-    return parts

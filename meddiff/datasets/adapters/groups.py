@@ -16,6 +16,7 @@ from typing import Any
 
 from meddiff.datasets.adapters.listing import NO_FORMULA, LeftOut, composed, entry, harmless
 from meddiff.datasets.adapters.raw import RawCase
+from meddiff.datasets.adapters.volume_pixels import VolumeSlice
 from meddiff.errors import MeddiffError, likewise, some
 
 # Words before a name's first number that count pictures, not patients.
@@ -34,7 +35,7 @@ def with_groups(cases: Sequence[RawCase], path: Path, pattern: str) -> list[RawC
         MeddiffError: the file is malformed or names an annotated or unlabelled image not at all, or the pattern misses one.
     """
     file, groups = _listed(path)
-    named, _ = _resolved(groups, cases)
+    named, _ = _resolved(groups, cases, path)
     if file and (lone := [case.id for case in cases if not (case.lesion_free or named.get(case.id) or pattern)]):
         raise MeddiffError(file, f"every image must have its group, `{lone[0]}` has none{likewise(lone[1:])}",
                            "Add it; the id will do as group")
@@ -48,7 +49,7 @@ def with_groups(cases: Sequence[RawCase], path: Path, pattern: str) -> list[RawC
 def unknown_names(cases: Sequence[RawCase], path: Path) -> list[LeftOut]:
     """What the file of groups names though there is no such image."""
     file, groups = _listed(path)
-    names = _resolved(groups, cases)[1]
+    names = _resolved(groups, cases, path)[1]
     return [LeftOut(harmless(name), "name", f"correct or remove them in {file.name}") for name in names] if file else []
 
 
@@ -169,16 +170,26 @@ def _read_csv(file: Path) -> dict[str, str]:
     return _once(file, [(name, group) for name, group in filled if name])
 
 
-def _resolved(groups: dict[str, str], cases: Sequence[RawCase]) -> tuple[dict[str, str], list[str]]:
-    """Id -> group, and the names that are no image's: a case is named by its id, its file, or that without suffix.
+def names_of_cases(cases: Sequence[RawCase], path: Path) -> dict[str, list[str]]:
+    """What may stand for cases in a file beside the images -> their ids: an id, or a file for all its frames and slices.
 
-    A name that files of several folders share names none of them.
+    A file is named as it is, without suffix, or by its place below `path`. A name that several files share names none of them.
     """
-    named = [(name, case.id) for case in cases if isinstance(case.image, Path)
-             for name in {composed(case.image.name), composed(case.image.stem)}]
-    shared = Counter(name for name, _ in named)
-    ids = {name: id for name, id in named if shared[name] == 1} | {case.id: case.id for case in cases}
-    return {ids[name]: group for name, group in groups.items() if name in ids}, [name for name in groups if name not in ids]
+    held: dict[str, dict[Path, list[str]]] = {}
+    for case in cases:
+        if file := case.file:
+            volume = {case.group} if isinstance(case.image, VolumeSlice) and case.group else set()
+            place = {composed(file.relative_to(path).as_posix())} if file.is_relative_to(path) else set()
+            for name in {composed(file.name), composed(file.stem)} | place | volume:
+                held.setdefault(name, {}).setdefault(file, []).append(case.id)
+    files = {name: ids for name, places in held.items() if len(places) == 1 for ids in places.values()}
+    return files | {case.id: [case.id] for case in cases}
+
+
+def _resolved(groups: dict[str, str], cases: Sequence[RawCase], path: Path) -> tuple[dict[str, str], list[str]]:
+    """Id -> group, and the names that are no image's."""
+    ids = names_of_cases(cases, path)
+    return {id: group for name, group in groups.items() for id in ids.get(name, ())}, [name for name in groups if name not in ids]
 
 
 def _matched(pattern: str, id: str) -> str:

@@ -50,9 +50,9 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     known = photographs(FOUNDATION if source == "embedded" else Path(source))
     refuse_photographed(photographed({row.id: row.raw_sha256 for row in rows}, known), source)
     tracker.dataset(pd.DataFrame({"id": [c.id for c in cases], "group": [c.group for c in cases]}), "test", "testing")
-    looks, metric, chosen = tracker.look(digest(cases)), load_metric(settings.metric), best_arm(training) or str(training["arm"][0])
+    looks, rate, chosen = tracker.look(digest(cases)), load_metric(settings.metric), best_arm(training) or str(training["arm"][0])
     ensemble = Ensemble.load(layout.segmenters / chosen, device)
-    own = {} if metric is None else dict.fromkeys(settings.own_metrics, metric)
+    own = {} if rate is None else dict.fromkeys(settings.own_metrics, rate)
     predictions = {(arm, seed): predict_cases(Segmenter.load(layout.segmenters / arm / str(seed), device), cases)
                    for arm, seed in with_progress("evaluate", len(training), training[["arm", "seed"]].itertuples(index=False))}
     strata = size_strata([float((reference_of(case) > 0).mean()) for case in cases])

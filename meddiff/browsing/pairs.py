@@ -10,8 +10,7 @@ from meddiff.cases import read_image, read_mask
 from meddiff.errors import MeddiffError
 from meddiff.evaluation.page import REASONS
 from meddiff.layout import Layout
-from meddiff.outputs.reviews import ACCEPT, REJECT, holds, read_reviews
-from meddiff.outputs.rows import ReviewRow
+from meddiff.outputs.reviews import ACCEPT, REJECT, ReviewRow, holds, read_reviews
 from meddiff.outputs.samples import read_pair, read_records
 from meddiff.outputs.tables import DECISIONS
 

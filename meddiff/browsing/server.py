@@ -26,8 +26,7 @@ from meddiff.cases import CLASS_COLOURS
 from meddiff.errors import MeddiffError
 from meddiff.evaluation.arms import arm_name
 from meddiff.layout import Layout
-from meddiff.outputs.reviews import ACCEPT, REJECT, decide_pair, put_review
-from meddiff.outputs.rows import ReviewRow
+from meddiff.outputs.reviews import ACCEPT, REJECT, ReviewRow, decide_pair, put_review
 from meddiff.pages import render
 
 _HOST = "127.0.0.1"

@@ -19,8 +19,9 @@ from pydantic import TypeAdapter
 from meddiff import finished
 from meddiff.errors import MeddiffError
 from meddiff.layout import STAGES, Layout
+from meddiff.outputs.reviews import REVIEWS
 from meddiff.outputs.samples import read_records
-from meddiff.outputs.tables import REVIEWS, VALIDATION
+from meddiff.outputs.tables import VALIDATION
 from meddiff.params import Params
 from meddiff.params.arms import TREATED
 from meddiff.params.overrides import Overrides, merged

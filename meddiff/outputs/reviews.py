@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,11 +13,31 @@ from filelock import FileLock
 from meddiff.cases import Case, digest
 from meddiff.errors import CONTROLS, MeddiffError
 from meddiff.layout import Layout
-from meddiff.outputs.rows import ReviewRow
 from meddiff.outputs.samples import read_pair
-from meddiff.outputs.tables import REVIEWS
+from meddiff.outputs.tables import StageTable
 
 ACCEPT, REJECT, OUTDATED = "accept", "reject", "outdated"
+
+
+@dataclass(frozen=True)
+class ReviewRow:
+    """What a person decided on a synthetic pair.
+
+    Attributes:
+        decision: accept or reject.
+        person: who decided.
+        time: in UTC, ISO 8601.
+        pair: `cases.digest` of the image and the mask that it was painted by: what is painted anew under the same id is another.
+    """
+
+    id: str
+    decision: str
+    person: str
+    time: str
+    pair: str
+
+
+REVIEWS = StageTable("reviews.csv", ReviewRow, "filter", "the decisions of people")
 
 
 def read_reviews(layout: Layout) -> dict[str, ReviewRow]:

@@ -198,24 +198,6 @@ class DecisionRow:
 
 
 @dataclass(frozen=True)
-class ReviewRow:
-    """What a person decided on a synthetic pair.
-
-    Attributes:
-        decision: accept or reject.
-        person: who decided.
-        time: in UTC, ISO 8601.
-        pair: `cases.digest` of the image and the mask that it was painted by: what is painted anew under the same id is another.
-    """
-
-    id: str
-    decision: str
-    person: str
-    time: str
-    pair: str
-
-
-@dataclass(frozen=True)
 class CorrosionRow:
     """Mean border profiles at a distance [inscribed radii]: of real lesions, and painted ones before and after corrosion."""
 

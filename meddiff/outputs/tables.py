@@ -23,7 +23,6 @@ from meddiff.outputs.rows import (
     LossRow,
     NormalRow,
     RemovalRow,
-    ReviewRow,
     SampleRow,
     ScoreRow,
     SimilarRow,
@@ -135,7 +134,6 @@ LOSSES = StageTable("loss.csv", LossRow, "finetune", "the curve of a training's 
 COMPARISON = StageTable("comparison.csv", ComparisonRow, "mask_model", "the invented masks' comparison with the real ones")
 SAMPLES = StageTable("batch.parquet", SampleRow, "generate", "a batch's table")
 DECISIONS = StageTable("decisions.parquet", DecisionRow, "filter", "the filter's decisions")
-REVIEWS = StageTable("reviews.csv", ReviewRow, "filter", "the decisions of people")
 CORROSION = StageTable("corrosion.csv", CorrosionRow, "filter", "the border profiles", "%.4f")
 VALIDATION = StageTable("validation.csv", ValidationRow, "segment", "the table of trained segmenters")
 VALIDATION_CASES = StageTable("validation_cases.csv", ValidationCaseRow, "segment", "the scores of the validation cases")

@@ -31,6 +31,18 @@ def test_a_terminal_sees_a_bar_with_the_remaining_time(monkeypatch: pytest.Monke
     assert " in 1 s" not in shown
 
 
+def test_elsewhere_a_long_loop_says_how_far_it_is_now_and_then(capsys: pytest.CaptureFixture[str],
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with bar("fine-tune") as report:
+        for step in range(1, 5):
+            now[0] += 15.0
+            report(step, 4, {"loss": 0.5})
+    assert capsys.readouterr().err.splitlines() == ["fine-tune: 2/4 loss 0.5 after 30 s, about 30 s left",
+                                                    "fine-tune: 4/4 loss 0.5 in 60 s"]
+
+
 def test_elsewhere_one_line_closes_it(capsys: pytest.CaptureFixture[str]) -> None:
     with bar("fine-tune") as report:
         for step in range(1, 4):

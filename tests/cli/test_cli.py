@@ -136,6 +136,15 @@ def test_init_finds_the_layout_counts_and_tells_every_fault(project: Path, run: 
     assert (project / "params.yaml").read_text() == before
 
 
+def test_init_says_that_there_are_fewer_annotated_images(project: Path, run: Run) -> None:
+    for folder, value in (("images", 90), ("masks", 255)):
+        (project / f"raw/{folder}").mkdir(parents=True)
+        for i in range(10):
+            Image.new("L", (32, 32), value).save(project / f"raw/{folder}/{i}.png")
+    done = run("init", "--path", "raw", "--n-labelled", "5000")
+    assert "n_labelled: 5000 is more than the 6 annotated training images there will be, all are used" in done.stdout
+
+
 def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> None:
     for folder in ("images", "masks", "normal"):
         (project / f"raw/{folder}").mkdir(parents=True)

@@ -1,6 +1,7 @@
 """How MLflow's page opens on the experiment: on its training runs, with the columns by which runs are compared."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 _KEY = "meddiff"
@@ -15,10 +16,13 @@ VIEW_TAGS = {
 
 
 def show_columns(client: Any, experiment: Any) -> None:
-    """Give an experiment the tags that its page reads, where they differ."""
-    for name, value in VIEW_TAGS.items():
-        if experiment.tags.get(name) != value:
-            client.set_experiment_tag(experiment.experiment_id, name, value)
+    """Give an experiment the tags that its page reads, where they differ; who may only read leaves that to others."""
+    from mlflow.exceptions import MlflowException
+
+    with suppress(MlflowException):
+        for name, value in VIEW_TAGS.items():
+            if experiment.tags.get(name) != value:
+                client.set_experiment_tag(experiment.experiment_id, name, value)
 
 
 def runs_page(address: str, experiment: str) -> str:

@@ -87,7 +87,7 @@ def pipeline(
     name, execution = run_name(), str(flow_run.id)
     tree = Layout(versioning.work_tree(project, project / ".work/runs" / name, given(fields, advanced, project)))
     commit = os.environ.get("MEDDIFF_GIT_COMMIT") or versioning.git_commit(project)  # an image has no git
-    env = {"MEDDIFF_EXECUTION": execution, "MEDDIFF_GIT_COMMIT": commit}
+    env = {"MEDDIFF_EXECUTION": execution, "MEDDIFF_GIT_COMMIT": commit, "MEDDIFF_FLOW_RUN": str(flow_run.name)}
     recorded = False
     try:
         with warm_stages():

@@ -23,6 +23,13 @@ class Layout:
     root: Path
 
     @property
+    def home(self) -> Path:
+        """The project folder: `root`, or the project that a work tree in `.work/` or one of DVC's experiments belongs to."""
+        root = self.root.resolve()
+        return next((path.parents[0 if path.name == ".work" else 2] for path in root.parents
+                     if path.name == ".work" or path.parts[-3:] == (".dvc", "tmp", "exps")), root)
+
+    @property
     def params(self) -> Path:
         return self.root / "params.yaml"
 
@@ -30,6 +37,11 @@ class Layout:
     def reviews(self) -> Path:
         """What people decided on synthetic pairs, by `meddiff browse`; kept in git, and read by `filter`."""
         return self.root / "reviews.csv"
+
+    @property
+    def withdrawals(self) -> Path:
+        """The patients that were withdrawn, as salted hashes: kept by git, and left out by `prepare`."""
+        return self.root / "withdrawals.yaml"
 
     @property
     def split(self) -> Path:

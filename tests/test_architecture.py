@@ -60,12 +60,16 @@ MAY: dict[str, set[str]] = {
     "browsing": {"layout", "outputs", "evaluation"},
     "delivery": {"layout", "outputs", "datasets", "painting", "segmentation", "evaluation", "services/tracking",
                  "services/versioning", "services/catalog", "services/storage"},
+    "lineage": {"layout", "outputs", "delivery", "services/tracking", "services/catalog", "services/versioning",
+                "services/storage"},
     "upkeep": {"layout", "services/tracking", "services/versioning", "services/catalog", "services/storage"},
     "stages": {"layout", "finished", "cluster", "datasets", "lesions", "masks", "diffusion", "pretrained", "painting",
-               "segmentation", "backgrounds", "filtering", "outputs", "evaluation", "services/tracking", "services/versioning"},
+               "segmentation", "backgrounds", "filtering", "outputs", "evaluation", "services/tracking", "services/versioning",
+               "services/catalog"},
     "cli": {"layout", "cluster", "datasets", "browsing", "experiments/advice", "experiments/recipes", "experiments/run",
-            "experiments/tuning", "experiments/ablation", "experiments/benchmark", "delivery", "services/tracking",
-            "services/catalog", "services/storage", "services/versioning", "services/backup", "stages", "upkeep"},
+            "experiments/tuning", "experiments/ablation", "experiments/benchmark", "delivery", "lineage",
+            "services/tracking", "services/catalog", "services/storage", "services/versioning", "services/backup", "stages",
+            "upkeep"},
     "flows": {"layout", "outputs", "evaluation", "delivery", "experiments/run", "experiments/tuning", "experiments/ablation",
               "experiments/benchmark", "services/tracking", "services/versioning"},
     "__main__": {"cli", "layout"},
@@ -75,7 +79,7 @@ SPLIT = ("services", "experiments")  # whose rooms lie one floor deeper
 
 # Rooms that change no result: a stage's outputs don't depend on them, so DVC needn't rerun it when they change.
 NEUTRAL = {"__init__", "errors", "progress", "environment", "warm", "finished", "cluster", "services/tracking",
-           "services/versioning", *ADDRESSES}
+           "services/versioning", "services/catalog", *ADDRESSES}
 NO_CODE = (PACKAGE / "stages/__init__.py", PACKAGE / "stages/resume.py")
 # Change no result, or belong to no stage.
 NO_STAGE = {"compute", "tracking", "catalog", "platform", "promote", "tune", "ablate", "benchmark"}
@@ -333,6 +337,8 @@ def test_data_dependencies_are_outs_of_earlier_stages_and_only_evaluate_reads_th
     made = {str(Layout(Path()).reviews)}  # git keeps it
     for stage in STAGES:
         data = {path for path in paths(stage, "deps") if not path.startswith(("meddiff/", "${"))}
+        assert (str(Layout(Path()).withdrawals) in data) == (stage == "prepare")
+        data -= {str(Layout(Path()).withdrawals)}  # git keeps it
         assert all(any(Path(path).is_relative_to(out) for out in made) for path in data), (stage, data)
         assert (str(Layout(Path()).cases("test")) in data) == (stage == "evaluate")
         made |= paths(stage, "outs")
@@ -368,10 +374,11 @@ def name_of(path: Path) -> str:
 
 def test_only_prepare_and_evaluate_name_the_test_cases() -> None:
     """Elsewhere `layout.cases` is called with `train` or `val` written out, so that no variable can bring in `test`. `nnunet`
-    copies the test images, without masks (tests/delivery/test_nnunet.py), and people look at what `evaluate` left."""
+    copies the test images, without masks (tests/delivery/test_nnunet.py), people look at what `evaluate`
+    left, and `sources` reads whose they are."""
     opened = {name_of(path) for path in [*sources(), *sources(ROOT / "flows")] for part in constants(calls(path, "cases"), 0)
               if part not in ("train", "val")}
-    assert opened == {"outputs/prepared", "stages/evaluate", "delivery/nnunet", "browsing/predictions"}
+    assert opened == {"outputs/prepared", "outputs/sources", "stages/evaluate", "delivery/nnunet", "browsing/predictions"}
     spelled = {name_of(path) for path in sources() for node in ast.walk(ast.parse(path.read_text()))
                if isinstance(node, ast.Constant) and str(node.value).startswith("data/test")}
     assert spelled <= {"datasets/leakage"}   # in its message

@@ -7,6 +7,7 @@ import typer
 
 from meddiff import __version__
 from meddiff.cli.data import catalog_app, export_app, release_app
+from meddiff.cli.lineage import lineage, withdraw
 from meddiff.cli.project import any_project, project
 from meddiff.cli.registry import audit, promote_model, webhook_app
 from meddiff.cli.settings import init, params, profile
@@ -30,7 +31,7 @@ def _main(version: Annotated[bool, typer.Option("--version", callback=_tell_vers
     """Guided synthesis of annotated medical images, and what it gains. `dvc repro` runs the whole chain."""
 
 
-for _command in (init, params, profile, audit, doctor, gc, backup, restore):
+for _command in (init, params, profile, lineage, withdraw, audit, doctor, gc, backup, restore):
     app.command()(_command)
 app.command("promote")(promote_model)
 app.add_typer(catalog_app, name="catalog")
@@ -89,23 +90,9 @@ def generate(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def repro(context: typer.Context) -> None:
     """`dvc repro`, with its options, sooner: the stages share one process that has the heavy libraries loaded."""
-    import os
-    import signal
-    import subprocess
-    import sys
-    from uuid import uuid4
+    from meddiff.cli.repro import run_repro
 
-    from meddiff.environment import interpreter_first
-    from meddiff.warm import warm_stages
-
-    os.environ.setdefault("MEDDIFF_EXECUTION", f"repro-{uuid4().hex}")  # DVC's process isn't above those of the stages
-    with warm_stages():
-        command = [sys.executable, "-m", "dvc", "repro", *context.args]
-        process = subprocess.Popen(command, env={**os.environ, **interpreter_first()})
-        signal.signal(signal.SIGINT, lambda number, frame: None)  # DVC has it too, and ends the stage
-        signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
-        code = process.wait()
-    raise typer.Exit(code)
+    raise typer.Exit(run_repro(context.args))
 
 
 @app.command()

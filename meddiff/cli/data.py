@@ -15,7 +15,7 @@ export_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Segm
 
 @catalog_app.command("rebuild")
 def catalog_rebuild() -> None:
-    """Read the project's files into the catalogue anew."""
+    """Read the project's files into the catalogue anew: a repair, since stages write it as they finish."""
     from meddiff.services import catalog
 
     counts = catalog.rebuild(*project())
@@ -99,7 +99,8 @@ def release_list(place: Place, endpoint: Endpoint = None) -> None:
     from meddiff.services.storage import open_store
 
     for release in list_releases(open_store(place, endpoint)):
-        print(f"{release.name}  {release.pairs} pairs  {release.bytes / 1e6:.1f} MB  {release.created}")
+        print(f"{release.name}  {release.pairs} pairs  {release.bytes / 1e6:.1f} MB  {release.created}"
+              + (f"  WITHDRAWN: {release.withdrawn}" if release.withdrawn else ""))
 
 
 @export_app.command("folder")
@@ -131,9 +132,12 @@ def export_trained(
     seed: Annotated[int | None, typer.Option(help="Of its training; that of the best validation Dice if not given.")] = None,
 ) -> None:
     """Write a trained segmenter for other programs, chosen by validation; README.md says how to use it."""
+    from meddiff.delivery.deliveries import note_delivery, present_generators
     from meddiff.delivery.segmenters import export_segmenter
 
-    row = export_segmenter(project()[0], out, kind, arm, seed).row
+    layout, params = project()
+    row = export_segmenter(layout, out, kind, arm, seed).row
+    note_delivery(layout, params, "export", f"segmenter {row.arm} {row.seed}", str(out.resolve()), present_generators(layout), 0)
     print(f"{out}: arm {row.arm}, seed {row.seed}, validation Dice {row.dice:.4f}; README.md says how to use it")
     print("research use only: no medical device")
 

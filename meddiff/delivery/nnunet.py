@@ -15,10 +15,12 @@ import numpy as np
 from PIL import Image
 
 from meddiff.cases import Case, write_image
+from meddiff.delivery.deliveries import note_delivery, present_generators
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
 from meddiff.outputs.cases import read_cases
 from meddiff.outputs.pairs import KINDS, nothing
+from meddiff.outputs.sources import refuse_withdrawn_sources
 from meddiff.params import Params
 from meddiff.params.arms import TREATED, Arm, arm_names, arm_of
 from meddiff.progress import Report, silent
@@ -57,7 +59,7 @@ def export(
 
     Raises:
         MeddiffError: no such arm, the number is taken, a class has a name that nnU-Net reserves, the project isn't that far or
-            holds other classes than params.yaml, or an arm of pairs has none.
+            holds other classes than params.yaml or a withdrawn patient, or an arm of pairs has none.
     """
     names = params.prepare.classes
     if reserved := [name for name in names if name.lower() in _RESERVED]:
@@ -65,6 +67,7 @@ def export(
     dataset = Path(params.prepare.path).name if params.prepare.dataset == "folder" else params.prepare.dataset
     folder = out.resolve() / f"Dataset{number:03d}_{re.sub('[^A-Za-z0-9]+', '_', f'{dataset}_{arm}').strip('_')}"
     _check_free(folder, number)
+    refuse_withdrawn_sources(layout)
     real, validation = read_cases(layout.cases("train")), read_cases(layout.cases("val"))
     test = read_cases(layout.cases("test"), labelled=test_labels)
     row = _exportable(arm)
@@ -94,6 +97,7 @@ def export(
             "file_ending": ".png",
             "overwrite_image_reader_writer": "NaturalImage2DIO",
         })
+    note_delivery(layout, params, "export", "nnunet", str(folder), present_generators(layout), len(pairs))
     return Exported(folder, len(training) - len(pairs), len(pairs), len(validation), len(test))
 
 

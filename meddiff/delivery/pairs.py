@@ -9,6 +9,7 @@ from pathlib import Path
 from meddiff.cases import Case, write_mask
 from meddiff.delivery.clinical_pairs import write_dicom
 from meddiff.delivery.croissant import write_croissant
+from meddiff.delivery.deliveries import note_delivery
 from meddiff.delivery.nnunet import write_labels
 from meddiff.delivery.pair_formats import FORMATS
 from meddiff.errors import MeddiffError
@@ -16,6 +17,7 @@ from meddiff.layout import Layout, free_folder, replacing
 from meddiff.outputs.pairs import list_accepted
 from meddiff.outputs.samples import Records, read_records
 from meddiff.outputs.tables import BACKGROUNDS
+from meddiff.outputs.withdrawals import refuse_withdrawn
 from meddiff.pages import render
 from meddiff.params import Params
 from meddiff.progress import Report, silent
@@ -43,8 +45,8 @@ def export_pairs(layout: Layout, params: Params, out: Path, labels: bool = False
         The number of pairs.
 
     Raises:
-        MeddiffError: `out` holds files, nothing was accepted, labels are asked for where no mask file is, or the project isn't
-            that far.
+        MeddiffError: `out` holds files, nothing was accepted, a patient was withdrawn of whom they were made, labels are asked
+            for where no mask file is, or the project isn't that far.
     """
     out = free_folder(out, "pairs")
     if labels and kind not in _MASKED:
@@ -52,6 +54,8 @@ def export_pairs(layout: Layout, params: Params, out: Path, labels: bool = False
     if uid_root and kind != "dicom":
         raise MeddiffError("--uid-root", f"the format {kind} has no UIDs", "Leave it out, or add --format dicom")
     records, pairs, classes = read_records(layout.synthetic, layout.filtered), list_accepted(layout), params.prepare.classes
+    generators = sorted(set(records.samples["generator"]))
+    refuse_withdrawn(layout, generators, "exported")
     if not pairs:
         raise MeddiffError(layout.filtered, "there must be an accepted pair",
                            "Look at reports/quality, then train the generator longer or widen the filter's bounds")
@@ -77,6 +81,7 @@ def export_pairs(layout: Layout, params: Params, out: Path, labels: bool = False
         write_croissant(fresh, classes, {"images": _IMAGES.get(kind, ("images/*.png", "image/png")), kind: _SETS[kind]})
         (fresh / "README.md").write_text(render("delivery/pairs.md.j2", pairs=len(pairs), classes=classes, labels=labels,
                                                 size=params.prepare.size, kind=kind), encoding="utf-8")
+    note_delivery(layout, params, "export", kind, str(out), generators, len(pairs))
     return len(pairs)
 
 

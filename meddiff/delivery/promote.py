@@ -111,6 +111,7 @@ def promote(layout: Layout, params: Params, version: str | None = None, kind: Mo
     """
     registry = Registry(layout, params, kind)
     number = registry.number(version)
+    registry.refuse_withdrawn(number)
     chosen, champion = choose_evidence(registry, number, params.promote, evidence), registry.alias(_CHAMPION)
     decision = (judge(chosen, params.promote) if kind == GENERATOR else
                 judge_segmenter(chosen, params.promote, _over(registry, champion, number, params)))

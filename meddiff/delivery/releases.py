@@ -10,16 +10,18 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from meddiff import __version__
+from meddiff.delivery.deliveries import note_delivery
 from meddiff.delivery.release_card import release_card
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
 from meddiff.outputs.samples import Records, read_records
+from meddiff.outputs.withdrawals import refuse_withdrawn
 from meddiff.params import Params
 from meddiff.progress import Report, silent
 from meddiff.services.catalog import record_action
@@ -27,6 +29,7 @@ from meddiff.services.storage import CONNECTIONS, ObjectStore
 
 _FORMAT = "meddiff-release/1"
 MANIFEST = "manifest.json"
+_MARK = "withdrawn.txt"  # an object of a release that must not be used any more; says why
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FILE = re.compile(r"(images|masks)/(?!\.)[^/\\:\x00-\x1f]{1,200}\.png|samples\.csv|README\.md")
 _Item = TypeVar("_Item")
@@ -42,6 +45,7 @@ class Release:
         bytes: of all its files.
         generators: hashes of the models that made the samples.
         created: time of publication, ISO 8601, UTC.
+        withdrawn: why it must not be used any more, empty otherwise.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Release:
     bytes: int
     generators: tuple[str, ...]
     created: str
+    withdrawn: str = ""
 
 
 def publish(layout: Layout, params: Params, store: ObjectStore, name: str, report: Report = silent) -> Release:
@@ -60,7 +65,8 @@ def publish(layout: Layout, params: Params, store: ObjectStore, name: str, repor
         report: called after each file.
 
     Raises:
-        MeddiffError: the name is taken or not allowed, nothing was accepted, a file is missing, or the storage refuses.
+        MeddiffError: the name is taken or not allowed, nothing was accepted, a file is missing, a patient was withdrawn of whom
+            they were made, or the storage refuses.
     """
     if not _NAME.fullmatch(name):
         raise MeddiffError(f"release `{name}`", "a name has at most 100 letters, digits, dots, dashes and underscores",
@@ -70,6 +76,7 @@ def publish(layout: Layout, params: Params, store: ObjectStore, name: str, repor
     if table.empty:
         raise MeddiffError(layout.filtered, "a release holds at least one accepted pair",
                            "Run `dvc repro filter`, or loosen its bounds")
+    refuse_withdrawn(layout, sorted(set(table["generator"])), "published")
     _refuse_taken(store, name)
     manifest = {"format": _FORMAT, "name": name, "meddiff": __version__, "generators": sorted(set(table["generator"])),
                 "counts": _counts(records), "params": _public(params)}
@@ -90,6 +97,7 @@ def publish(layout: Layout, params: Params, store: ObjectStore, name: str, repor
     release = _release(store, manifest)
     record_action(layout, params, "released", release.url, f"{release.pairs} pairs of generator {', '.join(release.generators)}")
     _put(store, f"{name}/{MANIFEST}", json.dumps(manifest, indent=1).encode(), name)
+    note_delivery(layout, params, "release", name, store.url, release.generators, release.pairs)
     return release
 
 
@@ -99,14 +107,18 @@ def fetch(store: ObjectStore, name: str, dest: Path, report: Report = silent) ->
     `dest` appears or changes only when every file has come with the hash and size that the manifest tells.
 
     Raises:
-        MeddiffError: no complete release of this name, an object is missing or corrupt (its key is named), a manifest that isn't
-            ours or names files elsewhere, a `dest` that holds anything but an earlier release, or storage that refuses.
+        MeddiffError: no complete release of this name, it is withdrawn, an object is missing or corrupt (its key is named), a
+            manifest that isn't ours or names files elsewhere, a `dest` that holds anything but an earlier release, or storage
+            that refuses.
     """
     dest = dest.resolve()
     if dest.exists() and not (dest.is_dir() and ((dest / MANIFEST).is_file() or not any(dest.iterdir()))):
         raise MeddiffError(dest, "a release goes into a new or empty folder, or replaces an earlier release",
                            "Choose another folder")
     manifest = _read_manifest(store, name)
+    if why := _withdrawn(store, name):
+        raise MeddiffError(f"{store.url}{name}", f"a release must not be withdrawn, and it is ({why})",
+                           "Fetch another, and delete what you have of it")
 
     with replacing(dest) as fresh:
         def download(path: str) -> None:
@@ -130,8 +142,17 @@ def list_releases(store: ObjectStore) -> list[Release]:
     for name in store.folders():
         data = store.get(f"{name}/{MANIFEST}") if _NAME.fullmatch(name) else None
         if data is not None and f'"{_FORMAT}"'.encode() in data:
-            found.append(_release(store, _checked(store, name, data)))
+            found.append(replace(_release(store, _checked(store, name, data)), withdrawn=_withdrawn(store, name)))
     return sorted(found, key=lambda release: (release.created, release.name))
+
+
+def quarantine(store: ObjectStore, name: str, why: str) -> None:
+    """Mark a release as withdrawn: it is neither fetched any more, nor is anything of it deleted."""
+    store.put(f"{name}/{_MARK}", why.encode())
+
+
+def _withdrawn(store: ObjectStore, name: str) -> str:
+    return (store.get(f"{name}/{_MARK}") or b"").decode(errors="replace")
 
 
 def _counts(records: Records) -> dict[str, Any]:

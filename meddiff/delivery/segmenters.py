@@ -8,6 +8,7 @@ from meddiff.delivery.bundle import write_bundle
 from meddiff.delivery.onnx_model import write_onnx
 from meddiff.delivery.trained import Trained, choose_segmenter
 from meddiff.layout import Layout, free_folder, replacing
+from meddiff.outputs.sources import refuse_withdrawn_sources
 from meddiff.pages import render
 
 
@@ -30,9 +31,11 @@ def export_segmenter(layout: Layout, out: Path, kind: str, arm: str | None = Non
         arm, seed: see `choose_segmenter`.
 
     Raises:
-        MeddiffError: `out` holds files, nothing is trained, there is no such arm or seed, or a package is missing.
+        MeddiffError: `out` holds files, nothing is trained, there is no such arm or seed, a package is missing, or a
+            withdrawn patient is in the data.
     """
     out = free_folder(out, "segmenter")
+    refuse_withdrawn_sources(layout)
     trained = choose_segmenter(layout, arm, seed)
     with replacing(out) as fresh:
         WRITERS[kind](trained, fresh)

@@ -38,9 +38,9 @@ def describe_images(cases: Sequence[Case], modes: Collection[str]) -> str:
     return ", ".join([*words, *(["brought from more than 8 bits to 8"] if set(modes) & set(DEEP) else [])])
 
 
-def describe_look(looks: int) -> str:
-    """The day, and how often these test cases have been looked at, this time included; 0: not known."""
-    today = date.today().isoformat()
-    if not looks:
-        return today
-    return f"{today}, look {looks} at these test cases" + (" (of several looks the best is too good)" if looks > 1 else "")
+def describe_look(looks: int, about: Sequence[str] = ()) -> str:
+    """The day, how often these test cases have been looked at, this time included (0: not known), and what else is known."""
+    told = date.today().isoformat()
+    if looks:
+        told += f", look {looks} at these test cases" + (" (of several looks the best is too good)" if looks > 1 else "")
+    return " · ".join([told, *about])

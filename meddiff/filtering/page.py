@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from meddiff.cases import CLASS_COLOURS, Case, Pixels, outlined
+from meddiff.filtering.alike import nearest_alike
 from meddiff.filtering.decisions import copy_bound
+from meddiff.filtering.features import Extractor
 from meddiff.filtering.reviewing import PERSON
 from meddiff.pages import Picture, render
 from meddiff.params import FilterParams
@@ -37,7 +39,7 @@ class Tile:
         image: `[H, W, 3]` uint8 RGB.
         mask: `[H, W]` uint8 of 0 to K, as generated.
         corroded: the same after corrosion; None unless accepted.
-        nearest: the annotated case that it copies; None unless rejected as a copy.
+        nearest: the annotated case that it copies, else the nearest one of its kind; None without any.
     """
 
     id: str
@@ -57,7 +59,7 @@ def choose(decisions: pd.DataFrame) -> list[str]:
 
 
 def make_tiles(decisions: pd.DataFrame, cases: Sequence[Case], read: Callable[[str, str], tuple[Pixels, Pixels]],
-               read_corroded: Callable[[str], Pixels]) -> list[Tile]:
+               read_corroded: Callable[[str], Pixels], extractor: Extractor) -> list[Tile]:
     """The samples that are shown, of those that `choose` picks.
 
     Args:
@@ -65,14 +67,17 @@ def make_tiles(decisions: pd.DataFrame, cases: Sequence[Case], read: Callable[[s
         cases: annotated, of which samples may be copies.
         read: batch and id of a sample -> its image and mask.
         read_corroded: id of an accepted sample -> its corroded mask.
+        extractor: by which the nearest case of each sample's kind is found, see `alike`.
     """
     real, rows = {case.id: case for case in cases}, decisions.set_index("id").loc[choose(decisions)]
-    return [Tile(str(row.Index), *read(row.batch, row.Index), read_corroded(row.Index) if row.verdict == "accepted" else None,
-                 real[row.nearest] if row.reason == "copy" else None) for row in rows.itertuples()]
+    pairs = [read(row.batch, row.Index) for row in rows.itertuples()]
+    return [Tile(str(row.Index), *pair, read_corroded(row.Index) if row.verdict == "accepted" else None,
+                 real[row.nearest] if row.reason == "copy" else alike)
+            for row, pair, alike in zip(rows.itertuples(), pairs, nearest_alike(pairs, cases, extractor), strict=True)]
 
 
 def quality_page(verdicts: Sequence["BatchVerdict"], decisions: pd.DataFrame, params: FilterParams, tiles: Sequence[Tile],
-                 docs: str, classes: Sequence[str] = ("lesion",), reviewed: Sequence[str] = ()) -> str:
+                 docs: str, classes: Sequence[str] = ("lesion",), reviewed: Sequence[str] = (), made: Sequence[str] = ()) -> str:
     """Compose the page.
 
     Args:
@@ -83,6 +88,7 @@ def quality_page(verdicts: Sequence["BatchVerdict"], decisions: pd.DataFrame, pa
         docs: relative link to Great Expectations' own pages.
         classes: names of the classes of lesions; with several, outlines have the colours of their classes.
         reviewed: what became of the decisions of people, a line each.
+        made: what made the samples: commit, run and model version.
 
     Returns:
         A complete HTML document that loads nothing from elsewhere.
@@ -96,6 +102,7 @@ def quality_page(verdicts: Sequence["BatchVerdict"], decisions: pd.DataFrame, pa
                     if (rows[tile.id]["verdict"] == "accepted") == used] for used in (True, False)}
     return render("filtering/quality.html.j2", accepted=int(accepted.sum()), samples=len(decisions), batches=batches,
                   passed=sum(verdict.passed for verdict in verdicts), docs=docs, shares=_shares(decisions), reviewed=reviewed,
+                  made=" · ".join(made),
                   charts=_charts(decisions, params),
                   groups=[("Accepted samples", shown[True], masks + corroded),
                           ("Rejected and quarantined samples", shown[False], masks)])
@@ -143,7 +150,9 @@ def _shown(tile: Tile, row: Mapping[str, Any], classes: int) -> dict[str, Any]:
     """What the page tells of a sample; its kind is `accepted`, `quarantined` or the rule that rejected it."""
     kind, wide = str(row["reason"] if row["verdict"] == "rejected" else row["verdict"]), tile.nearest is not None
     by_hand = ["kept by a person"] if kind == "accepted" and row["reason"] == PERSON else []
-    lines = [f"nearest: {row['nearest']}" + (" (right)" if wide else ""), f"similarity {row['similarity']:.3f}",
+    alike = tile.nearest.id if tile.nearest else row["nearest"]
+    near = f"nearest: {alike}" if alike == row["nearest"] else f"nearest of its kind: {alike}, of all: {row['nearest']}"
+    lines = [near + (" (right)" if wide else ""), f"similarity {row['similarity']:.3f}",
              f"agreement {row['agreement']:.2f}", f"contrast {row['contrast']:.1f}"]
     return {"picture": Picture(tile.id, tile_picture(tile, classes), tile.id), "kind": kind, "colour": _KINDS[kind], "wide": wide,
             "lines": [str(row["reason"]), *lines] if kind == "quarantined" else [*by_hand, *lines]}

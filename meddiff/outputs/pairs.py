@@ -10,7 +10,9 @@ import numpy as np
 from meddiff.cases import Case, read_image, read_mask
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
+from meddiff.outputs.samples import read_samples
 from meddiff.outputs.tables import BACKGROUNDS, DECISIONS
+from meddiff.outputs.withdrawals import read_withdrawals, refuse_withdrawn
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,10 @@ def list_accepted(layout: Layout, corroded: bool = True) -> list[PairFiles]:
         corroded: with their corroded masks, else with the masks that guided the painting.
 
     Raises:
-        MeddiffError: the table is missing.
+        MeddiffError: the table is missing, or a patient was withdrawn of whom they were made.
     """
     return [_files(layout, id, batch, layout.filtered if corroded else layout.synthetic / batch)
-            for id, batch, verdict in _decisions(layout.filtered) if verdict == "accepted"]
+            for id, batch, verdict in _decisions(layout) if verdict == "accepted"]
 
 
 def list_unfiltered(layout: Layout, seed: int = 0) -> list[PairFiles]:
@@ -51,7 +53,7 @@ def list_unfiltered(layout: Layout, seed: int = 0) -> list[PairFiles]:
     Raises:
         MeddiffError: the table is missing.
     """
-    rows = _decisions(layout.filtered)
+    rows = _decisions(layout)
     n = sum(verdict == "accepted" for _, _, verdict in rows)
     drawn = sorted(np.random.default_rng(seed).permutation(len(rows))[:n])
     return [_files(layout, id, batch, layout.synthetic / batch) for id, batch, _ in (rows[i] for i in drawn)]
@@ -100,6 +102,9 @@ def _files(layout: Layout, id: str, batch: str, masks: Path) -> PairFiles:
     return PairFiles(id, layout.synthetic / batch / "images" / f"{id}.png", masks / "masks" / f"{id}.png", batch)
 
 
-def _decisions(filtered: Path) -> list[tuple[str, str, str]]:
-    decisions = DECISIONS.read(filtered, "id", "batch", "verdict").sort_values("id")
+def _decisions(layout: Layout) -> list[tuple[str, str, str]]:
+    """Id, batch and verdict of the samples, unless a withdrawn patient is in them."""
+    decisions = DECISIONS.read(layout.filtered, "id", "batch", "verdict").sort_values("id")
+    if read_withdrawals(layout):
+        refuse_withdrawn(layout, sorted(set(read_samples(layout.synthetic, "id", "generator")["generator"])), "used")
     return list(decisions.itertuples(index=False, name=None))

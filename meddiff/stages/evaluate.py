@@ -69,7 +69,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     scored, losses = mean_over_classes(with_lesion(table)), read_losses(layout.generator)
     pictures = make_pictures(scored, summary, cases, masks, pairs, losses, settings.pictures, len(classes))
     phantoms, title = dataset == "demo", f"{dataset}, {describe_images(cases, {row.mode for row in rows})}"
-    page = report_page(summary, pictures, title, describe_look(looks), settings.tolerance, phantoms)
+    page = report_page(summary, pictures, title, describe_look(looks, tracker.about()), settings.tolerance, phantoms)
     write_report(layout, settings, table, together, summary, pictures, page, cases, masks, len(classes))
     fidelity = layout.filtered / "fidelity.json"
     tracker.headline(summary.headlines() | (memorisation(json.loads(fidelity.read_text())) if fidelity.is_file() else {}))

@@ -37,8 +37,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     params = use_machine(params)
     settings, device, begun, read = params.filter, params.compute.device, time.monotonic(), partial(read_pair, layout.synthetic)
     cases, samples = read_cases(layout.cases("train")), read_samples(layout.synthetic, "id", "batch")
-    reviews = current_reviews(layout, samples)
-    inspector = Segmenter.load(layout.inspector, device, "backgrounds")
+    reviews, inspector = current_reviews(layout, samples), Segmenter.load(layout.inspector, device, "backgrounds")
     extractor = load_extractor(settings.extractor, settings.extractor_revision, device, inspector)
     real, size, prepared = measure_real(cases, extractor), cases[0].image.shape[0], time.monotonic()
     with bar("filter") as report:
@@ -67,8 +66,9 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
         fidelity = compare_samples(extractor, cases, read_cases(layout.cases("val")), painted, kept, corroded)
         numbers = fidelity.as_json() | {"corrosion": corrosion.numbers()}
         (filtered / "fidelity.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
-        tiles = make_tiles(decisions, cases, read, lambda id: read_mask(masks / f"{id}.png"))
-        page = quality_page(verdicts, decisions, settings, tiles, "data_docs/index.html", params.prepare.classes, reviewed.words)
+        page = quality_page(verdicts, decisions, settings, make_tiles(
+            decisions, cases, read, lambda id: read_mask(masks / f"{id}.png"), extractor), "data_docs/index.html",
+            params.prepare.classes, reviewed.words, tracker.about())
         (quality / "index.html").write_text(page, encoding="utf-8")
     tracker.headline({"acceptance": len(accepted) / len(decisions), "copies": float((table["rule"] == "copy").mean())})
     tracker.metrics(count_decisions(table, real, settings) | fidelity.numbers() | reviewed.numbers()

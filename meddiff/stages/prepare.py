@@ -11,9 +11,11 @@ from meddiff.datasets.accounts import flagged_cases, left_out_cases, similar_pai
 from meddiff.datasets.adapters import passed_over, tell_categories, tell_left_out
 from meddiff.datasets.plausibility import outline_sheet
 from meddiff.datasets.preparation import count_cases, divide, list_cases, prepare_cases, tell_cases
+from meddiff.datasets.withdrawn import without_withdrawn
 from meddiff.layout import Layout
 from meddiff.outputs.pairs import PairFiles
 from meddiff.outputs.prepared import write_prepared
+from meddiff.outputs.withdrawals import project_salt, read_withdrawals
 from meddiff.params import Params
 from meddiff.pretrained import FOUNDATION, photographs
 from meddiff.progress import bar, tell
@@ -27,8 +29,10 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
         MeddiffError: the dataset breaks a rule (see `adapters`, `cases`, `splits`), or has no (labelled) lesion of a class.
     """
     settings, source = params.prepare, layout.root / params.prepare.path
-    raw = list_cases(source, settings)
-    passed = [] if settings.dataset == "demo" else passed_over(settings.dataset, source, raw)
+    listed, withdrawn = list_cases(source, settings), read_withdrawals(layout)
+    raw, gone = without_withdrawn(listed, {hash: entry.patient for entry in withdrawn for hash in entry.raw},
+                                  project_salt(layout) if withdrawn else "")
+    passed = [*gone, *([] if settings.dataset == "demo" else passed_over(settings.dataset, source, listed))]
     layout.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="prepare-", dir=layout.work) as folder:
         staging = Path(folder)

@@ -13,6 +13,7 @@ from meddiff.layout import Layout
 
 if TYPE_CHECKING:
     from meddiff.params import Params
+    from meddiff.services.tracking.recording import Recorder
 
 
 @contextmanager
@@ -26,7 +27,7 @@ def _turn(params: "Params", stage: str) -> Iterator[None]:
 
 
 def execute(stage: str, root: Path) -> None:
-    """Run one stage in the project at `root`, recorded in MLflow.
+    """Run one stage in the project at `root`, recorded in MLflow and in the catalogue.
 
     When the stage fails below DVC, the outputs that DVC removed before it are brought back from DVC's cache.
 
@@ -38,10 +39,13 @@ def execute(stage: str, root: Path) -> None:
     layout = Layout(root)
     try:
         params = load_params(layout.params)
+        from meddiff.outputs.sources import refuse_withdrawn_sources
         from meddiff.services.tracking import stage_run
         from meddiff.stages.preflight import check_ahead
 
         check_ahead(params, stage)
+        if stage != "prepare":
+            refuse_withdrawn_sources(layout)
         with _turn(params, stage), stage_run(layout, params, stage) as tracker:
             import_module(f"meddiff.stages.{stage}").run(layout, params, tracker)
     except BaseException:
@@ -54,3 +58,17 @@ def execute(stage: str, root: Path) -> None:
                 print(redacted(f"earlier outputs of {stage} could not be brought back, try `dvc checkout`: {second}"),
                       file=sys.stderr)
         raise
+    _catalogue(layout, params, stage, tracker)
+
+
+def _catalogue(layout: Layout, params: "Params", stage: str, tracker: "Recorder") -> None:
+    """Write the finished stage into the catalogue. Its work counts also where that fails: one line says so, a rebuild repairs."""
+    from meddiff.services.catalog import REBUILD, RECORDED, record_stage
+
+    if stage not in RECORDED:
+        return
+    try:
+        record_stage(layout, params, stage, **tracker.execution())
+    except Exception as e:
+        print(redacted(f"{stage}: finished, but not in the catalogue ({' '.join(str(e).split())}). {REBUILD} when it answers"),
+              file=sys.stderr)

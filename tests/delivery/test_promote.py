@@ -264,6 +264,21 @@ def test_each_execution_that_evaluates_is_a_look_at_its_test_cases(layout: Layou
     assert "looks at these test cases: 3, 1 of them with this version" in decision.reasons
 
 
+def test_the_page_of_a_model_shows_what_was_measured_with_it(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = {**GOOD, "dice_synthetic": 0.7, "gain": 0.02, "gain_upper": 0.03}
+    execution(layout, "one", measured, monkeypatch)
+    client = Registry(layout, Params()).server.client
+    version = client.get_model_version(Params().promote.model, "1")
+    for words in ("Research use only", "demo 64 px, 10 labelled", "trained on synthetic | 0.7000", "+2.0 (+1.0 to +3.0)",
+                  "| 50.0% |", "meddiff lineage models:/"):
+        assert words in version.description
+    assert (version.tags["dice_synthetic"], version.tags["data"]) == ("0.7", "demo 64 px, 10 labelled")
+    logged = {metric.key: metric.value for metric in client.get_logged_model(version.model_id).metrics}
+    assert {name: logged[name] for name in measured} == measured
+    client.delete_model_version(Params().promote.model, "1")
+    execution(layout, "two", measured, monkeypatch, f"{Params().promote.model}/1")  # somebody deleted what is used again
+
+
 def test_the_model_answers_requests_and_holds_no_pickle(layout: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
                                                         capfd: pytest.CaptureFixture[str]) -> None:
     execution(layout, "one", GOOD, monkeypatch)

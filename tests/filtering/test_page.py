@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from meddiff.cases import CLASS_COLOURS
+from meddiff.cases import CLASS_COLOURS, Case
+from meddiff.filtering.alike import nearest_alike
+from meddiff.filtering.features import Extractor
 from meddiff.filtering.page import CORRODED, MASK, Tile, quality_page, tile_picture
 from meddiff.params import FilterParams
 from tests.markup import Checker
@@ -87,3 +89,26 @@ def test_scores_that_are_missing_or_beyond_their_bounds_draw() -> None:
     for table in (rows, rows[:1], []):
         page = quality_page([], pd.DataFrame(table, columns=list(rows[0])), FilterParams(min_contrast=250.0), [], "docs")
         assert page.count("data:image/png;base64,") == 3
+
+
+def test_the_nearest_case_of_its_own_kind_is_shown() -> None:
+    """A gray sample lies beside a gray case even where one in colour is nearer, and one of another class is never shown."""
+    rng = np.random.default_rng(0)
+
+    def pair(label: int, colour: bool, inside: int) -> tuple[np.ndarray, np.ndarray]:
+        mask = np.zeros((32, 32), np.uint8)
+        mask[8:8 + rng.integers(10, 16), 8:8 + rng.integers(10, 16)] = label
+        gray = np.clip(np.where(mask, inside, 150)[..., None] + rng.normal(0, 6, (32, 32, 1)), 0, 255)
+        return np.uint8(gray * ([1.0, 0.6, 0.5] if colour else [1, 1, 1])), mask
+
+    cases = [Case(f"{'colour' if colour else 'gray'}_{label}_{i}", *pair(label, colour, 60 + 5 * i), group=f"p{label}{colour}{i}")
+             for label in (1, 2) for colour in (False, True) for i in range(3)]
+    samples = [pair(1, False, 64), pair(2, True, 64), pair(1, True, 64), (samples_image := pair(1, False, 64)[0], np.zeros(
+        samples_image.shape[:2], np.uint8))]
+    nearest = [case.id[:-2] if case else "" for case in nearest_alike(samples, cases, Extractor("lesion statistics"))]
+    assert nearest == ["gray_1", "colour_2", "colour_1", ""]
+    shown = replace(tile(), nearest=cases[0])
+    page = quality_page([], pd.DataFrame([decided("s1")]), FilterParams(), [shown], "docs", made=("commit abc", "run 7"))
+    assert "nearest of its kind: gray_1_0, of all: c (right)" in page
+    assert "commit abc · run 7" in page
+    assert Image.open(BytesIO(tile_picture(shown, 1))).width > Image.open(BytesIO(tile_picture(tile(), 1))).width

@@ -17,6 +17,8 @@ from alembic.migration import MigrationContext
 
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
+from meddiff.outputs.rows import BackgroundRow, CaseRow
+from meddiff.outputs.tables import BACKGROUNDS, CASES
 from meddiff.params import Params
 from meddiff.services import catalog
 from meddiff.services.catalog.models import VERSION_TABLE, Base
@@ -280,3 +282,71 @@ def test_a_database_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_work_tree_writes_as_its_project(tmp_path: Path) -> None:
     assert catalog.project_name(Layout(tmp_path / "lab/.work/runs/1"), Params()) == "lab"
     assert catalog.project_name(Layout(tmp_path / "lab"), Params()) == "lab"
+
+
+# ---- written by stages
+
+def prepared(layout: Layout, patients: int = 3) -> None:
+    """Tables as `prepare` and `backgrounds` leave them: two training images of each patient, the first of whom is `Ms Smith`."""
+    rows = [CaseRow(f"case_{i}", f"group_{i // 2}", 1, patient="Ms Smith" if i < 2 else f"Mr {i // 2}", raw_sha256=f"{i:064x}")
+            for i in range(2 * patients)]
+    for part, own in (("train", rows[:-1]), ("val", rows[-1:]), ("test", [])):
+        layout.cases(part).mkdir(parents=True, exist_ok=True)
+        CASES.write(layout.cases(part), own)
+    layout.backgrounds.mkdir(exist_ok=True)
+    BACKGROUNDS.write(layout.backgrounds, [BackgroundRow(f"normal_{i}", f"removed:case_{i}") for i in range(2 * patients)])
+
+
+def test_stages_write_the_catalogue_by_execution(params: Params, tmp_path: Path) -> None:
+    layout = write_files(tmp_path / "lab", decided=False)
+    prepared(layout)
+    catalog.record_stage(layout, params, "generate", "first", "run1", "commit1", "meddiff-generator/1")
+    assert catalog.find(layout, params)[0].verdict == "undecided"
+    write_files(layout.root, generator="abc123")
+    catalog.record_stage(layout, params, "filter", "first", "run1", "commit1", "meddiff-generator/1")
+    catalog.record_stage(layout, params, "evaluate", "first", "run1", segmenter="meddiff-segmenter/1")
+    before = catalog.show(layout, params, "s0000000000")
+    assert (before.execution, before.model, before.source) == ("first", "meddiff-generator/1", "case_0")
+    assert before.verdict == "accepted"
+    write_files(layout.root, n=2, generator="def456")
+    catalog.record_stage(layout, params, "filter", "second", "run2")
+    assert [record.generator for record in catalog.find(layout, params)] == ["def456"] * 2
+    assert catalog.show(layout, params, "s0000000005").execution == "first"  # of the newest that has it
+    history = catalog.read_history(layout, params)
+    assert [(each.id, each.generator, each.segmenter, each.commit) for each in history.executions] == [
+        ("second", "", "", ""), ("first", "meddiff-generator/1", "meddiff-segmenter/1", "commit1")]
+    assert {(made.execution, made.generator, made.samples, made.accepted) for made in history.made} == {
+        ("first", "abc123", 6, 1), ("second", "def456", 2, 1)}
+    assert len(history.cases) == 1  # of equal datasets the images stand once
+    (images,) = history.cases.values()
+    assert [(image.id, image.part) for image in images] == [(f"case_{i}", "train") for i in range(5)] + [("case_5", "val")]
+    assert {pair[1] for pair in catalog.painted_into(layout, params, images[0].patient)} == {"s0000000000", "s0000000001"}
+
+
+def test_a_patient_is_a_salted_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(catalog.URL_VARIABLE, raising=False)
+    known = []
+    for name in ("one", "two"):
+        layout = write_files(tmp_path / name)
+        prepared(layout)
+        catalog.rebuild(layout, Params())
+        known.append(catalog.show(layout, Params(), "s0000000000").patient)
+        assert b"Smith" not in (layout.work / "catalog.db").read_bytes()
+    assert known[0] != known[1], "each project has a salt of its own"
+    assert all(len(hash) == 12 for hash in known)
+
+
+def test_what_a_work_tree_wrote_outlives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(catalog.URL_VARIABLE, raising=False)
+    tree = write_files(tmp_path / "lab/.work/runs/1")
+    prepared(tree)
+    catalog.record_stage(tree, Params(), "filter", "flow")
+    shutil.rmtree(tree.root)
+    assert catalog.show(Layout(tmp_path / "lab"), Params(), "s0000000000").execution == "flow"
+
+
+def test_a_delivery_is_kept(params: Params, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "lab")
+    catalog.record_delivery(layout, params, "release", "v1", "file:///share/", ["b", "a"], 7)
+    (sent,) = catalog.read_history(layout, params).deliveries
+    assert (sent.kind, sent.name, sent.place, sent.generators, sent.pairs) == ("release", "v1", "file:///share/", ("a", "b"), 7)

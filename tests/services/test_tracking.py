@@ -125,7 +125,7 @@ def test_one_run_for_the_execution_and_one_below_for_each_stage(project: Path) -
     stages = below(project, top)
     assert set(stages) == {"prepare", "filter", "evaluate"}
     assert {run.info.status for run in (top, *stages.values())} == {"FINISHED"}
-    assert top.info.run_name.startswith(f"demo {Params().prepare.n_labelled} labelled 20")
+    assert top.info.run_name.startswith(f"demo 64 px, {Params().prepare.n_labelled} labelled, 20")
     assert top.data.tags["meddiff.complete"] == "true"
     assert "3 stages" not in top.data.tags["mlflow.note.content"]
     assert "[finished]" in top.data.tags["mlflow.note.content"]

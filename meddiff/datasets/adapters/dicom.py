@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from meddiff.cases import short_hash
 from meddiff.datasets.adapters.dicom_headers import (
     SEGMENTATION,
     STRUCTURES,
@@ -14,7 +15,6 @@ from meddiff.datasets.adapters.dicom_headers import (
     dicom_files,
     is_dicom,
     read_headers,
-    short_hash,
 )
 from meddiff.datasets.adapters.dicom_marks import Marked, place_marks, read_marks
 from meddiff.datasets.adapters.dicom_pixels import DicomFrame

@@ -3,7 +3,6 @@
 Errors of the library are never quoted here: they may hold the values of tags, and so a person's name.
 """
 
-import hashlib
 import logging
 import re
 import warnings
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from meddiff.cases import short_hash
 from meddiff.datasets.adapters.listing import visible_files
 from meddiff.environment import require_extra
 from meddiff.errors import MeddiffError
@@ -96,11 +96,6 @@ class DicomHeader:
     def stacked(self) -> bool:
         """Whether its series is a volume, of which it shows slices."""
         return self.modality in _STACKS and bool(self.planes)
-
-
-def short_hash(*texts: str) -> str:
-    """The first 12 hexadecimal digits of a SHA-256."""
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
 
 
 def silence_pydicom() -> None:

@@ -45,8 +45,8 @@ class LeftOut:
 
     Attributes:
         id: of a case, or a file's place below the dataset's folder.
-        what: `case`, `annotation` of a case that is used, `file`, `name` in groups.json or groups.csv, `frames` of a file that
-            gives others, or `flag` of a case that is used and should be looked at.
+        what: `case`, `patient` (a salted hash), `annotation` of a case that is used, `file`, `name` in groups.json or groups.csv,
+            `frames` of a file that gives others, or `flag` of a case that is used and should be looked at.
         reason: why, and what helps.
     """
 
@@ -189,7 +189,8 @@ def tell_left_out(listed: Sequence[LeftOut]) -> list[str]:
         kinds[each.what, each.reason, folder.split("/")[0]].append(each.id)
     words = {"file": ("file isn't read", "files aren't read"), "name": ("name has no image", "names have no image"),
              "annotation": ("annotation isn't used", "annotations aren't used"),
-             "case": ("image is left out", "images are left out"), "flag": ("image is flagged", "images are flagged"),
+             "case": ("image is left out", "images are left out"),
+             "patient": ("patient is left out", "patients are left out"), "flag": ("image is flagged", "images are flagged"),
              "frames": ("file gives some of its frames or slices", "files give some of their frames or slices")}
     return [f"{len(ids)} {words[what][len(ids) > 1]} ({some(ids)}): {reason}" for (what, reason, _), ids in kinds.items()]
 

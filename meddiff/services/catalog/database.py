@@ -60,7 +60,7 @@ def check(layout: Layout, params: Params) -> str:
 
 
 def _url(layout: Layout, params: Params) -> sa.URL:
-    text = os.environ.get(URL_VARIABLE) or params.catalog.url or f"sqlite:///{layout.work.resolve() / 'catalog.db'}"
+    text = os.environ.get(URL_VARIABLE) or params.catalog.url or f"sqlite:///{layout.home / '.work/catalog.db'}"
     form = "a database URL has the form sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
     try:
         url = sa.make_url(text)
@@ -111,8 +111,7 @@ def _cause(error: Exception) -> str:
 
 def project_name(layout: Layout, params: Params) -> str:
     """Name that a project's rows carry: `catalog.project`, or that of its folder, also in a work tree below its `.work/`."""
-    root = layout.root.resolve()
-    return params.catalog.project or (root.parts[root.parts.index(".work") - 1] if ".work" in root.parts else root.name)
+    return params.catalog.project or layout.home.name
 
 
 def claim_project(session: Session, project: str, rebuilt: datetime | None = None) -> None:

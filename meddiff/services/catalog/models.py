@@ -8,6 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+FILES = "files"
 VERSION_TABLE = "meddiff_schema"  # alembic's, which holds the last migration that ran
 
 
@@ -23,11 +24,43 @@ class ProjectEntry(Base):
     rebuilt: Mapped[datetime | None] = mapped_column(sa.DateTime)
 
 
+class ExecutionEntry(Base):
+    """One execution of the pipeline. `FILES` is none: it stands for the files of the project as a rebuild read them.
+
+    `run` is MLflow's, `commit` git's; `generator` and `segmenter` are NAME/VERSION in the registry; `dataset` names the images.
+    """
+
+    __tablename__ = "meddiff_executions"
+    project: Mapped[str] = mapped_column(sa.ForeignKey(ProjectEntry.name), primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    run: Mapped[str]
+    commit: Mapped[str]
+    generator: Mapped[str]
+    segmenter: Mapped[str]
+    dataset: Mapped[str] = mapped_column(index=True)
+    at: Mapped[datetime] = mapped_column(sa.DateTime)
+
+
+class CaseEntry(Base):
+    """An image of a dataset, see `outputs.sources.Source`; `patient` is a salted hash."""
+
+    __tablename__ = "meddiff_cases"
+    project: Mapped[str] = mapped_column(sa.ForeignKey(ProjectEntry.name), primary_key=True)
+    dataset: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    part: Mapped[str]
+    labelled: Mapped[bool]
+    patient: Mapped[str] = mapped_column(index=True)
+    file: Mapped[str]
+
+
 class BatchEntry(Base):
     """A folder of samples and the verdict of its quality check."""
 
     __tablename__ = "meddiff_batches"
-    project: Mapped[str] = mapped_column(sa.ForeignKey(ProjectEntry.name), primary_key=True)
+    __table_args__ = (sa.ForeignKeyConstraint(["project", "execution"], ["meddiff_executions.project", "meddiff_executions.id"]),)
+    project: Mapped[str] = mapped_column(primary_key=True)
+    execution: Mapped[str] = mapped_column(primary_key=True)
     id: Mapped[str] = mapped_column(primary_key=True)
     samples: Mapped[int]
     passed: Mapped[bool | None]
@@ -35,11 +68,16 @@ class BatchEntry(Base):
 
 
 class SampleEntry(Base):
-    """A generated pair and what it was made from. `generator` is the hash of fine-tuned pipeline and mask model together."""
+    """A generated pair and what it was made from. `generator` is the hash of fine-tuned pipeline and mask model together.
+
+    `source` is the case that was painted into, `patient` whose it is, as a salted hash.
+    """
 
     __tablename__ = "meddiff_samples"
-    __table_args__ = (sa.ForeignKeyConstraint(["project", "batch"], ["meddiff_batches.project", "meddiff_batches.id"]),)
+    __table_args__ = (sa.ForeignKeyConstraint(["project", "execution", "batch"], [
+        "meddiff_batches.project", "meddiff_batches.execution", "meddiff_batches.id"]),)
     project: Mapped[str] = mapped_column(primary_key=True)
+    execution: Mapped[str] = mapped_column(primary_key=True)
     id: Mapped[str] = mapped_column(primary_key=True)
     batch: Mapped[str]
     seed: Mapped[int] = mapped_column(sa.BigInteger)
@@ -48,14 +86,18 @@ class SampleEntry(Base):
     guidance_scale: Mapped[float]
     steps: Mapped[int]
     generator: Mapped[str] = mapped_column(index=True)
+    source: Mapped[str]
+    patient: Mapped[str] = mapped_column(index=True)
 
 
 class DecisionEntry(Base):
     """The filter's scores and verdict on a sample."""
 
     __tablename__ = "meddiff_decisions"
-    __table_args__ = (sa.ForeignKeyConstraint(["project", "id"], ["meddiff_samples.project", "meddiff_samples.id"]),)
+    __table_args__ = (sa.ForeignKeyConstraint(["project", "execution", "id"], [
+        "meddiff_samples.project", "meddiff_samples.execution", "meddiff_samples.id"]),)
     project: Mapped[str] = mapped_column(primary_key=True)
+    execution: Mapped[str] = mapped_column(primary_key=True)
     id: Mapped[str] = mapped_column(primary_key=True)
     similarity: Mapped[float | None]
     nearest: Mapped[str | None]
@@ -92,3 +134,17 @@ class ActionEntry(Base):
     reason: Mapped[str]
     before: Mapped[str]
     after: Mapped[str]
+
+
+class DeliveryEntry(Base):
+    """Pairs that left the project: a release or an export, and where to. `generators` is a JSON list of those of its samples."""
+
+    __tablename__ = "meddiff_deliveries"
+    number: Mapped[int] = mapped_column(primary_key=True)
+    project: Mapped[str] = mapped_column(sa.ForeignKey(ProjectEntry.name), index=True)
+    kind: Mapped[str]
+    name: Mapped[str]
+    place: Mapped[str]
+    generators: Mapped[str]
+    pairs: Mapped[int]
+    at: Mapped[datetime] = mapped_column(sa.DateTime)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from meddiff.outputs.sources import Source
+
 
 @dataclass(frozen=True)
 class CatalogCounts:
@@ -51,12 +53,73 @@ class ActionRecord:
 
 
 @dataclass(frozen=True)
+class ExecutionRecord:
+    """One execution of the pipeline, see `models.ExecutionEntry`."""
+
+    id: str
+    run: str
+    commit: str
+    generator: str
+    segmenter: str
+    dataset: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class DeliveryRecord:
+    """Pairs that left the project.
+
+    Attributes:
+        kind: `release` or `export`.
+        name, place: of the release, and its storage; of an export its format and folder.
+        generators: hashes of the models that made the samples.
+    """
+
+    kind: str
+    name: str
+    place: str
+    generators: tuple[str, ...]
+    pairs: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class MadeRecord:
+    """How many samples of a generator, given by the hash that they carry, an execution wrote down."""
+
+    execution: str
+    generator: str
+    samples: int
+    accepted: int
+
+
+@dataclass(frozen=True)
+class History:
+    """What became of a project's datasets.
+
+    Attributes:
+        executions: the newest first.
+        cases: dataset of an execution -> its images.
+        made: samples by execution and generator.
+        deliveries: the oldest first.
+    """
+
+    executions: tuple[ExecutionRecord, ...]
+    cases: dict[str, tuple[Source, ...]]
+    made: tuple[MadeRecord, ...]
+    deliveries: tuple[DeliveryRecord, ...]
+
+
+@dataclass(frozen=True)
 class SampleRecord:
     """Where a sample comes from and what became of it.
 
     Attributes:
         seed: of background, mask and noise.
         background: id of the image that was painted into, or `given`.
+        source, patient: the dataset's case that it is or was made from, and whose that is, as a salted hash.
+        execution: that wrote it down: of the pipeline, or `files` for what a rebuild read; `model` is the generator's
+            NAME/VERSION in the registry, where it is known.
         area: share of the image that the mask covers, 0 to 1.
         generator: hash of the model that made it; `promotions` are those recorded for this hash.
         similarity, nearest, agreement, contrast: the filter's scores and the nearest real case; None before `filter` ran.
@@ -69,6 +132,10 @@ class SampleRecord:
     batch: str
     seed: int
     background: str
+    source: str
+    patient: str
+    execution: str
+    model: str
     area: float
     guidance_scale: float
     steps: int

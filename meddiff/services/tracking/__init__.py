@@ -12,6 +12,14 @@ import pandas as pd
 
 from meddiff.services.tracking.evidence import Evidence, count_looks, hash_summary, list_evidence
 from meddiff.services.tracking.execution import pending_execution
+from meddiff.services.tracking.history import (
+    RunRecord,
+    VersionRecord,
+    find_version,
+    list_versions,
+    read_run,
+    withdraw_version,
+)
 from meddiff.services.tracking.links import registered_models
 from meddiff.services.tracking.lost import LostRun, end_lost
 from meddiff.services.tracking.models import GENERATOR, SEGMENTER, ModelKind, Registry, fetch_model, load_generator
@@ -29,11 +37,12 @@ from meddiff.services.tracking.webhooks import (
     try_webhook,
 )
 
-__all__ = ["GENERATOR", "SECRET_VARIABLE", "SEGMENTER", "Evidence", "LostRun", "ModelKind", "Registry", "Run", "StageRun",
-           "Unrecorded", "UnusedFiles", "add_webhook", "connect", "count_looks", "end_lost", "execution_run", "fetch_model",
-           "hash_summary", "kept_outputs", "list_evidence", "list_webhooks", "load_generator", "past_metrics",
-           "pending_execution", "recorded_action", "recorded_run", "registered_models", "remove_files", "remove_webhook",
-           "runs_page", "settle_files", "stage_run", "tracking_uri", "try_webhook", "ui_command", "unused_files"]
+__all__ = ["GENERATOR", "SECRET_VARIABLE", "SEGMENTER", "Evidence", "LostRun", "ModelKind", "Registry", "Run", "RunRecord",
+           "StageRun", "Unrecorded", "UnusedFiles", "VersionRecord", "add_webhook", "connect", "count_looks", "end_lost",
+           "execution_run", "fetch_model", "find_version", "hash_summary", "kept_outputs", "list_evidence", "list_versions",
+           "list_webhooks", "load_generator", "past_metrics", "pending_execution", "read_run", "recorded_action", "recorded_run",
+           "registered_models", "remove_files", "remove_webhook", "runs_page", "settle_files", "stage_run", "tracking_uri",
+           "try_webhook", "ui_command", "unused_files", "withdraw_version"]
 
 
 class StageRun(Protocol):
@@ -60,6 +69,9 @@ class StageRun(Protocol):
     def generator(self, folder: Path) -> None:
         """Log `folder` (see `served`) as an MLflow model and register it."""
 
+    def about(self) -> tuple[str, ...]:
+        """Commit, run and generator of the execution, in words for pages; nothing where nobody keeps them."""
+
     def segmenter(self, folder: Path, example: bytes, tags: Mapping[str, str]) -> None:
         """The same with the segmenters of an arm, their card as README.md, an image file as example, and tags of the version."""
 
@@ -81,5 +93,8 @@ class Unrecorded:
         return 0  # not known
 
     def generator(self, folder: Path) -> None: ...
+
+    def about(self) -> tuple[str, ...]:
+        return ()
 
     def segmenter(self, folder: Path, example: bytes, tags: Mapping[str, str]) -> None: ...

@@ -18,6 +18,7 @@ from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.services.tracking.server import Server, answering, as_default, connect
+from meddiff.services.tracking.withdrawn import refuse_withdrawn_version
 
 OUT = "meddiff.out."  # begins tags of a run that hold the hash of an output
 COMPLETE = "meddiff.complete"
@@ -125,7 +126,8 @@ def _requirements(kind: ModelKind) -> list[str]:
 
 @contextmanager
 def _registered(server: Server, uri: str) -> Iterator[None]:
-    """Where a registered model is read."""
+    """Where a registered model is read, unless it is withdrawn."""
+    refuse_withdrawn_version(server, uri)
     with answering(server.uri), as_default(server.uri):
         from mlflow.exceptions import MlflowException
 
@@ -200,6 +202,10 @@ class Registry:
                                f"there are {versions or 'none'}",
                                f"Run `dvc repro`, or `dvc repro -sf {self.kind.stage}` where DVC has all outputs already")
         return number or str(versions[-1])
+
+    def refuse_withdrawn(self, number: str) -> None:
+        """That a version isn't withdrawn; raises a MeddiffError if it is."""
+        refuse_withdrawn_version(self.server, f"models:/{self.name}/{number}")
 
     def alias(self, alias: str) -> str | None:
         """The version that `alias` names, or None."""

@@ -14,13 +14,15 @@ from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.services import versioning
 from meddiff.services.tracking import links, models
+from meddiff.services.tracking.cards import describe_generator, show_numbers
 from meddiff.services.tracking.evidence import count_looks
 from meddiff.services.tracking.execution import forget_execution, peak_memory, pending_execution, this_process
 from meddiff.services.tracking.links import HEADLINES, STAGE, link_skipped, out_tags, write_note
-from meddiff.services.tracking.runs import ERROR, PARENT, PROCESS, Run, execution_run, new_run
+from meddiff.services.tracking.runs import ERROR, EXECUTION, PARENT, PROCESS, Run, execution_run, new_run
 from meddiff.services.tracking.server import answering
 
 _LAST_STAGE = "evaluate"
+_MEASURING = ("generate", "filter", "evaluate")  # stages that register a model or measure with one
 
 
 class Recorder:
@@ -28,7 +30,8 @@ class Recorder:
 
     def __init__(self, layout: Layout, params: Params, own: Run, whole: Run) -> None:
         self.layout, self.params, self.own, self.whole = layout, params, own, whole
-        self.headlines: set[str] = set()
+        self.headlines = dict[str, float]()
+        self.noted: Any = None
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         self.own.metrics(values, step)
@@ -36,7 +39,7 @@ class Recorder:
     def headline(self, values: Mapping[str, float]) -> None:
         self.own.metrics(values)  # kept here too: a later execution that reuses the stage copies them from its run
         self.whole.metrics(values)
-        self.headlines |= set(values)
+        self.headlines |= values
 
     def file(self, path: Path, folder: str = "") -> None:
         self.own.file(path, folder)
@@ -49,14 +52,29 @@ class Recorder:
             import mlflow.data
             from mlflow.entities import DatasetInput, InputTag
 
-            noted = mlflow.data.from_pandas(frame, source=str(self.layout.root.resolve()), name=name)
-            inputs = [DatasetInput(noted._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])]
+            noted = mlflow.data.from_pandas(frame, source=str(self.layout.home), name=name)  # a work tree goes away
+            self.noted = noted._to_mlflow_entity()
+            inputs = [DatasetInput(self.noted, [InputTag("mlflow.data.context", context)])]
         for run in (self.own, self.whole):
             run.datasets(inputs)
 
     def look(self, test: str) -> int:
         self.whole.tags({models.LOOK: test})
         return count_looks(self.whole.server, test)
+
+    def execution(self) -> dict[str, str]:
+        """What the catalogue keeps of the execution: its name, run and commit, and the models that it registered or used."""
+        tags = links.tags_of(self.whole)
+        dirty = "-dirty" if tags.get("meddiff.git.dirty") == "true" else ""
+        return {"execution": tags[EXECUTION], "run": self.whole.id,
+                "commit": tags.get("mlflow.source.git.commit", "") + dirty,
+                **{kind.name: tags.get(kind.tag, "") for kind in models.KINDS_OF_MODELS}}
+
+    def about(self) -> tuple[str, ...]:
+        known = self.execution()
+        commit, model = known["commit"], known[models.GENERATOR.name]
+        words = [f"commit {commit[:12]}" + " with changes" * commit.endswith("-dirty")] if commit else []
+        return (*words, f"run {self.whole.id}", *([f"generator models:/{model}"] if model else []))
 
     def generator(self, folder: Path) -> None:
         self._register(models.GENERATOR, folder)
@@ -96,7 +114,9 @@ def stage_run(layout: Layout, params: Params, stage: str) -> Iterator[Recorder]:
             yield recorder
             entry = versioning.lock_entry(layout.root, stage)
             recorder.metrics({"peak_memory_mb": peak_memory()})
+            measured = dict(recorder.headlines)
             recorder.headline({f"seconds.{stage}": time.monotonic() - begun})
+            _show(recorder, stage, measured)
             own.tags(out_tags(entry) | {HEADLINES: ",".join(sorted(recorder.headlines))})
             _close(whole, layout, stage, entry)
         write_note(whole)
@@ -153,6 +173,19 @@ def _life(run: Run, where: str = "") -> Iterator[None]:
     else:
         run.untag(ERROR)
     run.status("FAILED" if run.error else "FINISHED")
+
+
+def _show(recorder: Recorder, stage: str, measured: Mapping[str, float]) -> None:
+    """Bring what a stage measured onto the pages of the models that were measured."""
+    if stage not in _MEASURING:
+        return
+    recorder.own.flush()
+    recorder.whole.flush()
+    tags = links.tags_of(recorder.whole)
+    made = {kind.tag: tags[kind.tag] for kind in models.KINDS_OF_MODELS if kind.tag in tags}
+    show_numbers(recorder.own, recorder.whole, made, measured, recorder.noted)
+    if models.GENERATOR.tag in made:
+        describe_generator(recorder.whole, recorder.params, made[models.GENERATOR.tag])
 
 
 def _close(whole: Run, layout: Layout, stage: str, entry: dict[str, Any]) -> None:

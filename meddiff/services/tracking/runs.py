@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from meddiff.errors import redacted
-from meddiff.layout import Layout
+from meddiff.layout import STAGES, Layout
 from meddiff.params import Params
 from meddiff.services import versioning
 from meddiff.services.tracking.execution import execution_id, this_process
@@ -18,6 +18,8 @@ PARENT = "mlflow.parentRunId"
 EXECUTION = "meddiff.execution"
 PROCESS = "meddiff.process"  # that works in the run, see `execution.this_process`
 ERROR = "meddiff.error"
+FLOW_VARIABLE = "MEDDIFF_FLOW_RUN"  # name of the flow run that an execution belongs to
+_TOP = "meddiff.top"                # of the run of an execution
 _FLUSH_SECONDS, _FLUSH_VALUES = 5.0, 500
 
 
@@ -125,10 +127,13 @@ def execution_run(layout: Layout, params: Params, execution: str = "", parent: s
     if begun:
         return Run(server, begun[0].info.run_id)
     commit = os.environ.get("MEDDIFF_GIT_COMMIT") or versioning.git_commit(layout.root)
-    tags = {EXECUTION: execution, PARENT: parent or os.environ.get("MEDDIFF_PARENT_RUN", ""),
+    tags = {EXECUTION: execution, _TOP: "true", PARENT: parent or os.environ.get("MEDDIFF_PARENT_RUN", ""),
             "mlflow.source.git.commit": commit.removesuffix("-dirty"),
             "meddiff.git.dirty": str(commit.endswith("-dirty")).lower()}
-    name = f"{params.prepare.dataset} {params.prepare.n_labelled} labelled {datetime.now():%Y-%m-%d %H:%M:%S}"
+    flow = os.environ.get(FLOW_VARIABLE, "")
+    tags |= {"data": data_words(params), "flow run": flow}
+    told = [flow, data_words(params), *_differing(server, params), f"{datetime.now():%Y-%m-%d %H:%M:%S}"]
+    name = ", ".join(filter(None, told))
     run = new_run(server, name, {key: value for key, value in tags.items() if value})
     _log_params(run, params)
     return run
@@ -168,12 +173,30 @@ def new_run(server: Server, name: str, tags: Mapping[str, str]) -> Run:
         return Run(server, server.client.create_run(server.experiment, run_name=name, tags=about | dict(tags)).info.run_id)
 
 
+def data_words(params: Params) -> str:
+    """Data, size and budget in words."""
+    return f"{params.prepare.dataset} {params.prepare.size} px, {params.prepare.n_labelled} labelled"
+
+
+def _differing(server: Server, params: Params, most: int = 3) -> list[str]:
+    """Which settings of the stages differ from those of the newest run, but for the data; at most so many."""
+    with answering(server.uri):
+        newest = server.client.search_runs([server.experiment], f"tags.`{_TOP}` = 'true'", max_results=1)
+    before = newest[0].data.params if newest else {}
+    changed = [f"{key.partition('.')[2]} {value}" for key, value in _flat(params).items()
+               if key.partition(".")[0] in STAGES and not key.startswith("prepare.") and before.get(key, value) != value]
+    return [*changed[:most], *([f"{len(changed) - most} more"] if len(changed) > most else [])]
+
+
+def _flat(params: Params) -> dict[str, str]:
+    return {f"{section}.{name}": redacted(str(value))[:6000]
+            for section, own in params.model_dump(mode="json").items() for name, value in own.items()}
+
+
 def _log_params(run: Run, params: Params) -> None:
     from mlflow.entities import Param
 
-    values = params.model_dump(mode="json")
-    pairs = [Param(f"{section}.{name}", redacted(str(value))[:6000])
-             for section, own in values.items() for name, value in own.items()]
+    pairs = [Param(key, value) for key, value in _flat(params).items()]
     with answering(run.server.uri):
         for start in range(0, len(pairs), 100):
             run.server.client.log_batch(run.id, params=pairs[start:start + 100])

@@ -44,23 +44,16 @@ class Server:
     experiment: str
 
 
-def home(layout: Layout) -> Path:
-    """The project folder: `layout.root`, or the project that a work tree in `.work/` or one of DVC's experiments belongs to."""
-    root = layout.root.resolve()
-    return next((path.parents[0 if path.name == ".work" else 2] for path in root.parents
-                 if path.name == ".work" or path.parts[-3:] == (".dvc", "tmp", "exps")), root)
-
-
 def tracking_uri(layout: Layout, params: TrackingParams) -> str:
     """MLFLOW_TRACKING_URI, else the setting, else a SQLite file in `.work/`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or params.uri or f"sqlite:///{home(layout) / '.work/mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or params.uri or f"sqlite:///{layout.home / '.work/mlflow.db'}"
 
 
 def artifact_folder(layout: Layout, uri: str) -> Path:
     """Where files of runs lie when no server keeps them: beside the SQLite file, else in `.work/`."""
     if uri.startswith("sqlite:///"):
         return files_beside(Path(uri.removeprefix("sqlite:///")))
-    return files_beside(home(layout) / ".work/mlflow.db")
+    return files_beside(layout.home / ".work/mlflow.db")
 
 
 def connect(layout: Layout, params: TrackingParams) -> Server:

@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import socket
 import subprocess
 import sys
 import time
@@ -114,21 +113,6 @@ def answers(url: str) -> bool:
             return True
     except OSError:  # refused, reset, timed out, or not 2xx yet
         return False
-
-
-def free_port(start: int) -> int:
-    """The first port of 127.0.0.1 at or above a number on which nothing listens."""
-    return next(port for port in range(start, 2**16) if _is_free(port))
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def outer_environment() -> dict[str, str]:

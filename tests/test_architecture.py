@@ -49,7 +49,7 @@ MAY: dict[str, set[str]] = {
     "services/tracking": {"layout", "services/versioning"},
     "services/catalog": {"layout", "outputs"},
     "services/storage": {"layout"},
-    "services/backup": {"layout", "services/storage"},
+    "services/backup": {"layout", "services/storage", "services/tracking"},
     "experiments/recipes": set(),
     "experiments/advice": {"layout", "finished", "outputs", "segmentation", "evaluation", "experiments/run", "services/tracking"},
     "experiments/run": {"layout", "finished", "outputs", "services/versioning"},

@@ -12,18 +12,12 @@ from typing import Any
 
 from meddiff.errors import MeddiffError, some
 from meddiff.layout import Layout, replacing
-from meddiff.services.backup.databases import (
-    copy_sqlite,
-    count_postgres,
-    count_sqlite,
-    dump_postgres,
-    load_postgres,
-    move_artifacts,
-)
+from meddiff.services.backup.databases import copy_sqlite, count_postgres, count_sqlite, dump_postgres, load_postgres
 from meddiff.services.backup.places import places_of
 from meddiff.services.backup.servers import check_stopped, serving
 from meddiff.services.backup.team import BUCKETS, DATABASES, team_state
 from meddiff.services.storage import bucket_client, fetch_bucket, fill_bucket
+from meddiff.services.tracking import settle_files
 
 _MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -124,8 +118,7 @@ def restore_backup(layout: Layout, source: Path, force: bool = False) -> Content
                 home.with_name(home.name + rest).unlink(missing_ok=True)
             copy_sqlite(source / name, home)
             _compare(home.name, manifest["rows"][home.name], count_sqlite(home))
-            if home.name == "mlflow.db":
-                move_artifacts(home, Path(manifest["project"]) / ".work/mlartifacts", root / ".work/mlartifacts")
+    settle_files(layout.work / "mlflow.db")
     if manifest["team"]:
         _restore_team(layout, source, manifest["rows"])
     return _contents(manifest)

@@ -71,19 +71,6 @@ def _count(connection: psycopg.Connection[TupleRow]) -> dict[str, int]:
     return counts
 
 
-def move_artifacts(file: Path, old: Path, new: Path) -> None:
-    """Let the addresses in MLflow's SQLite file that begin with one folder begin with another."""
-    if old == new:
-        return
-    with closing(sqlite3.connect(file)) as database, database:
-        for table in _tables(database):
-            for _, column, kind, *_ in database.execute(f'PRAGMA table_info("{table}")').fetchall():
-                if kind.upper().startswith(("VARCHAR", "TEXT")):
-                    start, length = f"{old.as_uri()}/", len(old.as_uri()) + 1
-                    database.execute(f"UPDATE \"{table}\" SET \"{column}\" = ? || substr(\"{column}\", ?) "
-                                     f"WHERE substr(\"{column}\" || '/', 1, ?) = ?", (new.as_uri(), length, length, start))
-
-
 def _tables(database: sqlite3.Connection) -> list[str]:
     query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
     return [name for name, in database.execute(query)]

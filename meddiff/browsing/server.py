@@ -53,7 +53,7 @@ def bind(port: int) -> socket.socket:
         raise MeddiffError(f"port {port}", f"it must be free on {_HOST} ({e.strerror})", "Choose another by --port") from e
 
 
-def serve(app: Starlette, place: socket.socket) -> None:
+def serve_page(app: Starlette, place: socket.socket) -> None:
     """Answer until the process is interrupted."""
     with suppress(KeyboardInterrupt):
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")).run(sockets=[place])

@@ -177,13 +177,13 @@ def browse_project(
     import getpass
     import secrets
 
-    from meddiff.browsing.server import bind, browse_app, serve
+    from meddiff.browsing.server import bind, browse_app, serve_page
     from meddiff.services.versioning import git_user
 
     layout, params = project()
     place, key = bind(port), secrets.token_urlsafe(16)
     print(f"open http://127.0.0.1:{place.getsockname()[1]}/?key={key} - end with Ctrl-C", flush=True)
-    serve(browse_app(layout, params.prepare.classes, name or git_user(layout.root) or getpass.getuser(), key), place)
+    serve_page(browse_app(layout, params.prepare.classes, name or git_user(layout.root) or getpass.getuser(), key), place)
 
 
 @app.command("tune")

@@ -14,7 +14,7 @@ from meddiff.environment import quiet
 from meddiff.errors import redacted
 from meddiff.experiments.run import Outcome
 from meddiff.experiments.tuning import search
-from meddiff.experiments.tuning.trials import run_trial
+from meddiff.experiments.tuning.trials import Hopeless, pareto, run_trial
 from meddiff.layout import Layout
 from meddiff.pages import markdown_table
 from meddiff.params import file as params_file
@@ -25,9 +25,9 @@ NOTHING = settings.TuneParams()
 
 
 @task(name="trial", cache_policy=NO_CACHE, persist_result=False)
-def trial(layout: Layout, overrides: Overrides, env: Mapping[str, str]) -> Outcome:
+def trial(layout: Layout, overrides: Overrides, env: Mapping[str, str], hopeless: Hopeless | None) -> Outcome:
     """Run one trial, and say in the log what it gave."""
-    outcome = run_trial(layout, overrides, env)
+    outcome = run_trial(layout, overrides, env, hopeless)
     scores = outcome.dice.get(TREATED, {}).values()
     score = f"validation Dice {fmean(scores):.4f}" if scores else "no Dice"
     get_run_logger().info("%s, %d of %d pairs accepted, with %s", score, outcome.accepted, outcome.samples, overrides)
@@ -36,7 +36,7 @@ def trial(layout: Layout, overrides: Overrides, env: Mapping[str, str]) -> Outco
 
 @flow(name="tune", persist_result=False)
 def tune(tune: settings.TuneParams = NOTHING) -> None:
-    """Search guidance, filter bounds and corrosion by validation Dice and cost; proposes a change of params.yaml.
+    """Search settings by validation Dice and cost; proposes a change of params.yaml.
 
     Started again with the same settings, the search goes on until it has all its trials.
     """
@@ -45,19 +45,22 @@ def tune(tune: settings.TuneParams = NOTHING) -> None:
     params = params_file.load_params(layout.params)
     own = params.tune.model_dump() | tune.model_dump(exclude_unset=True)
     params = params_file.parse_params(params.model_dump() | {"tune": own}, layout.params)
-    result = search.tune(layout, params, run=lambda overrides, env: trial(layout, overrides, env))
+    result = search.tune(layout, params, run=lambda *given: trial(layout, *given))
     create_markdown_artifact(proposal(result), key="tune", description="Trials, and the best settings as a change of params.yaml")
 
 
 def proposal(result: search.TuneResult) -> str:
     """Markdown: the change to apply, and all trials from the best down."""
     names = list(result.best.settings)
-    lines = [f"Trial {result.best.number} is proposed: mean validation Dice {result.value:.4f}.", ""]
+    lines = [f"Trial {result.best.number} is proposed: mean validation Dice {result.value:.4f}; {result.reason}.", ""]
     if result.diff:
         lines += ["```diff", redacted(result.diff.rstrip()), "```", "", f"Apply it with `patch -p1 < {result.diff_file}`."]
     else:
         lines += ["`params.yaml` has the best settings already."]
     rows = sorted(result.rows, key=lambda row: -row.dice if row.outcome.accepted else math.inf)
-    table = [[row.number, *((f"{row.dice:.4f} ± {row.error:.4f}", f"{row.cost:.1f}") if row.outcome.accepted else
-                            ("nothing accepted", "–")), *map(row.shown, names)] for row in rows]
-    return "\n".join([*lines, "", markdown_table(["trial", "validation Dice", "cost", *names], table)])
+    best = pareto([row for row in rows if row.state == "complete"])
+    table = [[row.number, *((f"{row.dice:.4f} ± {row.error:.4f}", f"{row.cost:.1f}{' *' if row in best else ''}")
+                            if row.outcome.accepted else ("nothing accepted", "–")),
+              row.outcome.accepted, "" if row.state == "complete" else row.state, *map(row.shown, names)] for row in rows]
+    note = "Cost: thousands of images through the networks. *: no other trial is better in Dice and cost."
+    return "\n".join([*lines, "", note, "", markdown_table(["trial", "validation Dice", "cost", "pairs", "", *names], table)])

@@ -24,6 +24,8 @@ VENDORS = {"mlflow": "services/tracking", "great_expectations": "filtering", "sq
            "alembic": "services/catalog", "boto3": "services/storage", "botocore": "services/storage", "jinja2": "pages",
            "starlette": "browsing", "uvicorn": "browsing",
            "dvc": "services/versioning", "dvc_data": "services/versioning", "optuna": "experiments/tuning",
+           "optuna_dashboard": "experiments/tuning",
+
            "distributed": "cluster", "dask": "cluster"}
 
 # The ground, on which every room stands; of it the stages and what is around them alone know where files lie (`layout`).
@@ -53,7 +55,8 @@ MAY: dict[str, set[str]] = {
     "experiments/recipes": set(),
     "experiments/advice": {"layout", "finished", "outputs", "segmentation", "evaluation", "experiments/run", "services/tracking"},
     "experiments/run": {"layout", "finished", "outputs", "services/versioning"},
-    "experiments/tuning": {"layout", "finished", "experiments/run", "services/tracking", "services/versioning"},
+    "experiments/tuning": {"layout", "finished", "experiments/run", "services/tracking", "services/versioning",
+                           "services/catalog"},
     "experiments/ablation": {"layout", "finished", "outputs", "experiments/recipes", "experiments/run", "services/tracking"},
     "experiments/benchmark": {"layout", "finished", "outputs", "evaluation", "experiments/recipes", "experiments/run",
                               "services/tracking", "services/versioning"},

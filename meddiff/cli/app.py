@@ -134,7 +134,10 @@ def predict_pictures(
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000) -> None:
+def ui(
+    port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000,
+    tuning: Annotated[bool, typer.Option("--tuning", help="Optuna's dashboard on the studies of `meddiff tune`.")] = False,
+) -> None:
     """Open MLflow on this project's runs."""
     import os
     import signal
@@ -145,6 +148,12 @@ def ui(port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000) -> None:
     from meddiff.services.tracking import connect, runs_page, tracking_uri, ui_command
 
     layout, params = project()
+    if tuning:
+        from meddiff.experiments.tuning.dashboard import serve_studies
+
+        print(f"the studies are at http://127.0.0.1:{port} - end with Ctrl-C", flush=True)
+        serve_studies(layout, params, port)
+        return
     command, address = ui_command(layout, params.tracking, port), tracking_uri(layout, params.tracking)
     if not command:
         with suppress(MeddiffError):  # where it doesn't answer its address alone
@@ -189,18 +198,36 @@ def browse_project(
 @app.command("tune")
 def tune_settings(
     trials: Annotated[int | None, typer.Option(min=1, help="In all, with those of earlier calls; else tune.trials.")] = None,
+    study: Annotated[str | None, typer.Option(help="Beginning of its name; else tune.study.")] = None,
+    storage: Annotated[str | None, typer.Option(help="Database that workers share; else tune.storage.")] = None,
 ) -> None:
-    """Search guidance, filter bounds and corrosion by validation Dice and cost; shows the best as a change of params.yaml."""
+    """Search the settings of tune.space by validation Dice and cost; shows the best as a change of params.yaml.
+
+    Start it several times, also on several machines, over one database: they work on one study, and a trial whose worker was
+    killed is tried again by another.
+    """
+    import os
+
     from meddiff.experiments.tuning import search
+    from meddiff.experiments.tuning.trials import pareto
+    from meddiff.params.overrides import merged
 
     layout, params = project()
-    result = search.tune(layout, params, trials)
-    print(f"{'trial':>5} {'dice':>7} {'error':>7} {'cost':>8}  settings (cost: denoising runs for each accepted pair)")
+    own = {"study": study} if study else {}
+    if storage:
+        os.environ[search.STORAGE_VARIABLE] = storage
+    result = search.tune(layout, type(params).model_validate(merged(params, {"tune": own})), trials)
+    best = pareto([row for row in result.rows if row.state == "complete"])
+    print("cost: thousands of images through the networks; *: no other is better in Dice and cost")
+    print(f"{'trial':>5} {'dice':>7} {'error':>7} {'cost':>8} {'pairs':>6}   settings, as they ran")
     # a pruned trial's Dice is NaN, which equals nothing: last
     for row in sorted(result.rows, key=lambda row: (row.dice != row.dice, -row.dice)):
         settings = ", ".join(f"{name} {row.shown(name)}" for name in row.settings)
-        print(f"{row.number:5d} {row.dice:7.4f} {row.error:7.4f} {row.cost:8.1f}  {settings}")
-    print(f"proposed: trial {result.best.number}, validation Dice {result.value:.4f}")
+        mark = "*" if row in best else " "
+        note = "" if row.state == "complete" else f"{row.state}: "
+        numbers = f"{row.number:5d} {row.dice:7.4f} {row.error:7.4f} {row.cost:8.1f} {row.outcome.accepted:6d}"
+        print(f"{numbers} {mark} {note}{settings}")
+    print(f"proposed: trial {result.best.number}, validation Dice {result.value:.4f}: {result.reason}")
     apply = f"{redacted(result.diff)}apply it with: patch -p1 < {result.diff_file}"
     print(apply if result.diff else "params.yaml has the best settings already")
 

@@ -24,6 +24,7 @@ from meddiff.outputs.samples import read_records
 from meddiff.outputs.tables import VALIDATION
 from meddiff.params import Params
 from meddiff.params.arms import TREATED
+from meddiff.params.file import write_params
 from meddiff.params.overrides import Overrides, merged
 from meddiff.services import versioning
 
@@ -86,6 +87,10 @@ class TreeRun:
         done = versioning.reproduce(self.tree.root, stage, self._env, False, lambda line: None)
         self._ran += done.ran
         self._memory = max(self._memory, done.peak_memory_mb)
+
+    def change(self, overrides: Overrides) -> None:
+        """Change settings of the tree; what is reproduced from now on has them."""
+        write_params(self.tree.params, overrides)
 
     def validate(self) -> Outcome:
         """Go up to `filter`, and on to `segment` if pairs were accepted: all that may be chosen by.

@@ -10,6 +10,7 @@ from meddiff.params.actions import (
     ComputeParams,
     PlatformParams,
     PromoteParams,
+    SearchRange,
     TrackingParams,
     TuneParams,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "PlatformParams",
     "PrepareParams",
     "PromoteParams",
+    "SearchRange",
     "Section",
     "Seed",
     "SegmentParams",

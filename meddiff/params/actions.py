@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from meddiff.params.section import ArmName, DatabaseUrl, DatasetName, Fraction, Positive, Section, Seed, SharedSeed
 
@@ -40,16 +40,58 @@ class PromoteParams(Section):
     )
 
 
+class SearchRange(Section):
+    """What is tried of a setting: numbers from `low` to `high`, or `choices`."""
+
+    low: float | None = Field(None, description="least value")
+    high: float | None = Field(None, description="greatest value")
+    step: Annotated[float, Field(gt=0)] | None = Field(None, description="between values: what comes again is found in the cache")
+    log: bool = Field(False, description="draw evenly by orders of magnitude")
+    choices: tuple[float | str, ...] = Field((), description="the values themselves, in the place of a range")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "SearchRange":
+        if self.choices and (self.low, self.high, self.step) != (None, None, None):
+            raise ValueError("it has either `choices` or a range")
+        if not self.choices and (self.low is None or self.high is None):
+            raise ValueError("it needs `low` and `high`, or `choices`")
+        if not self.choices and self.low > self.high:  # type: ignore[operator]
+            raise ValueError(f"a range goes from the lesser to the greater value, not from {self.low} to {self.high}")
+        if self.log and (self.step is not None or self.low is None or self.low <= 0):
+            raise ValueError("with `log` it has no `step`, and begins above 0")
+        return self
+
+
+def _range(low: float, high: float, step: float | None = None, log: bool = False) -> SearchRange:
+    return SearchRange(low=low, high=high, step=step, log=log)
+
+
 class TuneParams(Section):
-    """The search over guidance, filter bounds and corrosion, on validation Dice and cost."""
+    """The search for settings, by validation Dice and cost."""
 
     trials: Positive = Field(20, description="in all, with those of earlier calls")
     storage: DatabaseUrl = Field("", description="Optuna storage URL; MEDDIFF_TUNE_STORAGE wins; empty: a file in `.work/`")
     study: str = Field("meddiff", description="beginning of the study's name in the storage")
-    guidance_scale: tuple[float, float] = Field((1.0, 4.0), description="range searched of generate.guidance_scale")
-    similarity_low: tuple[float, float] = Field((0.0, 0.3), description="range searched of filter.similarity_low")
-    similarity_high: tuple[float, float] = Field((0.9, 1.0), description="range searched of filter.similarity_high")
-    corrosion_radius: tuple[float, float] = Field((0.0, 4.0), description="range searched of filter.corrosion_radius")
+    space: Annotated[dict[str, SearchRange], Field(min_length=1)] = Field(
+        {
+            "backgrounds.finder_steps": _range(65, 260, 65),
+            "finetune.steps": _range(50, 200, 25),
+            "finetune.learning_rate": _range(1e-4, 1e-3, log=True),
+            "generate.n": _range(50, 200, 25),
+            "generate.guidance_scale": _range(1.0, 4.0, 0.5),
+            "filter.similarity_low": _range(0.0, 0.3, 0.01),
+            "filter.similarity_high": _range(0.9, 0.995, 0.005),
+            "filter.agreement": _range(0.0, 0.6, 0.1),
+            "filter.corrosion_radius": SearchRange(choices=("auto", 0.0, 1.0, 2.0, 3.0, 4.0)),
+            "segment.ratio": _range(2.0, 20.0, 2.0),
+            "segment.share": _range(0.25, 0.75, 0.125),
+        },
+        description="`section.name` of each setting that is searched -> {low, high, step, log} or {choices}; that of copies is "
+        "never loosened",
+    )
+    prune: bool = Field(
+        True, description="stop a trial whose first training seed is worse than half of those that cost no more"
+    )
     seed: SharedSeed = 0
 
 

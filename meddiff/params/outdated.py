@@ -11,6 +11,7 @@ _GONE = {  # what stands in their place -> the settings of before
     "prepare.seed": ("prepare.demo_seed", *(f"{section}.seed" for section in (
         "foundation", "backgrounds", "mask_model", "finetune", "generate", "filter", "evaluate", "tune"))),
     "compute.precision": tuple(f"{section}.precision" for section in ("backgrounds", "finetune", "generate", "segment")),
+    "tune.space": tuple(f"tune.{name}" for name in ("guidance_scale", "similarity_low", "similarity_high", "corrosion_radius")),
     "generate.mask_randomness": tuple(f"generate.{name}" for name in _SWITCHES),
 }
 
@@ -35,6 +36,7 @@ def upgraded(values: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], list
     seed, precisions = new.get("prepare", {}).get("seed", 0), set(old["compute.precision"].values())
     lost = [f"{key} was {value}: prepare.seed is {seed}" for key, value in old["prepare.seed"].items()
             if value != (0 if key == "prepare.demo_seed" else seed)]
+    lost += [f"{key} was {value}: see tune.space" for key, value in old["tune.space"].items()]
     if precisions == {"bfloat16"}:
         new.setdefault("compute", {}).setdefault("precision", "bfloat16")
     elif "bfloat16" in precisions:

@@ -348,10 +348,11 @@ def test_catalogue_release_and_tune_reach_their_modules(project: Path, run: Run,
 
     outcome = Outcome({"synthetic": {0: 0.75}}, 10, 5, {}, (), 3.0, 90.0)
     row = TrialRow(0, {"filter.corrosion_radius": 1.5}, 0.75, 0.01, 12.0, outcome)
-    result = tune.TuneResult("s", (row, row), row, 0.75, "--- a\n", Path("best.diff"))
+    result = tune.TuneResult("s", (row, row), row, "it has the best Dice", 0.75, "--- a\n", Path("best.diff"))
     monkeypatch.setattr(tune, "tune", lambda layout, params, trials: result)
     shown = run("tune", "--trials", "2").stdout
     assert shown.count("filter.corrosion_radius 1.5") == 2
+    assert "proposed: trial 0, validation Dice 0.7500: it has the best Dice\n" in shown
     assert "--- a\napply it with: patch -p1 < best.diff" in shown
 
 

@@ -1,29 +1,43 @@
 """The search: what it proposes, how it goes on after an interrupt, and that a change of the filter generates nothing anew."""
 
 import math
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import optuna
+import psutil
 import pytest
 import yaml
 from mlflow import MlflowClient
+from optuna.trial import TrialState
 
 from meddiff.errors import MeddiffError
 from meddiff.experiments.run import Outcome
 from meddiff.experiments.tuning.search import tune
-from meddiff.experiments.tuning.trials import TrialRow, propose, trial_row
+from meddiff.experiments.tuning.trials import Hopeless, TrialRow, behind, network_passes, pareto, propose, run_trial, trial_row
 from meddiff.layout import Layout
 from meddiff.params import Params
-from meddiff.params.file import load_params
+from meddiff.params.file import load_params, parse_params, write_params
 from meddiff.params.overrides import Overrides
 
 SETTINGS = Path(__file__).parents[2] / "params.yaml"
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+SPACE: dict[str, Any] = {
+    "generate.guidance_scale": {"low": 1.0, "high": 4.0, "step": 0.5},
+    "filter.similarity_low": {"low": 0.0, "high": 0.3, "step": 0.01},
+    "filter.similarity_high": {"low": 0.9, "high": 0.995, "step": 0.005},
+    "filter.corrosion_radius": {"choices": ["auto", 0, 1, 2, 3, 4]},
+}
+MEASURE = {"arms": ["synthetic"], "seeds": [0, 1, 2]}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +52,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def project(tmp_path: Path, runs: str) -> Layout:
     shutil.copy(SETTINGS, tmp_path / "params.yaml")
+    write_params(tmp_path / "params.yaml", {"tune": {"space": SPACE}})
     return Layout(tmp_path)
 
 
@@ -51,14 +66,14 @@ class Bowl:
         self.asked: list[Overrides] = []
         self.envs: list[Mapping[str, str]] = []
 
-    def __call__(self, overrides: Overrides, env: Mapping[str, str]) -> Outcome:
+    def __call__(self, overrides: Overrides, env: Mapping[str, str], hopeless: Hopeless | None) -> Outcome:
         self.asked.append(overrides)
         self.envs.append(env)
         f, guidance = overrides["filter"], overrides["generate"]["guidance_scale"]
         loss = ((guidance - 3) / 3) ** 2 + ((f["similarity_low"] - 0.1) / 0.3) ** 2 + (f["similarity_high"] - 0.95) ** 2
         radius = AUTO if f["corrosion_radius"] == "auto" else f["corrosion_radius"]
         dice = 0.8 - 0.1 * loss - 0.1 * ((radius - 2) / 4) ** 2
-        return outcome((dice, dice), 100, 0, 100) if guidance > 3.5 else outcome((dice, dice), 100, 50, 100)
+        return outcome((dice,) * 3, 100, 0, 100) if guidance > 3.5 else outcome((dice,) * 3, 100, 50, 100)
 
 
 def outcome(dice: tuple[float, ...], samples: int, accepted: int, generated: int = 0) -> Outcome:
@@ -73,14 +88,14 @@ def read(layout: Layout) -> Params:
 def test_the_first_trial_is_the_current_settings_and_the_best_is_better(project: Layout) -> None:
     bowl = Bowl()
     result = tune(project, read(project), trials=12, run=bowl)
-    assert bowl.asked[0] == {"generate": {"guidance_scale": 1.0}, "segment": {"arms": ["synthetic"]},
+    assert bowl.asked[0] == {"generate": {"guidance_scale": 1.0}, "segment": MEASURE,
                              "filter": {"similarity_low": 0.02, "similarity_high": 0.995, "corrosion_radius": "auto"}}
     assert len(result.rows) == len(bowl.asked) == 12
     assert result.value == max(row.dice for row in result.rows if row.outcome.accepted) > result.rows[0].dice
     for asked in bowl.asked:
         assert 1 <= asked["generate"]["guidance_scale"] <= 4
         assert asked["generate"]["guidance_scale"] % 0.5 == 0
-        assert asked["filter"]["similarity_low"] < asked["filter"]["similarity_high"] <= 1
+        assert asked["filter"]["similarity_low"] < asked["filter"]["similarity_high"] <= 0.995
 
 
 @pytest.mark.parametrize("tool", [["git", "apply"], ["patch", "-p1", "-i"]])
@@ -102,11 +117,11 @@ def test_the_change_can_be_applied(project: Layout, tool: list[str]) -> None:
 
 def test_an_interrupted_search_goes_on(project: Layout, runs: str) -> None:
     class Interrupted(Bowl):
-        def __call__(self, overrides: Overrides, env: Mapping[str, str]) -> Outcome:
+        def __call__(self, overrides: Overrides, env: Mapping[str, str], hopeless: Hopeless | None) -> Outcome:
             if len(self.asked) == 3:
                 self.cut = overrides
                 raise KeyboardInterrupt
-            return super().__call__(overrides, env)
+            return super().__call__(overrides, env, hopeless)
 
     whole, first, second = Bowl(), Interrupted(), Bowl()
     with pytest.raises(KeyboardInterrupt):
@@ -116,7 +131,7 @@ def test_an_interrupted_search_goes_on(project: Layout, runs: str) -> None:
     assert second.asked[0] == first.cut
     other = Layout(project.root / "other")
     other.root.mkdir()
-    shutil.copy(SETTINGS, other.params)
+    shutil.copy(project.params, other.params)
     tune(other, read(other), trials=6, run=whole)
     assert first.asked + second.asked[:1] == whole.asked[:4]
     asked = len(second.asked)
@@ -129,12 +144,12 @@ import os, sys, warnings
 from pathlib import Path
 from meddiff.experiments.tuning import search
 from meddiff.layout import Layout
-from meddiff.params.file import load_params
+from meddiff.params.file import load_params, parse_params, write_params
 
 warnings.simplefilter("ignore")
 search.HEARTBEAT_SECONDS = 1
 layout = Layout(Path(sys.argv[1]))
-search.tune(layout, load_params(layout.params), 2, lambda overrides, env: os.kill(os.getpid(), 9))
+search.tune(layout, load_params(layout.params), 2, lambda *given: os.kill(os.getpid(), 9))
 """
 
 
@@ -181,22 +196,25 @@ def test_current_settings_beside_the_grid(project: Layout) -> None:
     values["generate"]["guidance_scale"], values["filter"]["similarity_low"] = 7.3, 0.123
     asked: list[Overrides] = []
 
-    def note(overrides: Overrides, env: Mapping[str, str]) -> Outcome:
+    def note(overrides: Overrides, env: Mapping[str, str], hopeless: Hopeless | None) -> Outcome:
         asked.append(overrides)
-        return outcome((0.5,), 4, 2, 4)
+        return outcome((0.5,) * 3, 4, 2, 4)
 
-    tune(project, Params.model_validate(values), trials=2, run=note)
+    result = tune(project, Params.model_validate(values), trials=9, run=note)
     assert (asked[0]["generate"]["guidance_scale"], asked[0]["filter"]["similarity_low"]) == (7.3, 0.123)
-    assert asked[1]["generate"]["guidance_scale"] <= 4
+    assert all(each["generate"]["guidance_scale"] <= 4 for each in asked[1:])
+    first, *_ = optuna.load_study(study_name=result.study, storage=f"sqlite:///{project.work / 'optuna.db'}").trials
+    assert first.params == result.rows[0].settings  # as they ran, for the dashboard too
+    assert first.params["filter.corrosion_radius"] == "auto"
 
 
 def test_failures(project: Layout) -> None:
     class Failing(Bowl):
-        def __call__(self, overrides: Overrides, env: Mapping[str, str]) -> Outcome:
-            super().__call__(overrides, env)
+        def __call__(self, overrides: Overrides, env: Mapping[str, str], hopeless: Hopeless | None) -> Outcome:
+            super().__call__(overrides, env, hopeless)
             if len(self.asked) in self.bad:
                 raise MeddiffError("stage", "it must work", "Mend it")
-            return outcome((0.5, 0.6), 10, 5, 10)
+            return outcome((0.5, 0.6, 0.7), 10, 5, 10)
 
     failing = Failing()
     failing.bad = {1}
@@ -215,35 +233,135 @@ def test_failures(project: Layout) -> None:
 
 def test_nothing_is_ever_accepted(project: Layout) -> None:
     with pytest.raises(MeddiffError, match="Loosen"):
-        tune(project, read(project), trials=2, run=lambda o, e: outcome((), 10, 0, 10))
+        tune(project, read(project), trials=2, run=lambda *given: outcome((), 10, 0, 10))
 
 
 @pytest.mark.parametrize(("change", "rule"), [
-    ({"guidance_scale": (0.5, 2.0)}, "tune.guidance_scale"),
-    ({"corrosion_radius": (3.0, 1.0)}, "from the lesser to the greater"),
-    ({"similarity_low": (0.0, 0.95)}, "must end below that of similarity_high"),
-    ({"storage": "mysql+nothing://x/y"}, "the study's database must answer"),
+    ({"generate.guidance_scale": {"low": 0.5, "high": 2.0}}, "tune.space.generate.guidance_scale"),
+    ({"filter.agreement": {"low": 0.8, "high": 0.2}}, "from the lesser to the greater"),
+    ({"filter.agreement": {"low": 0.1, "high": 0.2, "choices": [0.3]}}, "either `choices` or a range"),
+    ({"finetune.learning_rate": {"low": 0.0, "high": 0.1, "log": True}}, "begins above 0"),
+    ({"filter.similarity_low": {"low": 0.0, "high": 0.95}}, "must end below that of similarity_high"),
+    ({"filter.corrosion_radius": {"low": 0.0, "high": 2.0}}, "the value of today, `auto`, is no number"),
+    ({"filter.similarity_high": {"low": 0.9, "high": 0.9995}}, "tune.space.filter.similarity_high"),
+    ({"filter.keep_copies": {"choices": ["a"]}}, "switches a safety rule off"),
+    ({"segment.seeds": {"low": 0, "high": 2}}, "what trials are measured with"),
+    ({"prepare.size": {"low": 32, "high": 64}}, "what trials are measured with"),
+    ({"filter.nothing": {"low": 0, "high": 2}}, "there must be such a setting"),
 ])
-def test_settings_that_cannot_be(project: Layout, change: dict[str, object], rule: str) -> None:
+def test_spaces_that_cannot_be(project: Layout, change: dict[str, object], rule: str) -> None:
     values = read(project).model_dump()
-    values["tune"] |= change
+    values["tune"]["space"] |= change
     with pytest.raises(MeddiffError, match=rule):
+        tune(project, parse_params(values, "params.yaml"), trials=1, run=Bowl())
+
+
+def test_a_storage_that_does_not_answer(project: Layout) -> None:
+    values = read(project).model_dump()
+    values["tune"]["storage"] = "mysql+nothing://x/y"
+    with pytest.raises(MeddiffError, match="the study's database must answer"):
         tune(project, Params.model_validate(values), trials=1, run=Bowl())
 
 
+def test_the_bound_of_copies_is_never_loosened(project: Layout) -> None:
+    class Loose(Bowl):
+        """The looser the bound, the better the Dice, as where copies help."""
+
+        def __call__(self, overrides: Overrides, env: Mapping[str, str], hopeless: Hopeless | None) -> Outcome:
+            self.asked.append(overrides)
+            return outcome((overrides["filter"]["similarity_high"],) * 3, 100, 50, 100)
+
+    write_params(project.params, {"filter": {"similarity_high": 0.95}})
+    loose = Loose()
+    result = tune(project, read(project), trials=10, run=loose)
+    assert max(each["filter"]["similarity_high"] for each in loose.asked) == 0.95
+    assert len({each["filter"]["similarity_high"] for each in loose.asked}) > 1
+    assert "+  similarity_high" not in result.diff
+    write_params(project.params, {"filter": {"similarity_high": 0.92}})  # tightened by hand since
+    again = tune(project, read(project), trials=10, run=loose)
+    assert again.study == result.study
+    assert float(again.best.settings["filter.similarity_high"]) <= 0.92
+
+
+def test_each_setting_keeps_its_kind(project: Layout) -> None:
+    values = read(project).model_dump()
+    values["tune"]["space"] = {"finetune.steps": {"low": 50, "high": 200, "step": 25}, "generate.n": {"choices": [25, 50]},
+                               "finetune.learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}}
+    asked: list[Overrides] = []
+
+    def note(overrides: Overrides, env: Mapping[str, str], hopeless: Hopeless | None) -> Outcome:
+        asked.append(overrides)
+        return outcome((0.5,) * 3, 4, 2, 4)
+
+    tune(project, Params.model_validate(values), trials=8, run=note)
+    assert asked[0] == {"finetune": {"steps": 75, "learning_rate": 5e-4}, "generate": {"n": 75}, "segment": MEASURE}
+    assert {type(each["finetune"]["steps"]) for each in asked} == {type(each["generate"]["n"]) for each in asked} == {int}
+    assert {each["generate"]["n"] for each in asked} <= {25, 50, 75}
+    assert all(1e-5 <= each["finetune"]["learning_rate"] <= 1e-3 for each in asked)
+
+
+def test_a_trial_is_stopped_after_a_bad_first_seed(project: Layout) -> None:
+    asked: list[Hopeless | None] = []
+
+    def run(overrides: Overrides, env: Mapping[str, str], hopeless: Hopeless | None) -> Outcome:
+        asked.append(hopeless)
+        dice, n = (0.6 if len(asked) <= 7 else 0.4), read(project).generate.n
+        first = outcome((dice,), n, 50, n)
+        return first if hopeless and hopeless(first) else outcome((dice,) * 3, n, 50, n)
+
+    values = read(project).model_dump()
+    values["tune"]["space"] = {"filter.corrosion_radius": {"choices": ["auto", 4]}}
+    result = tune(project, Params.model_validate(values), trials=9, run=run)
+    assert [hopeless is None for hopeless in asked] == [True] * 6 + [False] * 3
+    assert [row.state for row in result.rows] == ["complete"] * 7 + ["stopped"] * 2
+    assert result.best.state == "complete"
+    values["tune"] |= {"prune": False, "study": "whole"}
+    asked.clear()
+    assert {row.state for row in tune(project, Params.model_validate(values), trials=9, run=run).rows} == {"complete"}
+    assert set(asked) == {None}
+
+
+def test_only_trials_that_cost_no_more_stop_another() -> None:
+    given = [(0.7, 9), (0.6, 2), (0.5, 2), (0.5, 1)]
+    rows = [replace(row(i, (dice,) * 3, 50), cost=cost) for i, (dice, cost) in enumerate(given)]
+    poor = outcome((0.52,), 100, 50)
+    assert not behind(poor, 2.0, rows, 2)
+    assert behind(outcome((0.49,), 100, 50), 2.0, rows, 2)
+    assert behind(poor, 9.0, rows, 2)
+    assert not behind(poor, 9.0, rows, 5)
+
+
 def row(number: int, dice: tuple[float, ...], accepted: int, guidance: float = 1.5) -> TrialRow:
-    return trial_row(number, {"generate.guidance_scale": guidance}, outcome(dice, 100, accepted, 0), Params().generate)
+    params = Params.model_validate({"generate": {"guidance_scale": guidance}})
+    return trial_row(number, {"generate.guidance_scale": guidance}, outcome(dice, 100, accepted, 0), params)
 
 
-def test_the_cheapest_within_the_noise_is_proposed() -> None:
+def test_the_cheapest_within_the_noise_is_proposed_and_the_reason_told() -> None:
     top, near, far = row(0, (0.70, 0.72, 0.74), 20), row(1, (0.71, 0.71, 0.71), 50), row(2, (0.6, 0.6, 0.6), 90)
-    assert propose([top, near, far]) is near
-    assert propose([top, far]) is top
+    found = propose([top, near, far])
+    assert found.row is near
+    assert found.reason == ("its Dice is within one standard error (0.0115) of the best, 0.7200 of trial 0, which is noise, "
+                            "and it has 50 accepted pairs, that one 20")
+    assert (propose([top, far]).row, propose([top, far]).reason) == (top, "it has the best Dice")
+    cheap = row(3, (0.71, 0.71, 0.71), 10, guidance=1.0)
+    assert propose([top, near, cheap]).row is cheap
+    assert propose([top, near, cheap]).reason.endswith(f"it costs {cheap.cost:.1f} thousand passes, that one {top.cost:.1f}")
+    assert propose([replace(top, cost=1.0), near]).reason == (
+        "it has the best Dice, and none within its standard error (0.0115) is cheaper")
     assert math.isclose(top.error, 0.02 / math.sqrt(3))
-    assert (near.cost, row(3, (0.5,), 50, guidance=1.0).cost) == (80.0, 40.0)  # 20 steps, twice with guidance, half accepted
-    assert row(4, (), 0).cost == math.inf
+    assert (top.cost - cheap.cost) * 1000 == pytest.approx(100 * 20)  # guidance doubles the 20 steps of 100 samples
+    assert row(4, (), 0).state == "nothing accepted"
     single = row(5, (0.72,), 20), row(6, (0.719,), 90)
-    assert propose(single) is single[0]
+    assert propose(single).row is single[0]
+    assert pareto([top, near, far, cheap]) == [top, cheap]
+
+
+def test_cost_counts_all_networks_up_to_the_samples() -> None:
+    base = network_passes(Params(), 75)
+    for section, name, value, more in (("finetune", "steps", 76, 3 * 16), ("mask_model", "steps", 81, 3 * 16),
+                                       ("backgrounds", "finder_steps", 131, 3 * 2 * 8), ("foundation", "steps", 16, 3 * 16),
+                                       ("generate", "steps", 21, 75)):
+        assert network_passes(Params.model_validate({section: {name: value}}), 75) - base == pytest.approx(more)
 
 
 STAGES = {
@@ -265,7 +383,8 @@ assert p["segment"]["arms"] == ["synthetic"]
 folder = root / "models/segmenters"; folder.mkdir(parents=True, exist_ok=True)
 radius = p["filter"]["corrosion_radius"]
 dice = 0.7 + 0.02 * (1.0 if radius == "auto" else radius) + 0.01 * p["generate"]["guidance_scale"]
-(folder / "validation.csv").write_text(f"arm,seed,dice,seconds\\nsynthetic,0,{dice},1\\nsynthetic,1,{dice},1\\n")
+lines = ["arm,seed,dice,seconds", *(f"synthetic,{seed},{dice},1" for seed in p["segment"]["seeds"])]
+(folder / "validation.csv").write_text("\\n".join(lines) + "\\n")
 """,
 }
 
@@ -297,7 +416,7 @@ log('{name}')
 
 def test_a_change_of_the_filter_alone_generates_nothing_anew(small_pipeline: Layout) -> None:
     values = read(small_pipeline).model_dump()
-    values["tune"]["guidance_scale"] = (1.0, 1.0)
+    values["tune"]["space"]["generate.guidance_scale"] = {"low": 1.0, "high": 1.0}
     result = tune(small_pipeline, Params.model_validate(values), trials=3)
     assert [row.outcome.generated for row in result.rows] == [10, 0, 0]
     ran = (small_pipeline.root / "ran.log").read_text().split()
@@ -317,3 +436,95 @@ def test_a_stage_that_fails_is_told(small_pipeline: Layout) -> None:
     with pytest.raises(MeddiffError, match=r"filter\.agreement: it must be so\. Mend it"):
         tune(small_pipeline, read(small_pipeline), trials=2)
     assert not list((small_pipeline.work / "tune/trees").iterdir())
+
+
+@pytest.mark.parametrize("hopeless", [True, False])
+def test_the_other_seeds_are_trained_if_the_first_is_not_hopeless(small_pipeline: Layout, hopeless: bool) -> None:
+    overrides = {"segment": {"arms": ["synthetic"], "seeds": [3, 4]}, "generate": {"guidance_scale": 1.0}}
+    seen: list[Outcome] = []
+
+    def judge(first: Outcome) -> bool:
+        seen.append(first)
+        return hopeless
+
+    made = run_trial(small_pipeline, overrides, {}, judge)
+    assert list(seen[0].dice["synthetic"]) == [3]
+    assert list(made.dice["synthetic"]) == ([3] if hopeless else [3, 4])
+    ran = (small_pipeline.root / "ran.log").read_text().split()
+    assert (ran.count("generate"), ran.count("filter"), ran.count("segment")) == (1, 1, 1 if hopeless else 2)
+
+
+SLOW = """
+import os, time
+with open('pids', 'a') as lines: lines.write(f"{os.getpid()} {os.getppid()} ")
+time.sleep(100)
+"""
+TUNE = """
+import sys, warnings
+from pathlib import Path
+from meddiff.experiments.tuning.search import tune
+from meddiff.layout import Layout
+from meddiff.params.file import load_params
+
+warnings.simplefilter("ignore")
+layout = Layout(Path(sys.argv[1]))
+tune(layout, load_params(layout.params), 1)
+"""
+
+
+def test_a_killed_search_leaves_nothing_running(small_pipeline: Layout) -> None:
+    (small_pipeline.root / "filter.py").write_text(SLOW.replace("'pids'", repr(str(small_pipeline.root / "pids"))))
+    with subprocess.Popen([sys.executable, "-c", TUNE, str(small_pipeline.root)], cwd=SETTINGS.parent) as search:
+        until = time.monotonic() + 150
+        while not (noted := small_pipeline.root / "pids").exists() or not noted.read_text().endswith(" "):
+            assert time.monotonic() < until
+            assert search.poll() is None
+            time.sleep(0.1)
+        below = psutil.Process(search.pid).children(recursive=True)
+        search.send_signal(signal.SIGKILL)
+    stage = int(noted.read_text().split()[0])
+    assert stage in {process.pid for process in below}
+    assert not psutil.wait_procs(below, timeout=60)[1]
+
+
+WORKER = """
+import os, sys, time, warnings
+from pathlib import Path
+from meddiff.experiments.run import Outcome
+from meddiff.experiments.tuning import search
+from meddiff.layout import Layout
+from meddiff.params.file import load_params
+
+warnings.simplefilter("ignore")
+search.HEARTBEAT_SECONDS = 1
+layout, dies, made = Layout(Path(sys.argv[1])), sys.argv[2] == "dies", []
+
+def run(overrides, env, hopeless):
+    made.append(overrides)
+    if dies and len(made) == 2:
+        print("dies", flush=True)
+        os.kill(os.getpid(), 9)
+    time.sleep(0.5)
+    return Outcome({"synthetic": {0: 0.5, 1: 0.6, 2: 0.7}}, 100, 50, {}, ("filter",), 1.0, 90.0)
+
+print(len(search.tune(layout, load_params(layout.params), 6, run).rows), len(made))
+"""
+
+
+@pytest.mark.services
+def test_workers_share_a_study_in_postgresql_and_make_up_for_one_that_is_killed(project: Layout, postgres_database: str) -> None:
+    write_params(project.params, {"tune": {"storage": postgres_database}})
+    command = [sys.executable, "-c", WORKER, str(project.root)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    workers = [subprocess.Popen([*command, how], cwd=SETTINGS.parent, env=env, text=True, stdout=subprocess.PIPE)
+               for how in ("dies", "lives")]
+    (told, _), (last, _) = (worker.communicate(timeout=120) for worker in workers)
+    assert (workers[0].returncode, told) == (-9, "dies\n")
+    assert workers[1].returncode == 0
+    finished, own = map(int, last.split())
+    assert (finished, own) == (6, 5)
+    (study,) = optuna.get_all_study_names(postgres_database)
+    trials = optuna.load_study(study_name=study, storage=postgres_database).trials
+    (killed,) = (trial for trial in trials if trial.state == TrialState.FAIL)
+    (again,) = (trial for trial in trials if trial.system_attrs.get("failed_trial") == killed.number)
+    assert (again.state, again.params) == (TrialState.COMPLETE, killed.params)

@@ -1,11 +1,12 @@
-"""The search for guidance, filter bounds and corrosion, the only module that imports optuna.
+"""The search for settings by validation Dice and cost; this room is the only one that imports optuna.
 
 A trial runs the pipeline up to `segment`, the synthetic arm alone: trials that differ in the filter alone share one generation.
-The objective is the mean validation Dice over the training seeds; test data isn't touched.
+The objectives are the mean validation Dice over the training seeds and the cost; test data isn't touched.
 """
 
 import math
 import os
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -15,20 +16,34 @@ from uuid import uuid4
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from meddiff import finished
 from meddiff.errors import MeddiffError
 from meddiff.experiments.run import Outcome, pipeline_key, read_outcome
-from meddiff.experiments.tuning.trials import AXES, Axis, TrialRow, axes_of, propose, run_trial, trial_row
+from meddiff.experiments.tuning.space import COPIES, Axis, Value, axes_of, current_values
+from meddiff.experiments.tuning.trials import (
+    Hopeless,
+    TrialRow,
+    behind,
+    network_passes,
+    propose,
+    run_trial,
+    trial_row,
+    with_settings,
+)
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.params.arms import TREATED
-from meddiff.params.overrides import Overrides, merged, nested
+from meddiff.params.overrides import Overrides, nested, setting
 from meddiff.progress import bar
 from meddiff.services import tracking, versioning
+from meddiff.services.catalog import record_action
 
-_STARTUP_TRIALS = 6  # random ones, before the sampler has something to learn from
-HEARTBEAT_SECONDS = 60
+_STARTUP_TRIALS = 6  # random ones, before the sampler has something to learn from, and before trials are stopped
+_LEAST_BEFORE = 4    # trials at no more cost, before one is stopped for being worse than half of them
+HEARTBEAT_SECONDS = 20
 STORAGE_VARIABLE = "MEDDIFF_TUNE_STORAGE"  # wins over `tune.storage`
 _MOST_FAILURES = 3  # in a row
+_MOST_RETRIES = 2   # of a trial whose worker was killed
 
 
 @dataclass(frozen=True)
@@ -38,7 +53,7 @@ class TuneResult:
     Attributes:
         study: name of the study in the storage.
         rows: all finished trials, the first with the settings as they stood when the study began.
-        best: the trial that is proposed.
+        best: the trial that is proposed, and `reason` why it and no other.
         value: its mean validation Dice.
         diff: change of `params.yaml` to the best settings, empty if they stand there already; `diff_file` holds it too.
     """
@@ -46,36 +61,43 @@ class TuneResult:
     study: str
     rows: tuple[TrialRow, ...]
     best: TrialRow
+    reason: str
     value: float
     diff: str
     diff_file: Path
 
 
-_RunTrial = Callable[[Overrides, Mapping[str, str]], Outcome]
+_RunTrial = Callable[[Overrides, Mapping[str, str], Hopeless | None], Outcome]
 
 
 def tune(layout: Layout, params: Params, trials: int | None = None, run: _RunTrial | None = None) -> TuneResult:
     """Search until the study holds `trials` finished trials; interrupted, the same command goes on.
 
     The study belongs to the settings that aren't searched, the code and the data: change one, and another study begins. Its
-    first trial has the current settings. Several processes may share a study in PostgreSQL (`tune.storage`); a few trials too
-    many may run then.
+    first trial has the current settings. Several processes, on several machines, may share a study in PostgreSQL
+    (`tune.storage`); a trial whose process was killed is tried again by another.
 
     Args:
+        layout, params: the project.
         trials: in all, those of earlier calls included; None for `params.tune.trials`.
         run: runs the pipeline with overrides (section -> name -> value) and environment variables; None for `trials.run_trial`.
 
     Raises:
-        MeddiffError: a range of `tune` isn't possible, the current settings or three trials in a row fail, a service doesn't
-            answer, or nothing was accepted in any trial.
+        MeddiffError: a range of `tune.space` isn't possible, the current settings or three trials in a row fail, a service
+            doesn't answer, or nothing was accepted in any trial.
     """
-    axes, total = axes_of(layout, params), trials or params.tune.trials
-    study = _open_study(layout, params, axes)
+    current, total = current_values(layout, params), trials or params.tune.trials
+    axes_of(layout, params, current)  # before a study is begun
+    study = _open_study(layout, params, current)
+    axes = axes_of(layout, params, study.user_attrs["begun_with"])
     with tracking.recorded_run(layout, params, f"tune {study.study_name}", study.user_attrs["execution"]) as record:
         search = _Search(layout, params, axes, study, record, run or (lambda *given: run_trial(layout, *given)))
         with bar("tune") as report:
             while (done := len(_finished(study))) < total:
                 report(done, total, _top(study))
+                if _all_taken(study, total - done):
+                    time.sleep(HEARTBEAT_SECONDS / 4)  # other workers have the rest; one that dies leaves its trial to this one
+                    continue
                 seed = params.tune.seed + len(study.get_trials(deepcopy=False))  # anew, so that a resumed study repeats no draw
                 study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
                 study.optimize(search, n_trials=1, catch=(MeddiffError,))
@@ -85,6 +107,9 @@ def tune(layout: Layout, params: Params, trials: int | None = None, run: _RunTri
         result = _result(layout, params, study)
         record.metrics({"validation_dice": result.value, "cost": result.best.cost, "trials": float(len(result.rows))})
         record.text(result.diff_file.name, result.diff)
+        record_action(layout, params, "tuned", f"study {result.study}",
+                      f"trial {result.best.number} is proposed: {result.reason}",
+                      after=", ".join(f"{key} {result.best.shown(key)}" for key in result.best.settings))
     return result
 
 
@@ -97,18 +122,25 @@ class _Search:
         self.failures = 0
         self.fatal: MeddiffError | None = None
 
-    def __call__(self, trial: optuna.Trial) -> float:
-        settings: dict[str, float | str] = {
-            axis.key: round(float(trial.suggest_float(axis.key, axis.low, axis.high, step=axis.step)), 6) for axis in self.axes}
-        settings = trial.user_attrs.get("settings", settings)  # the first trial's may lie beside the grid
+    def __call__(self, trial: optuna.Trial) -> tuple[float, float]:
+        begun_with = self.study.user_attrs["begun_with"] if "first" in trial.user_attrs else {}
+        settings = {axis.key: axis.suggest(trial, begun_with.get(axis.key)) for axis in self.axes}
         trial.set_user_attr("settings", settings)
-        overrides = nested(settings) | {"segment": {"arms": [TREATED]}}
-        whole, name = Params.model_validate(merged(self.params, overrides)), f"trial {trial.number}"
+        overrides = nested(settings)
+        overrides["segment"] = overrides.get("segment", {}) | {"arms": [TREATED], "seeds": list(self.params.segment.seeds)}
+        whole, name = with_settings(self.params, overrides), f"trial {trial.number}"
+        cost = network_passes(whole, whole.generate.n) / 1000
+        rows = [row for row in _rows(self.study, self.params) if row.state == "complete"]
+
+        def hopeless(first: Outcome) -> bool:
+            return behind(first, cost, rows, _LEAST_BEFORE)
+
+        stops = self.params.tune.prune and len(rows) >= _STARTUP_TRIALS
         try:
             with tracking.recorded_run(self.layout, whole, name, f"{self.record.id}-{trial.number}", self.record) as run:
-                outcome = self.run(overrides, run.env)
+                outcome = self.run(overrides, run.env, hopeless if stops else None)
                 trial.set_user_attr("outcome", asdict(outcome))
-                row = trial_row(trial.number, settings, outcome, self.params.generate)
+                row = trial_row(trial.number, settings, outcome, whole)
                 numbers = {"validation_dice": row.dice, "cost": row.cost, "accepted": float(outcome.accepted),
                            "generated": float(outcome.generated), "seconds": outcome.seconds}
                 run.metrics({name: value for name, value in numbers.items() if math.isfinite(value)})
@@ -118,7 +150,9 @@ class _Search:
         self.failures = 0
         if not outcome.accepted:
             raise optuna.TrialPruned("nothing was accepted")
-        return row.dice
+        if len(outcome.dice[TREATED]) < len(self.params.segment.seeds):
+            raise optuna.TrialPruned("its first training seed is worse than half of those that cost no more")
+        return row.dice, row.cost
 
     def _failed(self, trial: optuna.Trial, error: BaseException) -> None:
         first = "first" in trial.user_attrs
@@ -129,49 +163,71 @@ class _Search:
             self.study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)  # for the next call
 
 
-def _open_study(layout: Layout, params: Params, axes: list[Axis]) -> optuna.Study:
+def study_url(layout: Layout, params: Params) -> str:
+    """Where studies lie: MEDDIFF_TUNE_STORAGE in the environment, else `tune.storage`, else a SQLite file in `.work/`."""
+    return os.environ.get(STORAGE_VARIABLE) or params.tune.storage or f"sqlite:///{layout.work.resolve() / 'optuna.db'}"
+
+
+def _open_study(layout: Layout, params: Params, current: Mapping[str, Value]) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    url = os.environ.get(STORAGE_VARIABLE) or params.tune.storage or f"sqlite:///{layout.work.resolve() / 'optuna.db'}"
     layout.work.mkdir(parents=True, exist_ok=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             storage = optuna.storages.RDBStorage(
-                url, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=3 * HEARTBEAT_SECONDS,
-                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2))
-            study = optuna.create_study(storage=storage, study_name=_study_name(layout, params), direction="maximize",
-                                        load_if_exists=True)
+                study_url(layout, params), heartbeat_interval=HEARTBEAT_SECONDS, grace_period=3 * HEARTBEAT_SECONDS,
+                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=_MOST_RETRIES))
+            study = optuna.create_study(storage=storage, study_name=_study_name(layout, params),
+                                        directions=["maximize", "minimize"], load_if_exists=True)
     except Exception as e:  # of the database's driver, whichever that is
         raise MeddiffError("tune.storage", f"the study's database must answer ({' '.join(str(e).split())[:200]})",
                            "Start it, or set a URL of the form sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME") from e
     if "execution" not in study.user_attrs:
+        study.set_metric_names(["validation Dice", "cost"])
+        study.set_user_attr("begun_with", dict(current))
         study.set_user_attr("execution", f"tune-{uuid4().hex}")
-        current = {axis.key: axis.current(params) for axis in axes}
-        nearest = {axis.key: axis.nearest(current[axis.key]) for axis in axes}
-        study.enqueue_trial(nearest, {"settings": current, "first": True})
+        study.enqueue_trial(dict(current), {"first": True}, skip_if_exists=True)
     return study
 
 
 def _study_name(layout: Layout, params: Params) -> str:
     """`tune.study`, and the name of all that shapes a trial and isn't searched."""
-    fixed = nested(dict.fromkeys(axis.key for axis in AXES)) | {"segment": {"arms": [TREATED]}}
-    return f"{params.tune.study}-{pipeline_key(layout, params, fixed, 'segment')[:8]}"
+    fixed = nested(dict.fromkeys(params.tune.space))
+    fixed["segment"] = fixed.get("segment", {}) | {"arms": [TREATED]}
+    key = finished.key(pipeline_key(layout, params, fixed, "segment"), params.tune.model_dump(include={"space"}))
+    return f"{params.tune.study}-{key[:8]}"
+
+
+def _all_taken(study: optuna.Study, missing: int) -> bool:
+    """Whether workers that live have all the trials that are missing; those of dead ones are given back first."""
+    optuna.storages.fail_stale_trials(study)
+    return len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))) >= missing
 
 
 def _result(layout: Layout, params: Params, study: optuna.Study) -> TuneResult:
-    rows = tuple(trial_row(trial.number, trial.user_attrs["settings"], read_outcome(trial.user_attrs["outcome"]), params.generate)
-                 for trial in _finished(study))
-    scored = [row for row in rows if row.outcome.accepted]
+    rows = _rows(study, params)
+    scored = [row for row in rows if row.state == "complete"]
     if not scored:
         raise MeddiffError(layout.params, "some samples must pass the filter in some trial",
                            "Loosen filter.agreement, or train the generator longer")
-    best = propose(scored)
-    changed = {axis.key: best.settings[axis.key] for axis in AXES if best.settings[axis.key] != axis.current(params)}
+    today = params.filter.similarity_high
+    if not (safe := [row for row in scored if float(row.settings.get(COPIES, today)) <= today]):
+        raise MeddiffError(f"{layout.params}: {COPIES}", f"no trial keeps to this bound of copies, {today}, which a search never "
+                           "loosens", "Begin another search by another tune.study")
+    proposal = propose(safe)
+    best = proposal.row
+    changed = {key: value for key, value in best.settings.items() if value != setting(params, key)}
     diff = versioning.diff_params(layout.params, nested(changed)) if changed else ""
     file = layout.work / "tune/best.diff"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(diff)
-    return TuneResult(study.study_name, rows, best, best.dice, diff, file)
+    return TuneResult(study.study_name, rows, best, proposal.reason, best.dice, diff, file)
+
+
+def _rows(study: optuna.Study, params: Params) -> tuple[TrialRow, ...]:
+    return tuple(trial_row(trial.number, trial.user_attrs["settings"], read_outcome(trial.user_attrs["outcome"]),
+                           with_settings(params, nested(trial.user_attrs["settings"])),
+                           "complete" if trial.state == TrialState.COMPLETE else "stopped") for trial in _finished(study))
 
 
 def _finished(study: optuna.Study) -> list[FrozenTrial]:
@@ -179,5 +235,5 @@ def _finished(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _top(study: optuna.Study) -> dict[str, float]:
-    values = [trial.value for trial in _finished(study) if trial.state == TrialState.COMPLETE]
+    values = [trial.values[0] for trial in _finished(study) if trial.state == TrialState.COMPLETE]
     return {"dice": max(values)} if values else {}

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
@@ -26,6 +27,8 @@ _ABSENT = re.compile(r"failed to reproduce '.*': \[Errno 2\] No such file or dir
 _MISSING = re.compile(r"(Parameters '.+' are missing from '.+')")  # likewise: settings that dvc.yaml names
 _NOT_COPIED = {".git", ".venv", ".work", "data", "models", "backgrounds", "synthetic", "filtered", "reports"}
 STOP_SECONDS = 20.0
+# Waits for a line, or for the end of the pipe that its parent held: then it ends the process group that it guards.
+_GUARD = 'read -r _ || { kill -TERM -- "-$1"; sleep 5; kill -KILL -- "-$1"; }'
 
 
 class StageCrash(MeddiffError):  # noqa: N818 - it is a MeddiffError by name already
@@ -160,7 +163,7 @@ def _dvc(root: Path, env: Mapping[str, str], show: Callable[[str], None], *words
     process = subprocess.Popen([sys.executable, "-m", "dvc", *words], cwd=root, env={**os.environ, **here, **env}, text=True,
                                errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     last: deque[str] = deque(maxlen=2000)
-    with process:
+    with process, _guarded(process):
         try:
             for line in process.stdout or ():
                 last.append(line.rstrip("\n"))
@@ -173,6 +176,17 @@ def _dvc(root: Path, env: Mapping[str, str], show: Callable[[str], None], *words
     if process.returncode:
         raise _failure(words, list(last))
     return list(last), greatest_memory(usage)
+
+
+@contextmanager
+def _guarded(process: "subprocess.Popen[str]") -> Iterator[None]:
+    """Let the group of a process end when this process dies, even by SIGKILL: nobody would wait for what it makes."""
+    guard = subprocess.Popen(["sh", "-c", _GUARD, "guard", str(process.pid)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield
+    finally:
+        guard.communicate(b"done\n")
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:

@@ -25,7 +25,6 @@ VENDORS = {"mlflow": "services/tracking", "great_expectations": "filtering", "sq
            "starlette": "browsing", "uvicorn": "browsing",
            "dvc": "services/versioning", "dvc_data": "services/versioning", "optuna": "experiments/tuning",
            "optuna_dashboard": "experiments/tuning",
-
            "distributed": "cluster", "dask": "cluster"}
 
 # The ground, on which every room stands; of it the stages and what is around them alone know where files lie (`layout`).

@@ -12,6 +12,7 @@ from meddiff.cli.project import any_project, project
 from meddiff.cli.registry import audit, promote_model, webhook_app
 from meddiff.cli.settings import init, params, profile
 from meddiff.cli.state import backup, restore
+from meddiff.cli.tuning import tune_settings
 from meddiff.cli.upkeep import doctor, gc
 from meddiff.errors import MeddiffError, redacted, some
 from meddiff.layout import STAGES
@@ -34,6 +35,7 @@ def _main(version: Annotated[bool, typer.Option("--version", callback=_tell_vers
 for _command in (init, params, profile, lineage, withdraw, audit, doctor, gc, backup, restore):
     app.command()(_command)
 app.command("promote")(promote_model)
+app.command("tune")(tune_settings)
 app.add_typer(catalog_app, name="catalog")
 app.add_typer(release_app, name="release")
 app.add_typer(export_app, name="export")
@@ -193,43 +195,6 @@ def browse_project(
     place, key = bind(port), secrets.token_urlsafe(16)
     print(f"open http://127.0.0.1:{place.getsockname()[1]}/?key={key} - end with Ctrl-C", flush=True)
     serve_page(browse_app(layout, params.prepare.classes, name or git_user(layout.root) or getpass.getuser(), key), place)
-
-
-@app.command("tune")
-def tune_settings(
-    trials: Annotated[int | None, typer.Option(min=1, help="In all, with those of earlier calls; else tune.trials.")] = None,
-    study: Annotated[str | None, typer.Option(help="Beginning of its name; else tune.study.")] = None,
-    storage: Annotated[str | None, typer.Option(help="Database that workers share; else tune.storage.")] = None,
-) -> None:
-    """Search the settings of tune.space by validation Dice and cost; shows the best as a change of params.yaml.
-
-    Start it several times, also on several machines, over one database: they work on one study, and a trial whose worker was
-    killed is tried again by another.
-    """
-    import os
-
-    from meddiff.experiments.tuning import search
-    from meddiff.experiments.tuning.trials import pareto
-    from meddiff.params.overrides import merged
-
-    layout, params = project()
-    own = {"study": study} if study else {}
-    if storage:
-        os.environ[search.STORAGE_VARIABLE] = storage
-    result = search.tune(layout, type(params).model_validate(merged(params, {"tune": own})), trials)
-    best = pareto([row for row in result.rows if row.state == "complete"])
-    print("cost: thousands of images through the networks; *: no other is better in Dice and cost")
-    print(f"{'trial':>5} {'dice':>7} {'error':>7} {'cost':>8} {'pairs':>6}   settings, as they ran")
-    # a pruned trial's Dice is NaN, which equals nothing: last
-    for row in sorted(result.rows, key=lambda row: (row.dice != row.dice, -row.dice)):
-        settings = ", ".join(f"{name} {row.shown(name)}" for name in row.settings)
-        mark = "*" if row in best else " "
-        note = "" if row.state == "complete" else f"{row.state}: "
-        numbers = f"{row.number:5d} {row.dice:7.4f} {row.error:7.4f} {row.cost:8.1f} {row.outcome.accepted:6d}"
-        print(f"{numbers} {mark} {note}{settings}")
-    print(f"proposed: trial {result.best.number}, validation Dice {result.value:.4f}: {result.reason}")
-    apply = f"{redacted(result.diff)}apply it with: patch -p1 < {result.diff_file}"
-    print(apply if result.diff else "params.yaml has the best settings already")
 
 
 @app.command("ablate")

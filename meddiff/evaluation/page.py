@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from meddiff.cases import CLASS_COLOURS
 from meddiff.evaluation.advice import advice_sentence
@@ -57,7 +58,8 @@ def _in_words(gain: Interval) -> str:
 
 
 def report_page(
-    summary: Summary, pictures: Sequence[Picture], title: str, made: str, tolerance: float, phantoms: bool = False
+    summary: Summary, pictures: Sequence[Picture], title: str, made: str, tolerance: float, phantoms: bool = False,
+    fidelity: Mapping[str, Any] | None = None,
 ) -> str:
     """Compose the page.
 
@@ -68,6 +70,7 @@ def report_page(
         made: date, or whatever tells this evaluation from others.
         tolerance: tolerance of the normalised surface distance [pixels].
         phantoms: whether meddiff drew the images, which the page then says.
+        fidelity: `filtering.fidelity.Fidelity.as_json`, for what the accepted pairs give away of the training cases.
 
     Returns:
         A complete HTML document without references to other files or hosts.
@@ -79,7 +82,8 @@ def report_page(
                   cards=_cards(summary), advice=advice_sentence(summary.advice) if summary.advice else "",
                   warnings=decision_warning(summary), further=further(summary), **report_tables(summary, tolerance),
                   done=_done(summary),
-                  caveats=caveats(summary), pictures={picture.name: picture for picture in pictures},
+                  caveats=[*caveats(summary), *membership_words(fidelity or {})],
+                  pictures={picture.name: picture for picture in pictures},
                   outlines={"cases": colours or OUTLINES, "pairs": colours})
 
 
@@ -109,6 +113,17 @@ def caveats(summary: Summary) -> list[str]:
     return [*found, "One dataset and one split: other scanners, hospitals and kinds of lesion aren't covered.",
             "The interval covers the choice of test cases and training seeds, not that of the annotated cases or the generator.",
             "With synthetic images each batch holds fewer real ones; all arms had the same number of steps."]
+
+
+def membership_words(fidelity: Mapping[str, Any]) -> list[str]:
+    """Whether the accepted pairs tell training lesions from held-back ones, in a sentence; nothing where it wasn't measured."""
+    found = fidelity.get("membership")
+    if not found:
+        return []
+    share, lower, upper = (f"{found[name]:.0%}" for name in ("auc", "lower", "upper"))
+    told = "they give away who was trained on" if found["lower"] > 0.5 else "more than chance isn't shown, which is no proof"
+    return ["Who was trained on, guessed from the accepted pairs alone: of a training lesion and a held-back one it is the right "
+            f"one in {share} of the cases (95% interval {lower} to {upper}; 50% is chance): {told}."]
 
 
 def patient_warning(summary: Summary) -> list[str]:

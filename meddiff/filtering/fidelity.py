@@ -8,7 +8,7 @@ and aren't those of published tables; the other measures don't change by it.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -21,6 +21,7 @@ from scipy.stats import ks_2samp
 from meddiff.cases import Case, Pixels
 from meddiff.filtering.decisions import fitted
 from meddiff.filtering.features import Extractor
+from meddiff.filtering.membership import Membership, infer_members
 from meddiff.lesions.seams import REAL_RIM, real_seams, seam
 from meddiff.lesions.shapes import Floats
 from meddiff.masks.statistics import mask_statistics
@@ -109,7 +110,7 @@ class Fidelity:
         extractor: name of the feature space.
         reference: what the reference images are, `n_reference` of them.
         n_training: training images, whose comparison is the floor: what real images of another draw give.
-        sets: name of a set -> its comparison.
+        sets: name of a set -> its comparison; `membership`: what the accepted samples give away of the training.
     """
 
     extractor: str
@@ -117,6 +118,7 @@ class Fidelity:
     n_reference: int
     n_training: int
     sets: dict[str, Comparison]
+    membership: Membership | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, null in the place of NaN."""
@@ -201,8 +203,9 @@ def compare_samples(extractor: Extractor, cases: Sequence[Case], held_back: Sequ
     seen, real = np.array(steps), np.array(real_seams([image for image, _ in training], [mask for _, mask in training]))
     seams = {name: float(values[np.isfinite(values)].mean()) for name, values in
              {"training": real, "generated": seen, "accepted": seen[accepted]}.items() if np.isfinite(values).any()}
-    return assess_fidelity(describe(extractor.features, reference), describe(extractor.features, training, mirrored=True), sets,
-                  extractor.name, seams)
+    kept, learned = (describe(extractor.features, part, mirrored=True) for part in (reference, training))
+    found = infer_members(learned.spaces, kept.spaces, sets["accepted"].spaces["lesion"])
+    return replace(assess_fidelity(kept, learned, sets, extractor.name, seams), membership=found)
 
 
 def assess_fidelity(reference: Description, training: Description, sets: Mapping[str, Description], extractor: str,

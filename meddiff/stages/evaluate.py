@@ -68,11 +68,11 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     masks = {key: findings.decided for key, findings in (predictions | joint).items()}
     scored, losses = mean_over_classes(with_lesion(table)), read_losses(layout.generator)
     pictures = make_pictures(scored, summary, cases, masks, pairs, losses, settings.pictures, len(classes))
+    fidelity = json.loads(file.read_text()) if (file := layout.filtered / "fidelity.json").is_file() else {}
     phantoms, title = dataset == "demo", f"{dataset}, {describe_images(cases, {row.mode for row in rows})}"
-    page = report_page(summary, pictures, title, describe_look(looks, tracker.about()), settings.tolerance, phantoms)
+    page = report_page(summary, pictures, title, describe_look(looks, tracker.about()), settings.tolerance, phantoms, fidelity)
     write_report(layout, settings, table, together, summary, pictures, page, cases, masks, len(classes))
-    fidelity = layout.filtered / "fidelity.json"
-    tracker.headline(summary.headlines() | (memorisation(json.loads(fidelity.read_text())) if fidelity.is_file() else {}))
+    tracker.headline(summary.headlines() | memorisation(fidelity))
     for name in ("report.html", "summary.json", CASE_SCORES.name, "pictures"):
         tracker.headline_file(layout.report / name)
     hand_over(layout, tracker, ensemble, cases, delivered, summary, phantoms)

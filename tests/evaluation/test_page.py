@@ -239,3 +239,12 @@ def test_names_are_escaped():
     assert checker.open == []
     for words in (f"{evil}: what synthetic", f"· {evil}", f"{evil}40 cases", f"left out: {evil}", f"dashed;{evil}b"):
         assert words in checker.text
+
+
+@pytest.mark.parametrize(("lower", "words"), [(0.55, "they give away who was trained on"), (0.45, "which is no proof")])
+def test_what_the_pairs_give_away_is_told(lower: float, words: str) -> None:
+    found = {"membership": {"auc": 0.62, "lower": lower, "upper": 0.7, "members": 40, "others": 60}}
+    page = report_page(summary(), [], "busi", "now", 2.0, fidelity=found)
+    assert words in page
+    assert "in 62% of the cases (95% interval" in page
+    assert "Who was trained on" not in report_page(summary(), [], "busi", "now", 2.0, fidelity={})

@@ -518,7 +518,7 @@ def test_workers_share_a_study_in_postgresql_and_make_up_for_one_that_is_killed(
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     workers = [subprocess.Popen([*command, how], cwd=SETTINGS.parent, env=env, text=True, stdout=subprocess.PIPE)
                for how in ("dies", "lives")]
-    (told, _), (last, _) = (worker.communicate(timeout=120) for worker in workers)
+    (told, _), (last, _) = (worker.communicate(timeout=300) for worker in workers)
     assert (workers[0].returncode, told) == (-9, "dies\n")
     assert workers[1].returncode == 0
     finished, own = map(int, last.split())

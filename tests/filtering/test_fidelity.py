@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from meddiff.cases import Pixels
-from meddiff.filtering.fidelity import SUBSETS, assess_fidelity, copies, density_coverage, describe, kid, shape_tests
+from meddiff.filtering.fidelity import (
+    SUBSETS,
+    assess_fidelity,
+    copies,
+    density_coverage,
+    describe,
+    kid,
+    shape_tests,
+)
 from meddiff.lesions.shapes import Floats
 from meddiff.masks.statistics import mask_statistics
 from tests.conftest import make_cases

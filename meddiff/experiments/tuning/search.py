@@ -168,7 +168,7 @@ def study_url(layout: Layout, params: Params) -> str:
     return os.environ.get(STORAGE_VARIABLE) or params.tune.storage or f"sqlite:///{layout.work.resolve() / 'optuna.db'}"
 
 
-def _open_study(layout: Layout, params: Params, current: Mapping[str, Value]) -> optuna.Study:
+def _open_study(layout: Layout, params: Params, current: Mapping[str, Value], again: bool = True) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     layout.work.mkdir(parents=True, exist_ok=True)
     try:
@@ -180,6 +180,9 @@ def _open_study(layout: Layout, params: Params, current: Mapping[str, Value]) ->
             study = optuna.create_study(storage=storage, study_name=_study_name(layout, params),
                                         directions=["maximize", "minimize"], load_if_exists=True)
     except Exception as e:  # of the database's driver, whichever that is
+        if again and "already exists" in str(e):  # two workers made the tables at the same moment
+            time.sleep(1)
+            return _open_study(layout, params, current, again=False)
         raise MeddiffError("tune.storage", f"the study's database must answer ({' '.join(str(e).split())[:200]})",
                            "Start it, or set a URL of the form sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME") from e
     if "execution" not in study.user_attrs:

@@ -28,7 +28,7 @@ _MISSING = re.compile(r"(Parameters '.+' are missing from '.+')")  # likewise: s
 _NOT_COPIED = {".git", ".venv", ".work", "data", "models", "backgrounds", "synthetic", "filtered", "reports"}
 STOP_SECONDS = 20.0
 # Waits for a line, or for the end of the pipe that its parent held: then it ends the process group that it guards.
-_GUARD = 'read -r _ || { kill -TERM -- "-$1"; sleep 5; kill -KILL -- "-$1"; }'
+_GUARD = 'read -r _ || { kill -TERM "-$1"; sleep 5; kill -KILL "-$1"; }'
 
 
 class StageCrash(MeddiffError):  # noqa: N818 - it is a MeddiffError by name already

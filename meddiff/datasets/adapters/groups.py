@@ -178,7 +178,7 @@ def names_of_cases(cases: Sequence[RawCase], path: Path) -> dict[str, list[str]]
     held: dict[str, dict[Path, list[str]]] = {}
     for case in cases:
         if file := case.file:
-            volume = {case.group} if isinstance(case.image, VolumeSlice) and case.group else set()
+            volume = {case.id.rpartition("_")[0]} if isinstance(case.image, VolumeSlice) and case.image.frames > 1 else set()
             place = {composed(file.relative_to(path).as_posix())} if file.is_relative_to(path) else set()
             for name in {composed(file.name), composed(file.stem)} | place | volume:
                 held.setdefault(name, {}).setdefault(file, []).append(case.id)

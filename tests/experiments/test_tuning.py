@@ -523,8 +523,11 @@ def test_workers_share_a_study_in_postgresql_and_make_up_for_one_that_is_killed(
     assert workers[1].returncode == 0
     finished, own = map(int, last.split())
     assert (finished, own) == (6, 5)
-    (study,) = optuna.get_all_study_names(postgres_database)
-    trials = optuna.load_study(study_name=study, storage=postgres_database).trials
+    storage = optuna.storages.RDBStorage(postgres_database)
+    (study,) = optuna.get_all_study_names(storage)
+    trials = optuna.load_study(study_name=study, storage=storage).trials
+    storage.remove_session()
+    storage.engine.dispose()
     (killed,) = (trial for trial in trials if trial.state == TrialState.FAIL)
     (again,) = (trial for trial in trials if trial.system_attrs.get("failed_trial") == killed.number)
     assert (again.state, again.params) == (TrialState.COMPLETE, killed.params)

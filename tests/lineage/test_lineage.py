@@ -37,7 +37,7 @@ SETTINGS = {
     "backgrounds": {"inspector_steps": 2, "finder_steps": 2, "fill_steps": 2},
     "mask_model": {"steps": 2, "grid": 16, "batch_size": 4}, "finetune": {"steps": 2, "batch_size": 4},
     "generate": {"n": 6, "samples_per_batch": 6, "batch_size": 6, "steps": 2},
-    "filter": {"agreement": 0.0, "similarity_low": 0.0, "similarity_high": 0.999999, "min_contrast": 0.0, "min_acceptance": 0.0},
+    "filter": {"agreement": 0.0, "similarity_low": 0.0, "keep_copies": True, "min_contrast": 0.0, "min_acceptance": 0.0},
     "compute": {"threads": 1, "device": "cpu", "precision": "float32"},
 }
 

@@ -276,9 +276,10 @@ def test_a_search_proposes_a_change_and_shows_its_trials(tmp_path: Path) -> None
     rows = tuple(TrialRow(n, {"filter.agreement": n / 2}, dice, 0.01, 3.0,
                           Outcome({"synthetic": {0: dice}}, 10, accepted, {}, (), 1.0, 90.0))
                  for n, (dice, accepted) in enumerate(((math.nan, 0), (0.7, 5), (0.5, 5))))
-    text = proposal(TuneResult("study", rows, rows[1], 0.7, "-a\n+b\n", tmp_path / "best.diff"))
+    text = proposal(TuneResult("study", rows, rows[1], "it is the best", 0.7, "-a\n+b\n", tmp_path / "best.diff"))
     assert "```diff\n-a\n+b\n```" in text
     assert f"patch -p1 < {tmp_path / 'best.diff'}" in text
-    assert text.splitlines()[-3:] == ["| 1 | 0.7000 ± 0.0100 | 3.0 | 0.5 |", "| 2 | 0.5000 ± 0.0100 | 3.0 | 1 |",
-                                      "| 0 | nothing accepted | – | 0 |"]
-    assert "has the best settings already" in proposal(TuneResult("study", rows, rows[1], 0.7, "", tmp_path / "best.diff"))
+    assert text.startswith("Trial 1 is proposed: mean validation Dice 0.7000; it is the best.")
+    assert [line.replace(" ", "") for line in text.splitlines()[-3:]] == [
+        "|1|0.7000±0.0100|3.0*|5||0.5|", "|2|0.5000±0.0100|3.0|5||1|", "|0|nothingaccepted|–|0||0|"]
+    assert "has the best settings already" in proposal(TuneResult("study", rows, rows[1], "it is the best", 0.7, "", tmp_path / "best.diff"))

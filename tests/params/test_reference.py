@@ -30,7 +30,7 @@ def test_every_setting_has_a_row_with_default_and_what_is_allowed() -> None:
     ("generate.feather", "true", "true or false"),
     ("filter.corrosion_radius", "auto", "number from 0 up to 16 or auto"),
     ("segment.arms", "[real, synthetic, combined]", "list of text"),
-    ("tune.guidance_scale", "[1.0, 4.0]", "list of 2 of number"),
+    ("foundation.channels", "[64, 128]", "list of whole number from 16 in steps of 16"),
     ("benchmark.datasets", "[{name: demo, dataset: demo, path: raw, settings: {}}]", "list of mapping"),
 ])
 def test_defaults_and_bounds_are_told_in_words(key: str, default: str, allowed: str) -> None:

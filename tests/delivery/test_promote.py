@@ -23,6 +23,7 @@ from meddiff.layout import Layout
 from meddiff.params import Params, PromoteParams
 from meddiff.services.catalog import list_actions
 from meddiff.services.tracking import GENERATOR, Evidence, Registry, count_looks, list_evidence, load_generator, stage_run
+from meddiff.services.tracking.cards import logged_model
 from meddiff.services.tracking.models import log_model
 from meddiff.services.tracking.server import connect
 
@@ -273,7 +274,7 @@ def test_the_page_of_a_model_shows_what_was_measured_with_it(layout: Layout, mon
                   "| 50.0% |", "meddiff lineage models:/"):
         assert words in version.description
     assert (version.tags["dice_synthetic"], version.tags["data"]) == ("0.7", "demo 64 px, 10 labelled")
-    logged = {metric.key: metric.value for metric in client.get_logged_model(version.model_id).metrics}
+    logged = {metric.key: metric.value for metric in client.get_logged_model(logged_model(version.source)).metrics}
     assert {name: logged[name] for name in measured} == measured
     client.delete_model_version(Params().promote.model, "1")
     execution(layout, "two", measured, monkeypatch, f"{Params().promote.model}/1")  # somebody deleted what is used again

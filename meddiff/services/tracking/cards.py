@@ -1,5 +1,6 @@
 """What the pages of registered models show: the numbers that were measured with them, by data set, a description, and tags."""
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -35,9 +36,10 @@ def show_numbers(own: Run, whole: Run, models: Mapping[str, str], values: Mappin
         with answering(own.server.uri):
             for key, value in tags.items() if kind == GENERATOR else ():
                 client.set_model_version_tag(version.name, version.version, key, value)
-            if version.model_id:
-                client.log_inputs(own.id, models=[LoggedModelInput(version.model_id)])
-                client.log_batch(own.id, metrics=[Metric(key, value, now, 0, model_id=version.model_id, run_id=own.id, **about)
+            model = logged_model(version.source)
+            if model:
+                client.log_inputs(own.id, models=[LoggedModelInput(model)])
+                client.log_batch(own.id, metrics=[Metric(key, value, now, 0, model_id=model, run_id=own.id, **about)
                                                   for key, value in values.items()])
 
 
@@ -70,6 +72,12 @@ def describe_generator(whole: Run, params: Params, version: str) -> None:
                   f"({whole.id}). Of whom it learned: `meddiff lineage models:/{version}`."]
         client.update_model_version(name, number, "\n".join(lines)[:5000])
         client.set_model_version_tag(name, number, "data", data_words(params))
+
+
+def logged_model(source: str | None) -> str:
+    """Id of the logged model that a version was registered from; MLflow's database keeps it in the source alone. Else empty."""
+    match = re.fullmatch("models:/(m-[0-9a-f]+)", source or "")
+    return match[1] if match else ""
 
 
 def _registered_version(run: Run, id: str) -> Any:

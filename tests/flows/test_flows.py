@@ -282,4 +282,5 @@ def test_a_search_proposes_a_change_and_shows_its_trials(tmp_path: Path) -> None
     assert text.startswith("Trial 1 is proposed: mean validation Dice 0.7000; it is the best.")
     assert [line.replace(" ", "") for line in text.splitlines()[-3:]] == [
         "|1|0.7000±0.0100|3.0*|5||0.5|", "|2|0.5000±0.0100|3.0|5||1|", "|0|nothingaccepted|–|0||0|"]
-    assert "has the best settings already" in proposal(TuneResult("study", rows, rows[1], "it is the best", 0.7, "", tmp_path / "best.diff"))
+    same = proposal(TuneResult("study", rows, rows[1], "it is the best", 0.7, "", tmp_path / "best.diff"))
+    assert "has the best settings already" in same

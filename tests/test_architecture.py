@@ -394,7 +394,7 @@ def test_searches_and_ablations_never_evaluate() -> None:
     assert [(node.name, [each.arg for each in node.args.args]) for node in within] == [("up_to", ["self", "stage"])]
     run = {name_of(path): set(constants(calls(path, "up_to"), 0)) for path in sources() if calls(path, "up_to")}
     assert run == {"experiments/run": {"filter", "segment"}, "experiments/benchmark/cells": {"prepare", "evaluate"},
-                   "experiments/advice": {"prepare"}}
+                   "experiments/advice": {"prepare"}, "experiments/tuning/trials": {"filter"}}
     searches = [path for path in sources() if room(path).removeprefix("experiments/") in ("run", "tuning", "ablation", "advice")]
     for path in searches:
         assert not {room(file) for file in ours(path)} & {"experiments/benchmark", "stages"}, path

@@ -288,7 +288,7 @@ with stage_run(Layout(Path(sys.argv[1])), Params(), "filter"):
 
 def test_runs_of_a_killed_process_end_and_others_go_on(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = shutil.copytree(empty, tmp_path / "p")
-    layout, params = Layout(root), Params()
+    layout, params, before = Layout(root), Params(), {run.info.run_id for run in runs(root)}
     with subprocess.Popen([sys.executable, "-c", KILLED, str(root)], stdout=subprocess.PIPE, text=True,
                           env={**os.environ, "MEDDIFF_EXECUTION": "killed"}) as process:
         assert process.stdout is not None
@@ -302,7 +302,7 @@ def test_runs_of_a_killed_process_end_and_others_go_on(empty: Path, tmp_path: Pa
         monkeypatch.setenv("MEDDIFF_EXECUTION", "alive")
         with stage_run(layout, params, "filter"):
             ended = {run.id for run in end_lost(layout, params)}
-            left = {run.info.run_id: run.info.status for run in runs(root)}
+            left = {run.info.run_id: run.info.status for run in runs(root) if run.info.run_id not in before}
             assert {left[id] for id in ended} == {"KILLED"}
             assert sorted(left.values()) == ["KILLED"] * 2 + ["RUNNING"] * 4
             found = end_lost(layout, params, lambda execution: execution == "elsewhere")

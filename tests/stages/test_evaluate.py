@@ -24,6 +24,7 @@ from meddiff.segmentation.ensemble import Ensemble, Recipe
 from meddiff.segmentation.metrics import dice as dice_of
 from meddiff.segmentation.segmenter import Segmenter
 from meddiff.services.tracking import Unrecorded
+from meddiff.stages import arms as stage_arms
 from meddiff.stages import evaluate, prepare, segment
 from tests.conftest import make_cases
 from tests.stages.test_prepare import wide_folder
@@ -144,7 +145,7 @@ def test_segment_leaves_every_arm_and_seed(layout):
 
 
 def test_every_synthetic_arm_has_as_many_pairs_and_its_own_masks(layout, monkeypatch):
-    used, train = {}, segment.train_segmenter
+    used, train = {}, stage_arms.train_segmenter
 
     def spy(real, synthetic, *rest):
         used[len(used)] = {case.id: (case.mask > 0).sum() for case in synthetic}
@@ -152,7 +153,7 @@ def test_every_synthetic_arm_has_as_many_pairs_and_its_own_masks(layout, monkeyp
 
     path = next((layout.filtered / "masks").iterdir())
     write_mask(path, np.pad(np.ones((2, 2), np.uint8), ((15, 15), (15, 15))))
-    monkeypatch.setattr(segment, "train_segmenter", spy)
+    monkeypatch.setattr(stage_arms, "train_segmenter", spy)
     arms = ["real", "synthetic", "uncorroded", "unfiltered"]
     segment.run(layout, settings(segment={"arms": arms, "seeds": [0]}), Unrecorded())
     assert [len(pairs) for pairs in used.values()] == [0, 3, 3, 3]
@@ -184,14 +185,14 @@ class Trained:
     """Stands in for the training: what each call is given, and the untrained result of one step."""
 
     def __init__(self, monkeypatch) -> None:
-        self.calls, train = [], segment.train_segmenter
+        self.calls, train = [], stage_arms.train_segmenter
 
         def spy(real, synthetic, settings, seed, validation, device, checkpoint, report, classes, augmentation):
             self.calls.append(SimpleNamespace(real=real, pairs=synthetic, settings=settings, seed=seed,
                                               augmentation=augmentation))
             return train(real, synthetic, settings.model_copy(update={"steps": 1}), seed, validation, classes=classes)
 
-        monkeypatch.setattr(segment, "train_segmenter", spy)
+        monkeypatch.setattr(stage_arms, "train_segmenter", spy)
 
 
 def test_the_rivals_and_ratios_differ_in_what_they_are_about(layout, monkeypatch):
@@ -230,7 +231,7 @@ def test_only_the_pairs_that_are_used_are_read_and_they_are_those_of_all(layout,
     real, validation = read_cases(layout.cases("train")), read_cases(layout.cases("val"))
     whole = settings().segment.model_copy(update={"ratio": 0.25})
     for seed in (0, 1):
-        trained = segment.train_segmenter(real, every, whole, seed, validation)
+        trained = stage_arms.train_segmenter(real, every, whole, seed, validation)
         trained.save(layout.work / "whole")
         assert (layout.work / "whole/model.safetensors").read_bytes() == weights(layout, "synthetic", seed)
 
@@ -321,8 +322,8 @@ def test_the_report_and_the_closing_lines_name_all_arms(layout, monkeypatch, cap
 
 
 def test_arms_of_equal_pairs_are_trained_once(layout, monkeypatch):
-    train, calls = segment.train_segmenter, []
-    monkeypatch.setattr(segment, "train_segmenter", lambda *args: calls.append(args) or train(*args))
+    train, calls = stage_arms.train_segmenter, []
+    monkeypatch.setattr(stage_arms, "train_segmenter", lambda *args: calls.append(args) or train(*args))
     segment.run(layout, settings(segment={"arms": ["synthetic", "uncorroded"]}), Unrecorded())
     assert len(calls) == 2  # one a seed: the masks of this filter weren't corroded
     assert pd.read_csv(layout.segmenters / "validation.csv")["arm"].tolist() == ["synthetic"] * 2 + ["uncorroded"] * 2
@@ -336,7 +337,7 @@ def test_loss_curves_are_throttled(layout):
 
 
 def test_a_killed_run_goes_on_with_what_is_finished(layout, monkeypatch):
-    train, calls = segment.train_segmenter, []
+    train, calls = stage_arms.train_segmenter, []
 
     def kill_the_third(*args, **kwargs):
         calls.append(args)
@@ -344,7 +345,7 @@ def test_a_killed_run_goes_on_with_what_is_finished(layout, monkeypatch):
             raise KeyboardInterrupt
         return train(*args, **kwargs)
 
-    monkeypatch.setattr(segment, "train_segmenter", kill_the_third)
+    monkeypatch.setattr(stage_arms, "train_segmenter", kill_the_third)
     with pytest.raises(KeyboardInterrupt):
         segment.run(layout, settings(), Unrecorded())
     assert not layout.segmenters.exists()
@@ -355,13 +356,13 @@ def test_a_killed_run_goes_on_with_what_is_finished(layout, monkeypatch):
 
 def test_only_what_a_change_touches_is_trained_again(finished, monkeypatch):
     before = weights(finished, "real", 0)
-    train, calls = segment.train_segmenter, []
+    train, calls = stage_arms.train_segmenter, []
 
     def count(*args, **kwargs):
         calls.append(args[3])
         return train(*args, **kwargs)
 
-    monkeypatch.setattr(segment, "train_segmenter", count)
+    monkeypatch.setattr(stage_arms, "train_segmenter", count)
     segment.run(finished, settings(), Unrecorded())
     assert calls == []
     segment.run(finished, settings(segment={"share": 0.33}), Unrecorded())
@@ -375,9 +376,9 @@ def test_only_what_a_change_touches_is_trained_again(finished, monkeypatch):
 
 
 def test_changed_training_code_trains_again(finished, monkeypatch):
-    train, calls = segment.train_segmenter, []
-    monkeypatch.setattr(segment, "code", lambda *names: "other code")
-    monkeypatch.setattr(segment, "train_segmenter", lambda *args: calls.append(args) or train(*args))
+    train, calls = stage_arms.train_segmenter, []
+    monkeypatch.setattr(stage_arms, "code", lambda *names: "other code")
+    monkeypatch.setattr(stage_arms, "train_segmenter", lambda *args: calls.append(args) or train(*args))
     segment.run(finished, settings(), Unrecorded())
     assert len(calls) == 4
 

@@ -51,7 +51,7 @@ def has_pairs(path: Path) -> bool:
     """Whether `folder` can read something below a folder, rightly or not."""
     places = entry(path, "images"), entry(path, "masks")
     try:
-        return any(map(list_files, places)) if all(place.is_dir() for place in places) else bool(guess_pairs(path).masks)
+        return (all(place.is_dir() for place in places) and any(map(list_files, places))) or bool(guess_pairs(path).masks)
     except MeddiffError:
         return True
 

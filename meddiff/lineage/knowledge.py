@@ -9,7 +9,7 @@ from meddiff.outputs.samples import read_records
 from meddiff.outputs.sources import Source, dataset_digest, list_sources
 from meddiff.params import Params
 from meddiff.services.catalog import FILES, ExecutionRecord, History, MadeRecord, read_history
-from meddiff.services.tracking import VersionRecord, list_versions, read_run
+from meddiff.services.tracking import VersionRecord, list_versions, read_runs
 from meddiff.services.versioning import git_commit, locked
 
 
@@ -91,9 +91,8 @@ def _only_in_mlflow(layout: Layout, params: Params, versions: Iterable[VersionRe
     """Executions that registered a version and aren't in the catalogue, of the dataset that lies in the project."""
     lock, found = locked(layout.root), dict[str, ExecutionRecord]()
     here = {path: hash for stage in ("prepare", "generate") for path, hash in lock.get(stage, {}).items()}
-    for version in versions:
-        run = read_run(layout, params, version.run) if version.run else None
-        if run is None or run.id in known | set(found) or not here or not here.items() <= run.outs.items():
+    for run in read_runs(layout, params, (version.run for version in versions if version.run)).values():
+        if run.id in known | set(found) or not here or not here.items() <= run.outs.items():
             continue
         models = {kind: next((id for id in run.versions if id.rpartition("/")[0] == name), "") for kind, name in
                   (("generator", params.promote.model), ("segmenter", params.promote.segmenter))}

@@ -7,19 +7,18 @@ from pathlib import Path
 
 from meddiff.cases import sha256
 from meddiff.errors import MeddiffError
-from meddiff.layout import Layout
+from meddiff.layout import STAGES, Layout
 from meddiff.lineage.knowledge import Knowledge, gather_knowledge
 from meddiff.outputs.sources import Source
 from meddiff.outputs.withdrawals import patient_hash, read_withdrawals
 from meddiff.pages import counted
 from meddiff.params import Params
 from meddiff.services.catalog import FILES, ExecutionRecord, find_sample, painted_into
-from meddiff.services.tracking import find_version, read_run
+from meddiff.services.tracking import find_version, read_runs
 
 LEARNED = ("train", "normal")         # parts that generators and pairs descend from
 _JUDGED = (*LEARNED, "val")           # and segmenters
 _PARTS = (*_JUDGED, "test")           # and numbers
-_SHOWN = ("prepare", "foundation", "backgrounds", "mask_model", "finetune", "generate", "filter", "segment", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,8 @@ def _run(known: Knowledge, id: str) -> Trace | None:
     execution = next((each for each in known.history.executions if id in (each.id, each.run) and each.id != FILES), None)
     if execution is None and not re.fullmatch("[0-9a-f]{32}", id):
         return None
-    run = read_run(known.layout, known.params, execution.run if execution else id)
+    asked = execution.run if execution else id
+    run = read_runs(known.layout, known.params, [asked]).get(asked)
     if execution is None and run is not None:  # of a stage: its execution's
         execution = next((each for each in known.history.executions if each.run == run.id), None)
     if execution is None and run is None:
@@ -226,7 +226,7 @@ def roles(source: Source, settings: Mapping[str, str]) -> tuple[str, ...]:
 
 def flat_settings(params: Params) -> dict[str, str]:
     """`section.name` -> value as text, as MLflow holds them."""
-    return {f"{section}.{name}": str(value) for section, own in params.model_dump(mode="json").items() if section in _SHOWN
+    return {f"{section}.{name}": str(value) for section, own in params.model_dump(mode="json").items() if section in STAGES
             for name, value in own.items()}
 
 
@@ -234,8 +234,9 @@ def _traced(known: Knowledge, id: str, kind: str, facts: dict[str, str], executi
             parts: Collection[str], made: list[Product], chosen: Callable[[Source], bool] = lambda _: True) -> Trace:
     """Put a trace together: the images are those of the newest execution that knows each; of many executions twenty are asked."""
     default, told, images = flat_settings(Params()), list[Execution](), dict[str, Image]()
-    for number, execution in enumerate(executions):
-        run = read_run(known.layout, known.params, execution.run) if execution.run and number < 20 else None
+    runs = read_runs(known.layout, known.params, (execution.run for execution in executions[:20] if execution.run))
+    for execution in executions:
+        run = runs.get(execution.run)
         settings = run.settings if run else flat_settings(known.params)
         changed = {name: value for name, value in settings.items() if name in default and value != default[name]}
         numbers = {name: value for name, value in (run.metrics if run else {}).items() if _headline(name)}

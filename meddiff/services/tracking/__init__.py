@@ -17,7 +17,7 @@ from meddiff.services.tracking.history import (
     VersionRecord,
     find_version,
     list_versions,
-    read_run,
+    read_runs,
     withdraw_version,
 )
 from meddiff.services.tracking.links import registered_models
@@ -40,7 +40,7 @@ from meddiff.services.tracking.webhooks import (
 __all__ = ["GENERATOR", "SECRET_VARIABLE", "SEGMENTER", "Evidence", "LostRun", "ModelKind", "Registry", "Run", "RunRecord",
            "StageRun", "Unrecorded", "UnusedFiles", "VersionRecord", "add_webhook", "connect", "count_looks", "end_lost",
            "execution_run", "fetch_model", "find_version", "hash_summary", "kept_outputs", "list_evidence", "list_versions",
-           "list_webhooks", "load_generator", "past_metrics", "pending_execution", "read_run", "recorded_action", "recorded_run",
+           "list_webhooks", "load_generator", "past_metrics", "pending_execution", "read_runs", "recorded_action", "recorded_run",
            "registered_models", "remove_files", "remove_webhook", "runs_page", "settle_files", "stage_run", "tracking_uri",
            "try_webhook", "ui_command", "unused_files", "withdraw_version"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from meddiff.params import Params
 from meddiff.services.tracking.models import GENERATOR, KINDS_OF_MODELS
 from meddiff.services.tracking.runs import Run, data_words
-from meddiff.services.tracking.server import answering
+from meddiff.services.tracking.server import answering, is_absent
 
 _TAGGED = ("dice_synthetic", "dice_combined", "gain", "acceptance", "copies")  # of a version, and of the execution's run
 
@@ -89,6 +89,6 @@ def _registered_version(run: Run, id: str) -> Any:
         try:
             return run.server.client.get_model_version(name, number) if name else None
         except MlflowException as e:
-            if e.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            if is_absent(e):
                 return None
             raise

@@ -1,13 +1,13 @@
 """What is known of a registered version: the executions that evaluated it, and how often its test cases have been looked at."""
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from meddiff.services.tracking.models import COMPLETE, LOOK, OUT, Registry
+from meddiff.cases import sha256
+from meddiff.services.tracking.history import run_record
+from meddiff.services.tracking.models import COMPLETE, LOOK, Registry
+from meddiff.services.tracking.runs import search_all
 from meddiff.services.tracking.server import Server, answering
 
 _SUMMARY = "summary.json"
@@ -45,12 +45,9 @@ def list_evidence(registry: Registry, number: str) -> list[Evidence]:
     Raises:
         MeddiffError: the tracking server doesn't answer.
     """
-    found = []
-    for run in _runs(registry.server, f"{_of(registry, number)} and tags.`{COMPLETE}` = 'true'"):
-        outs = {name.removeprefix(OUT): value for name, value in run.data.tags.items() if name.startswith(OUT)}
-        found.append(Evidence(number, run.info.run_id, run.info.run_name or "", dict(run.data.metrics), outs,
-                              dict(run.data.params), run.data.tags.get(LOOK, "")))
-    return found
+    runs = search_all(registry.server, f"{_of(registry, number)} and tags.`{COMPLETE}` = 'true'")
+    return [Evidence(number, known.id, known.name, known.metrics, known.outs, known.settings, run.data.tags.get(LOOK, ""))
+            for run in runs for known in [run_record(run)]]
 
 
 def hash_summary(registry: Registry, run: str) -> str:
@@ -59,27 +56,14 @@ def hash_summary(registry: Registry, run: str) -> str:
     with answering(registry.server.uri), TemporaryDirectory(prefix="meddiff-") as folder:
         if _SUMMARY not in {each.path for each in client.list_artifacts(run)}:
             return ""
-        return hashlib.sha256(Path(client.download_artifacts(run, _SUMMARY, folder)).read_bytes()).hexdigest()
+        return sha256(Path(client.download_artifacts(run, _SUMMARY, folder)))
 
 
 def count_looks(server: Server, test: str, registry: Registry | None = None, number: str = "") -> int:
     """How many executions have evaluated on the test cases with this digest; with a registry, only those of its version."""
     query = f"tags.`{LOOK}` = '{test}'" + (f" and {_of(registry, number)}" if registry else "")
-    return sum(1 for _ in _runs(server, query))
+    return sum(1 for _ in search_all(server, query))
 
 
 def _of(registry: Registry, number: str) -> str:
     return f"tags.`{registry.kind.tag}` = '{registry.name}/{number}'"
-
-
-def _runs(server: Server, query: str) -> Iterator[Any]:
-    """All runs that a query names, the newest first."""
-    token: str | None = None
-    while True:
-        with answering(server.uri):
-            page = server.client.search_runs([server.experiment], query, page_token=token,
-                                             order_by=["attributes.start_time DESC"])
-        yield from page
-        token = page.token
-        if not token:
-            return

@@ -1,14 +1,16 @@
 """What MLflow knows of runs and registered versions, for lineage, and how a version is withdrawn."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from meddiff.layout import Layout
 from meddiff.params import Params
-from meddiff.services.tracking.models import KINDS_OF_MODELS, OUT, registered_name
-from meddiff.services.tracking.runs import EXECUTION, PARENT
-from meddiff.services.tracking.server import answering, connect
+from meddiff.services.tracking.links import recorded_outs
+from meddiff.services.tracking.models import KINDS_OF_MODELS, registered_name
+from meddiff.services.tracking.runs import EXECUTION, PARENT, commit_of
+from meddiff.services.tracking.server import Server, answering, connect, is_absent
 from meddiff.services.tracking.withdrawn import MODEL_URI, WITHDRAWN
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ class VersionRecord:
         run: id of the run that made it.
         aliases: that name it.
         tags: its own.
+        source: what it was registered from.
+        made: when [seconds since 1970].
     """
 
     kind: str
@@ -60,6 +64,8 @@ class VersionRecord:
     run: str
     aliases: tuple[str, ...]
     tags: dict[str, str]
+    source: str
+    made: float
 
     @property
     def id(self) -> str:
@@ -67,21 +73,27 @@ class VersionRecord:
         return f"{self.name}/{self.version}"
 
 
-def read_run(layout: Layout, params: Params, id: str) -> RunRecord | None:
-    """A run by its id, or the execution's run above it; None where there is none."""
-    server = connect(layout, params.tracking)
+def read_runs(layout: Layout, params: Params, ids: Iterable[str]) -> dict[str, RunRecord]:
+    """Runs by the ids that were asked for, of a stage the execution's run above it; those that there are.
+
+    Raises:
+        MeddiffError: the tracking server doesn't answer.
+    """
+    server, found = connect(layout, params.tracking), dict[str, RunRecord]()
     with answering(server.uri):
         from mlflow.exceptions import MlflowException
 
-        try:
-            run = server.client.get_run(id)
-            if EXECUTION not in run.data.tags and PARENT in run.data.tags:
-                run = server.client.get_run(run.data.tags[PARENT])
-        except MlflowException as e:
-            if e.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            raise
-    return _record(run)
+        for id in dict.fromkeys(ids):
+            try:
+                run = server.client.get_run(id)
+                if EXECUTION not in run.data.tags and PARENT in run.data.tags:
+                    run = server.client.get_run(run.data.tags[PARENT])
+            except MlflowException as e:
+                if not is_absent(e):
+                    raise
+            else:
+                found[id] = run_record(run)
+    return found
 
 
 def list_versions(layout: Layout, params: Params) -> list[VersionRecord]:
@@ -90,7 +102,12 @@ def list_versions(layout: Layout, params: Params) -> list[VersionRecord]:
     Raises:
         MeddiffError: the tracking server doesn't answer.
     """
-    server, versions = connect(layout, params.tracking), list[VersionRecord]()
+    return versions_at(connect(layout, params.tracking), params)
+
+
+def versions_at(server: Server, params: Params) -> list[VersionRecord]:
+    """The same of a server that has answered."""
+    versions = list[VersionRecord]()
     for kind in KINDS_OF_MODELS:
         name = registered_name(params, kind)
         with answering(server.uri):
@@ -99,7 +116,7 @@ def list_versions(layout: Layout, params: Params) -> list[VersionRecord]:
             known = sorted(server.client.search_model_versions(f"name = '{name}'"), key=lambda each: int(each.version))
         versions += [VersionRecord(kind.name, name, str(each.version), str(each.run_id or ""),
                                    tuple(alias for alias, number in aliases.items() if number == str(each.version)),
-                                   dict(each.tags)) for each in known]
+                                   dict(each.tags), str(each.source or ""), each.creation_timestamp / 1000) for each in known]
     return versions
 
 
@@ -122,11 +139,10 @@ def withdraw_version(layout: Layout, params: Params, version: VersionRecord, rea
             server.client.delete_registered_model_alias(version.name, alias)
 
 
-def _record(run: "MlflowRun") -> RunRecord:
+def run_record(run: "MlflowRun") -> RunRecord:
+    """What is read of an execution's run."""
     tags = run.data.tags
-    dirty = "-dirty" if tags.get("meddiff.git.dirty") == "true" else ""
     begun = datetime.fromtimestamp((run.info.start_time or 0) / 1000, UTC)
-    return RunRecord(run.info.run_id, run.info.run_name or "", run.info.status, begun, tags.get(EXECUTION, ""),
-                     tags.get("mlflow.source.git.commit", "") + dirty, dict(run.data.metrics), dict(run.data.params),
-                     tuple(tags[kind.tag] for kind in KINDS_OF_MODELS if kind.tag in tags),
-                     {name.removeprefix(OUT): value for name, value in tags.items() if name.startswith(OUT)})
+    return RunRecord(run.info.run_id, run.info.run_name or "", run.info.status, begun, tags.get(EXECUTION, ""), commit_of(tags),
+                     dict(run.data.metrics), dict(run.data.params),
+                     tuple(tags[kind.tag] for kind in KINDS_OF_MODELS if kind.tag in tags), recorded_outs(tags))

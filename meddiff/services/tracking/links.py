@@ -1,5 +1,6 @@
 """Which earlier run made the outputs of a stage that DVC skipped, and what of it the new execution's run repeats."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ _UNKNOWN = "unknown"
 def out_tags(*entries: dict[str, Any]) -> dict[str, str]:
     """Tags `meddiff.out.PATH` = the hash that DVC gives the output, for entries of `dvc.lock`."""
     return {OUT + path: md5 for entry in entries for path, md5 in versioning.entry_hashes(entry).items()}
+
+
+def recorded_outs(tags: Mapping[str, str]) -> dict[str, str]:
+    """Path -> hash, as `out_tags` left them in a run's tags."""
+    return {name.removeprefix(OUT): value for name, value in tags.items() if name.startswith(OUT)}
 
 
 def link_skipped(execution: Run, root: Path, stage: str) -> None:

@@ -7,10 +7,8 @@ from typing import Any
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.services.tracking.execution import is_gone
-from meddiff.services.tracking.runs import ERROR, EXECUTION, PARENT, PROCESS, Run
-from meddiff.services.tracking.server import answering, connect
-
-_MOST = 1000
+from meddiff.services.tracking.runs import ERROR, EXECUTION, PARENT, PROCESS, Run, search_all
+from meddiff.services.tracking.server import connect
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,7 @@ def end_lost(layout: Layout, params: Params, over: Callable[[str], bool] = lambd
         MeddiffError: the tracking server doesn't answer.
     """
     server = connect(layout, params.tracking)
-    with answering(server.uri):
-        running = server.client.search_runs([server.experiment], "attributes.status = 'RUNNING'", max_results=_MOST)
+    running = list(search_all(server, "attributes.status = 'RUNNING'"))
     known = {run.info.run_id: run for run in running}
     ended = []
     for run in running:

@@ -17,7 +17,7 @@ import meddiff
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import Params
-from meddiff.services.tracking.server import Server, answering, as_default, connect
+from meddiff.services.tracking.server import Server, answering, as_default, connect, is_absent
 from meddiff.services.tracking.withdrawn import refuse_withdrawn_version
 
 OUT = "meddiff.out."  # begins tags of a run that hold the hash of an output
@@ -134,7 +134,7 @@ def _registered(server: Server, uri: str) -> Iterator[None]:
         try:
             yield
         except MlflowException as e:
-            if e.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            if not is_absent(e):
                 raise
             raise MeddiffError(uri, f"the model must be registered at {server.uri} ({' '.join(e.message.split())})",
                                "Use models:/NAME@champion after `meddiff promote`, or models:/NAME/VERSION") from e

@@ -18,7 +18,7 @@ from meddiff.services.tracking.cards import describe_generator, show_numbers
 from meddiff.services.tracking.evidence import count_looks
 from meddiff.services.tracking.execution import forget_execution, peak_memory, pending_execution, this_process
 from meddiff.services.tracking.links import HEADLINES, STAGE, link_skipped, out_tags, write_note
-from meddiff.services.tracking.runs import ERROR, EXECUTION, PARENT, PROCESS, Run, execution_run, new_run
+from meddiff.services.tracking.runs import ERROR, EXECUTION, PARENT, PROCESS, Run, commit_of, execution_run, new_run
 from meddiff.services.tracking.server import answering
 
 _LAST_STAGE = "evaluate"
@@ -65,9 +65,7 @@ class Recorder:
     def execution(self) -> dict[str, str]:
         """What the catalogue keeps of the execution: its name, run and commit, and the models that it registered or used."""
         tags = links.tags_of(self.whole)
-        dirty = "-dirty" if tags.get("meddiff.git.dirty") == "true" else ""
-        return {"execution": tags[EXECUTION], "run": self.whole.id,
-                "commit": tags.get("mlflow.source.git.commit", "") + dirty,
+        return {"execution": tags[EXECUTION], "run": self.whole.id, "commit": commit_of(tags),
                 **{kind.name: tags.get(kind.tag, "") for kind in models.KINDS_OF_MODELS}}
 
     def about(self) -> tuple[str, ...]:

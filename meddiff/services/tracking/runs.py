@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ PROCESS = "meddiff.process"  # that works in the run, see `execution.this_proces
 ERROR = "meddiff.error"
 FLOW_VARIABLE = "MEDDIFF_FLOW_RUN"  # name of the flow run that an execution belongs to
 _TOP = "meddiff.top"                # of the run of an execution
+_DIRTY = "meddiff.git.dirty"
 _FLUSH_SECONDS, _FLUSH_VALUES = 5.0, 500
 
 
@@ -129,7 +130,7 @@ def execution_run(layout: Layout, params: Params, execution: str = "", parent: s
     commit = os.environ.get("MEDDIFF_GIT_COMMIT") or versioning.git_commit(layout.root)
     tags = {EXECUTION: execution, _TOP: "true", PARENT: parent or os.environ.get("MEDDIFF_PARENT_RUN", ""),
             "mlflow.source.git.commit": commit.removesuffix("-dirty"),
-            "meddiff.git.dirty": str(commit.endswith("-dirty")).lower()}
+            _DIRTY: str(commit.endswith("-dirty")).lower()}
     flow = os.environ.get(FLOW_VARIABLE, "")
     tags |= {"data": data_words(params), "flow run": flow}
     told = [flow, data_words(params), *_differing(server, params), f"{datetime.now():%Y-%m-%d %H:%M:%S}"]
@@ -159,6 +160,24 @@ def past_metrics(layout: Layout, params: Params, name: str, count: int, executio
     with answering(server.uri):
         runs = server.client.search_runs([server.experiment], query, max_results=count, order_by=["attributes.start_time DESC"])
     return tuple(run.data.metrics[name] for run in runs if name in run.data.metrics)
+
+
+def search_all(server: Server, query: str) -> Iterator[Any]:
+    """All of the experiment's runs that a query names, the newest first."""
+    token: str | None = None
+    while True:
+        with answering(server.uri):
+            page = server.client.search_runs([server.experiment], query, page_token=token,
+                                             order_by=["attributes.start_time DESC"])
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def commit_of(tags: Mapping[str, str]) -> str:
+    """The commit that an execution's tags name, `-dirty` behind it when files differed; empty where it isn't known."""
+    return tags.get("mlflow.source.git.commit", "") + ("-dirty" if tags.get(_DIRTY) == "true" else "")
 
 
 def new_run(server: Server, name: str, tags: Mapping[str, str]) -> Run:

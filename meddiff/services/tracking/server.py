@@ -125,6 +125,11 @@ def answering(uri: str) -> Iterator[None]:
                            "Start it, or correct MLFLOW_TRACKING_URI or `tracking.uri`; empty is a local file") from e
 
 
+def is_absent(error: Exception) -> bool:
+    """Whether MLflow says that something isn't there, or that nothing can have this name."""
+    return getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
 @contextmanager
 def as_default(uri: str) -> Iterator[None]:
     """Make `uri` MLflow's process-wide address within the block: models are logged and loaded by functions without a client."""

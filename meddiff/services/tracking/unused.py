@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from meddiff.layout import Layout
 from meddiff.params import Params
-from meddiff.services.tracking.models import KINDS_OF_MODELS, OUT, registered_name
+from meddiff.services.tracking.history import versions_at
+from meddiff.services.tracking.links import recorded_outs
+from meddiff.services.tracking.models import KINDS_OF_MODELS
 from meddiff.services.tracking.places import files_beside
+from meddiff.services.tracking.runs import search_all
 from meddiff.services.tracking.server import Server, answering, connect
-
-_PAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,9 @@ def kept_outputs(layout: Layout, params: Params, since: float) -> set[str]:
     """
     server = connect(layout, params.tracking)
     queries = [f"attributes.start_time > {int(since * 1000)}"]
-    queries += [f"tags.`{kind.tag}` = '{registered_name(params, kind)}/{number}'"
-                for kind in KINDS_OF_MODELS for number in _aliased(server, registered_name(params, kind))]
-    return {value for query in queries for run in _runs(server, query) for name, value in run.data.tags.items()
-            if name.startswith(OUT)}
+    tags = {kind.name: kind.tag for kind in KINDS_OF_MODELS}
+    queries += [f"tags.`{tags[each.kind]}` = '{each.id}'" for each in versions_at(server, params) if each.aliases]
+    return {hash for query in queries for run in search_all(server, query) for hash in recorded_outs(run.data.tags).values()}
 
 
 def unused_files(layout: Layout, params: Params, since: float) -> list[UnusedFiles]:
@@ -92,34 +91,15 @@ def remove_files(layout: Layout, params: Params, unused: list[UnusedFiles]) -> N
         shutil.rmtree(each.path, ignore_errors=True)
 
 
-def _runs(server: Server, query: str) -> Iterator[Any]:
-    token: str | None = ""
-    while token is not None:
-        with answering(server.uri):
-            page = server.client.search_runs([server.experiment], query, max_results=_PAGE, page_token=token or None)
-        yield from page
-        token = page.token or None
-
-
-def _aliased(server: Server, name: str) -> set[str]:
-    """Numbers of the versions of a model that have an alias."""
-    with answering(server.uri):
-        return {str(number) for model in server.client.search_registered_models(f"name = '{name}'")
-                for number in model.aliases.values()}
-
-
 def _old_versions(server: Server, params: Params, since: float) -> Iterator[UnusedFiles]:
-    folder = files_beside(Path(server.uri.removeprefix("sqlite:///")))
+    folder, versions = files_beside(Path(server.uri.removeprefix("sqlite:///"))), versions_at(server, params)
     named = set[str]()  # generators that a segmenter which stays has learned from
     for kind in reversed(KINDS_OF_MODELS):
-        name = registered_name(params, kind)
-        with answering(server.uri):
-            versions = sorted(server.client.search_model_versions(f"name = '{name}'"), key=lambda each: int(each.version))
-        kept = _aliased(server, name) | {str(each.version) for each in versions[-1:]}
-        for each in versions:
-            place = folder / "models" / str(each.source or "").removeprefix("models:/")
-            old = each.creation_timestamp / 1000 < since and f"{name}/{each.version}" not in named
-            if str(each.version) not in kept and old and each.source and each.source.startswith("models:/"):
-                yield UnusedFiles(f"versions of {name} without an alias", place, f"{name}/{each.version}")
-            else:
+        own = [each for each in versions if each.kind == kind.name]
+        for each in own:
+            used = each.aliases or each is own[-1] or each.made >= since or each.id in named
+            if used or not each.source.startswith("models:/"):
                 named.add(each.tags.get("generator", ""))
+            else:
+                place = folder / "models" / each.source.removeprefix("models:/")
+                yield UnusedFiles(f"versions of {each.name} without an alias", place, each.id)

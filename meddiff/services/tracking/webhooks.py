@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from meddiff.errors import MeddiffError, redacted
 from meddiff.layout import Layout
 from meddiff.params import Params
-from meddiff.services.tracking.server import Server, answering, connect
+from meddiff.services.tracking.server import Server, answering, connect, is_absent
 
 SECRET_VARIABLE = "MEDDIFF_WEBHOOK_SECRET"
 _EVENTS = ("model_version_alias.created", "model_version_alias.deleted")
@@ -89,7 +89,7 @@ def _asking(layout: Layout, params: Params, where: str = "webhook") -> Iterator[
         try:
             yield server
         except MlflowException as e:
-            if e.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+            if not is_absent(e):
                 raise
             raise MeddiffError(where, f"the server must take it ({' '.join(str(e).split())[:200]})",
                                "Use https and a public address, or set MLFLOW_WEBHOOK_ALLOWED_SCHEMES and "

@@ -50,7 +50,7 @@ MAY: dict[str, set[str]] = {
     "services/tracking": {"layout", "services/versioning"},
     "services/catalog": {"layout", "outputs"},
     "services/storage": {"layout"},
-    "services/backup": {"layout", "services/storage", "services/tracking"},
+    "services/backup": {"layout", "services/storage", "services/tracking", "services/versioning"},
     "experiments/recipes": set(),
     "experiments/advice": {"layout", "finished", "outputs", "segmentation", "evaluation", "experiments/run", "services/tracking"},
     "experiments/run": {"layout", "finished", "outputs", "services/versioning"},

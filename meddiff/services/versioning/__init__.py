@@ -2,6 +2,7 @@
 
 from meddiff.services.versioning.cache import (
     cache_folder,
+    dvc_folders,
     forget_missing,
     lock_hashes,
     referred,
@@ -22,6 +23,6 @@ from meddiff.services.versioning.lock import (
 )
 from meddiff.services.versioning.trees import ERROR_MARK, Reproduced, StageCrash, diff_params, reproduce, work_tree
 
-__all__ = ["ERROR_MARK", "Reproduced", "StageCrash", "cache_folder", "diff_params", "entry_hashes", "forget_missing",
-           "git_commit", "git_user", "lock", "lock_entry", "lock_hashes", "lock_text", "locked", "out_hashes", "referred",
-           "remote_answers", "reproduce", "restore_outs", "unused_objects", "upstream", "work_tree"]
+__all__ = ["ERROR_MARK", "Reproduced", "StageCrash", "cache_folder", "diff_params", "dvc_folders", "entry_hashes",
+           "forget_missing", "git_commit", "git_user", "lock", "lock_entry", "lock_hashes", "lock_text", "locked",
+           "out_hashes", "referred", "remote_answers", "reproduce", "restore_outs", "unused_objects", "upstream", "work_tree"]

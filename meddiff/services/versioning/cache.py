@@ -22,6 +22,24 @@ def cache_folder(root: Path) -> Path:
         return Path(repo.cache.legacy.path).resolve()
 
 
+def dvc_folders(root: Path) -> dict[str, Path]:
+    """DVC's cache, and its remotes that are folders as `remote-NAME`, by all of its configurations; needs no git.
+
+    Raises:
+        MeddiffError: a configuration can't be read.
+    """
+    from dvc.config import Config
+    from dvc.exceptions import DvcException
+
+    try:
+        config = Config(str(root / ".dvc"))
+    except DvcException as e:
+        raise MeddiffError(root / ".dvc/config", f"DVC must be able to read it ({' '.join(str(e).split())})", "Mend it") from e
+    places = {"cache": config["cache"].get("dir") or root / ".dvc/cache"}
+    places |= {f"remote-{name}": own["url"] for name, own in config["remote"].items() if "://" not in own["url"]}
+    return {name: Path(place).resolve() for name, place in places.items()}
+
+
 def hashes_in(text: str, where: object) -> set[str]:
     """The hashes of the outputs that a `dvc.lock` or a `.dvc` file names.
 

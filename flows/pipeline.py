@@ -21,7 +21,7 @@ from flows.acceptance import tell_acceptance
 from flows.artifacts import headline, show_data, show_models, show_quality, show_result, show_run
 from flows.form import Setting, given
 from flows.upkeep import limit_name
-from meddiff.environment import gpu_names, quiet
+from meddiff.environment import quiet, stage_gpus
 from meddiff.errors import ServiceError
 from meddiff.layout import STAGES, Layout, replacing
 from meddiff.params.file import load_params
@@ -46,7 +46,7 @@ def may_pass(_task: object, _run: TaskRun, state: State[Any]) -> bool:
 def reproduce(tree: Path, stage: str, env: dict[str, str]) -> State[bool]:
     """Run one stage, its output in the log; tried again, it goes on from its checkpoint. Its state says what it did, and its
     result whether it had to run. On a GPU it waits until Prefect's limit of that GPU lets it."""
-    gpus = gpu_names(load_params(tree / "params.yaml").compute.device) if stage != "prepare" else ()
+    gpus = stage_gpus(stage, load_params(tree / "params.yaml").compute.device)
     with concurrency(limit_name(gpus[0]), raise_on_lease_renewal_failure=False) if gpus else nullcontext():
         return _reproduce(tree, stage, env)
 

@@ -13,7 +13,7 @@ from meddiff.environment import quiet
 from meddiff.errors import redacted
 from meddiff.layout import Layout
 from meddiff.params.file import load_params
-from meddiff.services.tracking import GENERATOR, SEGMENTER
+from meddiff.services.tracking import GENERATOR, SEGMENTER, registered_name
 
 Words = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
@@ -36,15 +36,10 @@ def promote(person: Words, reason: Words, model: Literal["segmenter", "generator
     params, kind = load_params(layout.params), SEGMENTER if model == "segmenter" else GENERATOR
     decision = (gate.rollback(layout, params, kind, person, reason) if rollback else
                 gate.promote(layout, params, version or None, kind, evidence, person, reason))
-    text = verdict(decision, getattr(params.promote, kind.setting))
+    text = decision.verdict(registered_name(params, kind))
     create_markdown_artifact(redacted("\n".join([f"**{text}**", "", f"Asked for by {person}: {reason}", "",
                                                  *(f"- {line}" for line in decision.reasons)])),
                              key="promotion", description="What the gate said, rule by rule")
     for line in decision.reasons:
         get_run_logger().info(line)
     return Completed(message=text) if decision.passed else Failed(name="Refused", message=text)
-
-
-def verdict(decision: gate.Decision, name: str) -> str:
-    """The decision in a line."""
-    return f"{name} version {decision.version} is {'the champion' if decision.passed else 'refused'}"

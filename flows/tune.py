@@ -1,6 +1,5 @@
 """Flow `tune`: the search of `meddiff tune`, each trial as a task, and its proposal as an artifact."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +13,7 @@ from meddiff.environment import quiet
 from meddiff.errors import redacted
 from meddiff.experiments.run import Outcome
 from meddiff.experiments.tuning import search
-from meddiff.experiments.tuning.trials import Hopeless, pareto, run_trial
+from meddiff.experiments.tuning.trials import Hopeless, run_trial
 from meddiff.layout import Layout
 from meddiff.pages import markdown_table
 from meddiff.params import file as params_file
@@ -57,10 +56,9 @@ def proposal(result: search.TuneResult) -> str:
         lines += ["```diff", redacted(result.diff.rstrip()), "```", "", f"Apply it with `patch -p1 < {result.diff_file}`."]
     else:
         lines += ["`params.yaml` has the best settings already."]
-    rows = sorted(result.rows, key=lambda row: -row.dice if row.outcome.accepted else math.inf)
-    best = pareto([row for row in rows if row.state == "complete"])
-    table = [[row.number, *((f"{row.dice:.4f} ± {row.error:.4f}", f"{row.cost:.1f}{' *' if row in best else ''}")
+    table = [[row.number, *((f"{row.dice:.4f} ± {row.error:.4f}", f"{row.cost:.1f}{' *' if best else ''}")
                             if row.outcome.accepted else ("nothing accepted", "–")),
-              row.outcome.accepted, "" if row.state == "complete" else row.state, *map(row.shown, names)] for row in rows]
+              row.outcome.accepted, "" if row.state == "complete" else row.state, *map(row.shown, names)]
+             for row, best in result.ranked]
     note = "Cost: thousands of images through the networks. *: no other trial is better in Dice and cost."
     return "\n".join([*lines, "", note, "", markdown_table(["trial", "validation Dice", "cost", "pairs", "", *names], table)])

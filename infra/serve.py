@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accounts import make_account
@@ -173,8 +173,7 @@ def run(given: argparse.Namespace) -> None:
             print(f"Starting; logs are in {platform.folder}", flush=True)
             if state:
                 start_state(state, services)
-                platform = Platform(layout.root, given.prefect_port, given.mlflow_port, given.runs,
-                                    tell_accounts(state, platform.prefect_url, platform.mlflow_url))
+                platform = replace(platform, accounts=tell_accounts(state, platform.prefect_url, platform.mlflow_url))
             if given.only_state:
                 print(READY, flush=True)
                 while True:

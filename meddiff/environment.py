@@ -63,6 +63,11 @@ def require_extra(extra: str, *modules: str) -> None:
             raise MeddiffError(module, f"this needs the package {module}", f"Install it with: pip install 'meddiff[{extra}]'")
 
 
+def stage_gpus(stage: str, device: str) -> tuple[str, ...]:
+    """`gpu_names` for a stage: `prepare` needs none."""
+    return gpu_names(device) if stage != "prepare" else ()
+
+
 def gpu_names(device: str, driver: Path = Path("/proc/driver/nvidia/gpus")) -> tuple[str, ...]:
     """UUIDs of the GPUs that this process may use, that which networks run on first; empty where they run on the CPU.
 

@@ -23,6 +23,7 @@ from meddiff.browsing.pairs import PICTURES, SHOWS, PairView, find_pair, list_pa
 from meddiff.browsing.pictures import FINAL, INVENTED, PREDICTED, REFERENCE, css
 from meddiff.browsing.predictions import find_predicted, list_predicted, predicted_picture
 from meddiff.cases import CLASS_COLOURS
+from meddiff.environment import require_port
 from meddiff.errors import MeddiffError
 from meddiff.evaluation.arms import arm_name
 from meddiff.layout import Layout
@@ -47,10 +48,9 @@ def bind(port: int) -> socket.socket:
     Raises:
         MeddiffError: another program has it.
     """
-    try:
-        return socket.create_server((_HOST, port))
-    except OSError as e:
-        raise MeddiffError(f"port {port}", f"it must be free on {_HOST} ({e.strerror})", "Choose another by --port") from e
+    if port:
+        require_port(port, "--port")
+    return socket.create_server((_HOST, port))
 
 
 def serve_page(app: Starlette, place: socket.socket) -> None:

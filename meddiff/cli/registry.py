@@ -16,7 +16,7 @@ def promote_model(
 ) -> None:
     """Make a registered generator or segmenter the champion if its gate (promote.*) holds; exit code 1 and reasons if not."""
     from meddiff.delivery import promote as gate
-    from meddiff.services.tracking import GENERATOR, SEGMENTER
+    from meddiff.services.tracking import GENERATOR, SEGMENTER, registered_name
 
     layout, params = project()
     kind = SEGMENTER if segmenter else GENERATOR
@@ -24,8 +24,7 @@ def promote_model(
                 gate.promote(layout, params, version, kind, evidence, reason=reason))
     for line in decision.reasons:
         print(line)
-    name = params.promote.segmenter if segmenter else params.promote.model
-    print(f"{name} version {decision.version} is {'the champion' if decision.passed else 'refused'}")
+    print(decision.verdict(registered_name(params, kind)))
     if not decision.passed:
         raise typer.Exit(1)
 

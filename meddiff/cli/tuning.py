@@ -21,7 +21,6 @@ def tune_settings(
     import os
 
     from meddiff.experiments.tuning import search
-    from meddiff.experiments.tuning.trials import pareto
     from meddiff.params.overrides import merged
 
     layout, params = project()
@@ -29,13 +28,11 @@ def tune_settings(
     if storage:
         os.environ[search.STORAGE_VARIABLE] = storage
     result = search.tune(layout, type(params).model_validate(merged(params, {"tune": own})), trials)
-    best = pareto([row for row in result.rows if row.state == "complete"])
     print("cost: thousands of images through the networks; *: no other is better in Dice and cost")
     print(f"{'trial':>5} {'dice':>7} {'error':>7} {'cost':>8} {'pairs':>6}   settings, as they ran")
-    # a pruned trial's Dice is NaN, which equals nothing: last
-    for row in sorted(result.rows, key=lambda row: (row.dice != row.dice, -row.dice)):
+    for row, best in result.ranked:
         settings = ", ".join(f"{name} {row.shown(name)}" for name in row.settings)
-        mark = "*" if row in best else " "
+        mark = "*" if best else " "
         note = "" if row.state == "complete" else f"{row.state}: "
         numbers = f"{row.number:5d} {row.dice:7.4f} {row.error:7.4f} {row.cost:8.1f} {row.outcome.accepted:6d}"
         print(f"{numbers} {mark} {note}{settings}")

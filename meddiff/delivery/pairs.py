@@ -87,7 +87,6 @@ def export_pairs(layout: Layout, params: Params, out: Path, labels: bool = False
 
 def _patients(layout: Layout, records: Records) -> dict[str, str]:
     """Sample -> the patient of what it was painted into; the background itself where nobody knows."""
-    known = BACKGROUNDS.rows(layout.backgrounds) if (layout.backgrounds / BACKGROUNDS.name).is_file() else []
-    groups = {row.id: row.group or row.origin for row in known}
+    groups = {row.id: row.group or row.origin for row in BACKGROUNDS.rows_if_there(layout.backgrounds)}
     return {id: groups.get(background, background)
             for id, background in records.samples[["id", "background"]].itertuples(index=False)}

@@ -40,6 +40,10 @@ class Decision:
     evidence: str = ""
     looks: int = 0
 
+    def verdict(self, name: str) -> str:
+        """In a line, for the model of this name."""
+        return f"{name} version {self.version} is {'the champion' if self.passed else 'refused'}"
+
 
 def judge(chosen: Chosen, gate: PromoteParams) -> Decision:
     """Hold a generator's evidence against its gate; a number that is missing or NaN fails its rule."""

@@ -61,9 +61,9 @@ def list_unfiltered(layout: Layout, seed: int = 0) -> list[PairFiles]:
 
 def list_found(layout: Layout) -> list[PairFiles]:
     """The images without annotation with what the finders see in them, as if it were their annotation; none without sites."""
-    known = BACKGROUNDS.rows(layout.backgrounds) if (layout.backgrounds / BACKGROUNDS.name).is_file() else []
     images, sites = layout.cases("train") / "images", layout.backgrounds / "sites"
-    return [PairFiles(row.origin, images / f"{row.origin}.png", sites / f"{row.id}.png") for row in known if row.kind == "site"]
+    return [PairFiles(row.origin, images / f"{row.origin}.png", sites / f"{row.id}.png")
+            for row in BACKGROUNDS.rows_if_there(layout.backgrounds) if row.kind == "site"]
 
 
 def list_grounds(layout: Layout, cleared: bool = False) -> list[PairFiles]:

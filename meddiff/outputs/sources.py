@@ -34,14 +34,10 @@ def list_sources(layout: Layout) -> list[Source]:
     """The images that the project's `data/` holds now, by part and id; those of parts that aren't there are left out."""
     salt, sources = project_salt(layout), list[Source]()
     for part in _PARTS[:-1]:
-        folder = layout.cases(part)
-        if (folder / CASES.name).is_file():
-            sources += [Source(row.id, part, bool(row.labelled), short_hash(salt, row.patient or row.group), row.raw_sha256)
-                        for row in CASES.rows(folder)]
-    if (layout.normal / NORMAL.name).is_file():
-        sources += [Source(row.id, _PARTS[-1], False, short_hash(salt, row.patient or row.group), row.raw_sha256)
-                    for row in NORMAL.rows(layout.normal)]
-    return sources
+        sources += [Source(row.id, part, bool(row.labelled), short_hash(salt, row.patient or row.group), row.raw_sha256)
+                    for row in CASES.rows_if_there(layout.cases(part))]
+    return sources + [Source(row.id, _PARTS[-1], False, short_hash(salt, row.patient or row.group), row.raw_sha256)
+                      for row in NORMAL.rows_if_there(layout.normal)]
 
 
 def dataset_digest(sources: list[Source]) -> str:
@@ -63,6 +59,4 @@ def refuse_withdrawn_sources(layout: Layout) -> None:
 
 def list_origins(layout: Layout) -> dict[str, tuple[str, str]]:
     """Id of a background -> the case that it is or was made from, and `normal`, `removed` or `site`."""
-    if not (layout.backgrounds / BACKGROUNDS.name).is_file():
-        return {}
-    return {row.id: (row.origin, row.kind) for row in BACKGROUNDS.rows(layout.backgrounds)}
+    return {row.id: (row.origin, row.kind) for row in BACKGROUNDS.rows_if_there(layout.backgrounds)}

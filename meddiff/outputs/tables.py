@@ -91,6 +91,10 @@ class StageTable(Generic[_Row]):
         table = self.read(folder)
         return [self.row(*values) for values in zip(*(table[name].tolist() for name in table), strict=True)]
 
+    def rows_if_there(self, folder: Path) -> list[_Row]:
+        """The same, none where the file is missing."""
+        return self.rows(folder) if (folder / self.name).is_file() else []
+
     def write(self, folder: Path, rows: Iterable[_Row] | pd.DataFrame, further: Sequence[str] = ()) -> pd.DataFrame:
         """Write rows, or a table's columns of these and `further` names, into a folder; return what was written."""
         if not isinstance(rows, pd.DataFrame):

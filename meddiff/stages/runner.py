@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 @contextmanager
 def _turn(params: "Params", stage: str) -> Iterator[None]:
     """The stage's turn on the GPU, if it uses one: `prepare` doesn't."""
-    from meddiff.environment import device_turn, gpu_names
+    from meddiff.environment import device_turn, stage_gpus
 
-    names = gpu_names(params.compute.device) if stage != "prepare" else ()
+    names = stage_gpus(stage, params.compute.device)
     with device_turn(f"gpu-{names[0]}", params.compute.gpu_runs) if names else nullcontext():
         yield
 

@@ -25,6 +25,7 @@ from meddiff.experiments.tuning.trials import (
     TrialRow,
     behind,
     network_passes,
+    pareto,
     propose,
     run_trial,
     trial_row,
@@ -65,6 +66,12 @@ class TuneResult:
     value: float
     diff: str
     diff_file: Path
+
+    @property
+    def ranked(self) -> list[tuple[TrialRow, bool]]:
+        """All trials from the best Dice down, those without one last; and whether no other is better in Dice and cost."""
+        best = pareto([row for row in self.rows if row.state == "complete"])
+        return [(row, row in best) for row in sorted(self.rows, key=lambda row: (math.isnan(row.dice), -row.dice))]
 
 
 _RunTrial = Callable[[Overrides, Mapping[str, str], Hopeless | None], Outcome]

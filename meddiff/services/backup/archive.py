@@ -1,6 +1,5 @@
 """Backups: a folder with every database, file and object of a project's state, and `manifest.json` with their hashes and rows."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from meddiff.cases import sha256
 from meddiff.errors import MeddiffError, some
 from meddiff.layout import Layout, replacing
 from meddiff.services.backup.databases import copy_sqlite, count_postgres, count_sqlite, dump_postgres, load_postgres
@@ -155,8 +155,7 @@ def _read(source: Path) -> dict[str, Any]:
 
 
 def _fingerprint(file: Path) -> list[Any]:
-    with file.open("rb") as stream:
-        return [hashlib.file_digest(stream, "sha256").hexdigest(), file.stat().st_size]
+    return [sha256(file), file.stat().st_size]
 
 
 def _compare(database: str, saved: Mapping[str, int], restored: Mapping[str, int]) -> None:

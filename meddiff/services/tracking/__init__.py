@@ -22,7 +22,15 @@ from meddiff.services.tracking.history import (
 )
 from meddiff.services.tracking.links import registered_models
 from meddiff.services.tracking.lost import LostRun, end_lost
-from meddiff.services.tracking.models import GENERATOR, SEGMENTER, ModelKind, Registry, fetch_model, load_generator
+from meddiff.services.tracking.models import (
+    GENERATOR,
+    SEGMENTER,
+    ModelKind,
+    Registry,
+    fetch_model,
+    load_generator,
+    registered_name,
+)
 from meddiff.services.tracking.places import settle_files
 from meddiff.services.tracking.recording import recorded_action, recorded_run, stage_run
 from meddiff.services.tracking.runs import Run, execution_run, past_metrics
@@ -40,9 +48,9 @@ from meddiff.services.tracking.webhooks import (
 __all__ = ["GENERATOR", "SECRET_VARIABLE", "SEGMENTER", "Evidence", "LostRun", "ModelKind", "Registry", "Run", "RunRecord",
            "StageRun", "Unrecorded", "UnusedFiles", "VersionRecord", "add_webhook", "connect", "count_looks", "end_lost",
            "execution_run", "fetch_model", "find_version", "hash_summary", "kept_outputs", "list_evidence", "list_versions",
-           "list_webhooks", "load_generator", "past_metrics", "pending_execution", "read_runs", "recorded_action", "recorded_run",
-           "registered_models", "remove_files", "remove_webhook", "runs_page", "settle_files", "stage_run", "tracking_uri",
-           "try_webhook", "ui_command", "unused_files", "withdraw_version"]
+           "list_webhooks", "load_generator", "past_metrics", "pending_execution", "read_runs", "recorded_action",
+           "recorded_run", "registered_models", "registered_name", "remove_files", "remove_webhook", "runs_page",
+           "settle_files", "stage_run", "tracking_uri", "try_webhook", "ui_command", "unused_files", "withdraw_version"]
 
 
 class StageRun(Protocol):

@@ -85,7 +85,7 @@ async def _guard(request: Request, answer: Callable[[Request], Awaitable[Respons
         response: Response = RedirectResponse("/pairs", 303)
         response.set_cookie(cookie, key, httponly=True, samesite="lax")
     elif not secrets.compare_digest(request.cookies.get(cookie, "").encode(), key.encode()):
-        response = _html("browsing/fault.html.j2", 403, fault="Open the address that `meddiff browse` shows in its terminal.")
+        response = _html("browsing/fault.html.j2", 403, fault="Open the address that meddiff browse shows in its terminal.")
     elif request.method == "POST" and request.headers.get("origin") != f"http://{request.headers['host']}":
         response = _html("browsing/fault.html.j2", 403, fault="Decisions are taken from this page alone.")
     else:

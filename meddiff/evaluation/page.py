@@ -187,7 +187,7 @@ def _detection(summary: Summary) -> Table:
         rows.append([arm_name(arm), _share(found.specificity), _share(found.sensitivity), _entry(found.decision, "points"), hit,
                      extra])
     note = ("Specificity: lesion-free images in which nothing is found. Sensitivity: images with a lesion in which something is. "
-            "With `segment.decision_cost` a segmenter finds nothing where its prediction misses bounds chosen on validation "
+            "With segment.decision_cost a segmenter finds nothing where its prediction misses bounds chosen on validation "
             "cases; what that changes in the Dice of the images with a lesion stands beside. A lesion is a connected region. It "
             "is found where a predicted region overlaps it with an IoU of at least 0.1; a predicted region that meets none so is "
             "a false find, however small. Lesion-free images count here alone.")

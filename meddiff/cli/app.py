@@ -8,7 +8,7 @@ import typer
 from meddiff import __version__
 from meddiff.cli.data import catalog_app, export_app, release_app
 from meddiff.cli.lineage import lineage, withdraw
-from meddiff.cli.project import any_project, project
+from meddiff.cli.project import any_project, project, project_root
 from meddiff.cli.registry import audit, promote_model, webhook_app
 from meddiff.cli.settings import init, params, profile
 from meddiff.cli.state import backup, restore
@@ -94,7 +94,7 @@ def repro(context: typer.Context) -> None:
     """`dvc repro`, with its options, sooner: the stages share one process that has the heavy libraries loaded."""
     from meddiff.cli.repro import run_repro
 
-    raise typer.Exit(run_repro(context.args))
+    raise typer.Exit(run_repro(project_root(), context.args))
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Commands on where things come from, and on patients whose data must go."""
 
 import json
+import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -42,8 +43,13 @@ def withdraw(
     if not yes:
         print("dry run: nothing was changed. Add --yes to do it, and --retrain to train again at once")
         return
-    print("\n".join(act(layout, params, plan, reason)))
-    if retrain and plan.present:
+    done, faults = act(layout, params, plan, reason)
+    print("\n".join(done), flush=True)
+    code = 0
+    if retrain:
         from meddiff.cli.repro import run_repro
 
-        raise typer.Exit(run_repro([]))
+        code = run_repro(layout.root)
+    for fault in faults:
+        print(f"meddiff: {' '.join(str(fault).split())}", file=sys.stderr)
+    raise typer.Exit(code or int(bool(faults)))

@@ -20,13 +20,14 @@ from meddiff.datasets.adapters.volume_pixels import VolumeSlice
 from meddiff.datasets.adapters.volumes import volume_suffix
 from meddiff.delivery.clinical import write_dicom_mask, write_volume_mask
 from meddiff.delivery.predictor import Prediction, predict_images
+from meddiff.delivery.withdrawn import refuse_withdrawn_segmenters
 from meddiff.environment import use_machine
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import Params, PrepareParams
 from meddiff.progress import Report, silent
 from meddiff.segmentation.ensemble import Ensemble
-from meddiff.services.tracking import fetch_model
+from meddiff.services.tracking import fetch_model, tracking_uri
 
 _ABOUT, _TABLE = "predictions.json", "predictions.csv"
 _COLUMNS = ("file", "mask", "class", "probability", "area_px", "area_mm2", "share", "uncertainty", "sha256")
@@ -102,7 +103,8 @@ def predict_files(layout: Layout, params: Params, model: str, path: Path, out: P
 @contextmanager
 def _model_folder(layout: Layout, params: Params, model: str) -> Iterator[Path]:
     if not model.startswith("models:"):
-        yield Path(model).expanduser()
+        refuse_withdrawn_segmenters(place := Path(model).expanduser(), tracking_uri(layout, params.tracking))
+        yield place
         return
     with TemporaryDirectory(prefix="meddiff-") as folder:
         yield fetch_model(layout, params, model, Path(folder))

@@ -7,8 +7,8 @@ from pathlib import Path
 from meddiff.delivery.bundle import write_bundle
 from meddiff.delivery.onnx_model import write_onnx
 from meddiff.delivery.trained import Trained, choose_segmenter
+from meddiff.delivery.withdrawn import refuse_withdrawn_segmenters
 from meddiff.layout import Layout, free_folder, replacing
-from meddiff.outputs.sources import refuse_withdrawn_sources
 from meddiff.pages import render
 
 
@@ -35,7 +35,7 @@ def export_segmenter(layout: Layout, out: Path, kind: str, arm: str | None = Non
             withdrawn patient is in the data.
     """
     out = free_folder(out, "segmenter")
-    refuse_withdrawn_sources(layout)
+    refuse_withdrawn_segmenters(layout.segmenters, "")
     trained = choose_segmenter(layout, arm, seed)
     with replacing(out) as fresh:
         WRITERS[kind](trained, fresh)

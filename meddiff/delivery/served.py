@@ -13,6 +13,7 @@ from meddiff.cases import Pixels
 from meddiff.errors import MeddiffError
 from meddiff.painting.synthesizer import Request, Sample, Synthesizer, load_bundle
 from meddiff.params import GenerateParams
+from meddiff.services.tracking import refuse_withdrawn_files
 
 
 class Generator:
@@ -71,7 +72,8 @@ class Generator:
 
 
 def _load_pyfunc(data_path: str) -> Generator:
-    """MLflow's loader hook."""
+    """MLflow's loader hook; refuses a withdrawn version."""
+    refuse_withdrawn_files(Path(data_path))
     torch.set_num_threads(max(1, min(torch.get_num_threads(), 2)))
     return Generator(*load_bundle(Path(data_path), "cuda" if torch.cuda.is_available() else "cpu"))
 

@@ -12,6 +12,7 @@ from meddiff.datasets.adapters import RawCase
 from meddiff.delivery.predictor import Prediction, predict_images
 from meddiff.errors import MeddiffError
 from meddiff.segmentation.ensemble import Ensemble
+from meddiff.services.tracking import refuse_withdrawn_files
 
 
 class ServedSegmenter:
@@ -53,6 +54,7 @@ class ServedSegmenter:
 
 
 def _load_pyfunc(data_path: str) -> ServedSegmenter:
-    """MLflow's loader hook."""
+    """MLflow's loader hook; refuses a withdrawn version."""
+    refuse_withdrawn_files(Path(data_path))
     torch.set_num_threads(max(1, min(torch.get_num_threads(), 2)))
     return ServedSegmenter(Ensemble.load(Path(data_path), "cuda" if torch.cuda.is_available() else "cpu"))

@@ -102,11 +102,11 @@ def plan_lines(plan: WithdrawalPlan) -> list[str]:
     return lines
 
 
-def act(layout: Layout, params: Params, plan: WithdrawalPlan, reason: str) -> list[str]:
+def act(layout: Layout, params: Params, plan: WithdrawalPlan, reason: str) -> tuple[list[str], list[MeddiffError]]:
     """Withdraw the patient: the file first, so that what fails later leaves the rest safe; the same command goes on.
 
     Returns:
-        What was done, one line each; a release that couldn't be marked is named with its cause.
+        What was done, one line each, and the releases that couldn't be marked.
 
     Raises:
         MeddiffError: the catalogue, which logs the action first, or the tracking server fails.
@@ -125,11 +125,12 @@ def act(layout: Layout, params: Params, plan: WithdrawalPlan, reason: str) -> li
         withdraw_version(layout, params, version, why)
         gone = f", aliases taken away: {', '.join(version.aliases)}" if version.aliases else ""
         lines.append(f"models:/{version.id} is withdrawn{gone}")
-    return [*lines, *_mark(plan.deliveries, why)]
+    marked, faults = _mark(plan.deliveries, why)
+    return lines + marked, faults
 
 
-def _mark(deliveries: Sequence[DeliveryRecord], why: str) -> list[str]:
-    lines = []
+def _mark(deliveries: Sequence[DeliveryRecord], why: str) -> tuple[list[str], list[MeddiffError]]:
+    lines, faults = list[str](), list[MeddiffError]()
     for sent in deliveries:
         if sent.kind != "release":
             lines.append(f"export {sent.name} in {sent.place} isn't ours to change: delete it")
@@ -138,5 +139,6 @@ def _mark(deliveries: Sequence[DeliveryRecord], why: str) -> list[str]:
             quarantine(open_store(sent.place), sent.name, why)
             lines.append(f"release {sent.name} at {sent.place} is marked as withdrawn")
         except MeddiffError as e:
-            lines.append(f"release {sent.name} at {sent.place} could not be marked, run the command again: {e}")
-    return lines
+            rule = f"it must be marked as withdrawn ({e.where}: {e.rule})"
+            faults.append(MeddiffError(f"release {sent.name} at {sent.place}", rule, f"{e.remedy}, then run the command again"))
+    return lines, faults

@@ -2,13 +2,16 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 from meddiff.cases import write_image
 from meddiff.delivery import promote as gate
@@ -19,8 +22,10 @@ from meddiff.evaluation.arms import best_arm
 from meddiff.evaluation.bootstrap import Interval
 from meddiff.layout import Layout
 from meddiff.outputs.cases import read_cases
+from meddiff.outputs.withdrawals import Withdrawal, write_withdrawals
 from meddiff.params import PromoteParams
 from meddiff.services.tracking import SEGMENTER, Evidence, Registry, list_evidence, stage_run
+from meddiff.services.tracking.server import as_default
 from meddiff.stages import evaluate, segment
 from tests.conftest import make_cases
 from tests.stages.test_evaluate import fill, put_backgrounds, put_split, settings
@@ -106,6 +111,36 @@ def test_the_model_is_served_without_the_project(layout: Layout, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == (f"{folder}/code/meddiff/__init__.py (30, 48) "
                                             "['mask', 'probability', 'area_px', 'share', 'uncertainty']")
+
+
+def test_segmenters_of_a_withdrawn_patient_are_refused_by_every_way_to_them(layout: Layout, tmp_path: Path) -> None:
+    """By version, by the id of the logged model, by MLflow's own loader, as a folder of files, and in the project."""
+    registry, images = Registry(layout, PARAMS, SEGMENTER), layout.cases("test") / "images"
+    version = registry.server.client.get_model_version("meddiff-segmenter", "1")
+    (files,) = (path.parent for path in layout.root.rglob("MLmodel"))
+    shutil.copytree(files, tmp_path / "copy")
+    registry.annotate("1", {"withdrawn": "consent"})
+    names = "models:/meddiff-segmenter/1", str(version.source), str(next((tmp_path / "copy/data").iterdir()))
+    for number, model in enumerate(names):
+        with pytest.raises(MeddiffError, match=r"must not be withdrawn, and it is \(consent\)"):
+            predict_files(layout, PARAMS, model, images, tmp_path / str(number))
+    with as_default(registry.server.uri):
+        from mlflow import pyfunc
+
+        with pytest.raises(MeddiffError, match="must not be withdrawn"):
+            pyfunc.load_model(str(tmp_path / "copy"))
+    registry.server.client.delete_model_version_tag("meddiff-segmenter", "1", "withdrawn")
+
+    write_withdrawals(layout, [Withdrawal("0" * 12, (), (), "consent", "2026-01-01T00:00:00+00:00", "me")])
+    arm = layout.segmenters / str(version.tags["arm"])
+    for learned, refused in (("old", True), ("new", False)):
+        stages = {"prepare": {"outs": [{"path": "data/train", "md5": "new"}]},
+                  "segment": {"deps": [{"path": "data/train", "md5": learned}]}}
+        (layout.root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+        with pytest.raises(MeddiffError, match="must be of the present data/train") if refused else nullcontext():
+            predict_files(layout, PARAMS, str(arm), images, tmp_path / learned)
+    for file in (layout.withdrawals, layout.root / "dvc.lock"):
+        file.unlink()
 
 
 def test_promotion_by_the_gain_over_the_champion_and_rollback(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

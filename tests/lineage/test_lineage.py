@@ -1,6 +1,10 @@
 """Lineage and withdrawal, end to end on a tiny project: real stages, which take most of it, a real MLflow and catalogue."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -8,8 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
 from meddiff.cases import sha256
+from meddiff.cli.app import app
 from meddiff.datasets.demo import make_phantoms
 from meddiff.delivery.pairs import export_pairs
 from meddiff.delivery.promote import promote
@@ -30,6 +36,7 @@ from meddiff.services.tracking import Registry, list_versions, load_generator
 from meddiff.stages.runner import execute
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of great_expectations, mlflow and dvc
+ROOT = Path(__file__).parents[2]
 CHAIN = ("prepare", "foundation", "backgrounds", "mask_model", "finetune", "generate", "filter")
 SETTINGS = {
     "prepare": {"dataset": "folder", "path": "raw", "size": 32, "n_labelled": 10},
@@ -62,7 +69,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         Image.fromarray(case.mask * 255).save(root / f"raw/masks/{case.id}.png")
         groups[case.id] = f"Ms Smith {i // 2}"
     (root / "raw/groups.json").write_text(json.dumps(groups))
-    (root / "params.yaml").write_text(yaml.safe_dump(SETTINGS))
+    (root / "params.yaml").write_text(yaml.safe_dump(Params.model_validate(SETTINGS).model_dump(mode="json")))
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {name: stages[name] for name in CHAIN}}))
+    for name in ("meddiff", "reviews.csv", "withdrawals.yaml"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, root / name)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=root, check=True)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MLFLOW_TRACKING_URI", "MEDDIFF_EXECUTION", "MEDDIFF_PARENT_RUN", "DVC_STAGE", URL_VARIABLE, "MEDDIFF_SALT"):
             patch.delenv(name, raising=False)
@@ -136,7 +148,7 @@ def test_a_catalogue_that_is_gone_costs_no_work(root: Path, monkeypatch: pytest.
     assert (root / "filtered/decisions.parquet").read_bytes() == before
 
 
-def test_a_withdrawn_patient(project: tuple[Layout, Params], tmp_path: Path) -> None:
+def test_a_withdrawn_patient(project: tuple[Layout, Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout, params = project
     row = next(row for row in CASES.rows(layout.cases("train")) if row.labelled)
     with pytest.raises(MeddiffError, match=r"no dataset that this project knows has such a patient\. Give the name"):
@@ -151,13 +163,18 @@ def test_a_withdrawn_patient(project: tuple[Layout, Params], tmp_path: Path) -> 
     plan = plan_withdrawal(layout, params, row.patient)
     text = "\n".join(plan_lines(plan))
     assert [version.id for version in plan.versions] == ["meddiff-generator/1"]
+    monkeypatch.chdir(layout.root)
+    assert CliRunner().invoke(app, ["withdraw", row.patient, "--retrain"]).output.splitlines() == [
+        *text.splitlines(), "dry run: nothing was changed. Add --yes to do it, and --retrain to train again at once"]
     for part in ("published already: release v1", "published already: export folder", "to be made again",
                  "blocked: models:/meddiff-generator/1, no longer champion"):
         assert part in text
     assert registry.alias("champion") == "1"  # nothing has changed yet
-    assert not layout.withdrawals.exists()
+    assert not read_withdrawals(layout)
 
-    told = "\n".join(act(layout, params, plan, "consent withdrawn"))
+    lines, faults = act(layout, params, plan, "consent withdrawn")
+    told = "\n".join(lines)
+    assert not faults
     assert "release v1 at" in told
     assert "delete it" in told
     assert "Smith" not in layout.withdrawals.read_text() + told + text
@@ -173,7 +190,12 @@ def test_a_withdrawn_patient(project: tuple[Layout, Params], tmp_path: Path) -> 
     assert "consent withdrawn" in list_releases(store)[0].withdrawn
     assert "withdrawn" in trace(layout, params, row.patient).facts
 
-    run(layout.root, "second")  # the chain again, without the patient
+    words = [sys.executable, "-m", "meddiff", "withdraw", row.patient, "--yes", "--retrain"]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "MEDDIFF_EXECUTION": "second"}
+    done = subprocess.run(words, cwd=layout.root / "raw", env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in ("withdrawn already on", "to be made again without the patient", "1 patient is left out", "finetune"):
+        assert part in done.stdout + done.stderr
     assert row.patient not in {each.patient for part in ("train", "val") for each in CASES.rows(layout.cases(part))}
     assert [each.what for each in LEFT_OUT.rows(layout.left_out.parent)] == ["patient"]
     publish(layout, params, store, "v2")

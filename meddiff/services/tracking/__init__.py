@@ -44,13 +44,15 @@ from meddiff.services.tracking.webhooks import (
     remove_webhook,
     try_webhook,
 )
+from meddiff.services.tracking.withdrawn import refuse_withdrawn_files
 
 __all__ = ["GENERATOR", "SECRET_VARIABLE", "SEGMENTER", "Evidence", "LostRun", "ModelKind", "Registry", "Run", "RunRecord",
            "StageRun", "Unrecorded", "UnusedFiles", "VersionRecord", "add_webhook", "connect", "count_looks", "end_lost",
            "execution_run", "fetch_model", "find_version", "hash_summary", "kept_outputs", "list_evidence", "list_versions",
            "list_webhooks", "load_generator", "past_metrics", "pending_execution", "read_runs", "recorded_action",
-           "recorded_run", "registered_models", "registered_name", "remove_files", "remove_webhook", "runs_page",
-           "settle_files", "stage_run", "tracking_uri", "try_webhook", "ui_command", "unused_files", "withdraw_version"]
+           "recorded_run", "refuse_withdrawn_files", "registered_models", "registered_name", "remove_files", "remove_webhook",
+           "runs_page", "settle_files", "stage_run", "tracking_uri", "try_webhook", "ui_command", "unused_files",
+           "withdraw_version"]
 
 
 class StageRun(Protocol):

@@ -18,12 +18,13 @@ from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.services.tracking.server import Server, answering, as_default, connect, is_absent
-from meddiff.services.tracking.withdrawn import refuse_withdrawn_version
+from meddiff.services.tracking.withdrawn import refuse_withdrawn_files, refuse_withdrawn_version
 
 OUT = "meddiff.out."  # begins tags of a run that hold the hash of an output
 COMPLETE = "meddiff.complete"
 LOOK = "meddiff.test"  # digest of the test cases that an execution evaluated on
-_REQUIREMENTS = ("torch", "safetensors", "numpy", "scipy", "scikit-image", "pandas", "pillow", "pydantic", "pyyaml", "rich")
+_REQUIREMENTS = ("torch", "safetensors", "numpy", "scipy", "scikit-image", "pandas", "pillow", "pydantic", "pyyaml", "rich",
+                 "psutil", "filelock")
 _Columns = tuple[tuple[str, str, bool], ...]  # name, MLflow's type, whether it is required
 
 
@@ -171,6 +172,7 @@ def fetch_model(layout: Layout, params: Params, uri: str, folder: Path) -> Path:
         from mlflow.models import Model
 
         place = Path(download_artifacts(uri, dst_path=str(folder), tracking_uri=server.uri))
+        refuse_withdrawn_files(place, server.uri)  # by whatever name it was asked for
         return place / str(Model.load(str(place)).flavors["python_function"]["data"])
 
 

@@ -63,7 +63,7 @@ def connect(layout: Layout, params: TrackingParams) -> Server:
         MeddiffError: nothing answers within seconds, or the experiment is deleted.
     """
     uri = tracking_uri(layout, params)
-    with answering(uri), _alone(uri), _environment(_IMPATIENCE):
+    with answering(uri), _alone(uri), impatient():
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -146,8 +146,9 @@ def as_default(uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    added = {name: value for name, value in values.items() if name not in os.environ}
+def impatient() -> Iterator[None]:
+    """Let MLflow give up within seconds in the block, unless the environment says otherwise."""
+    added = {name: value for name, value in _IMPATIENCE.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield

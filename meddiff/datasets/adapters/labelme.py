@@ -28,8 +28,10 @@ from meddiff.datasets.adapters.exports import (
 from meddiff.datasets.adapters.listing import files_below
 from meddiff.datasets.adapters.raw import ImageSource, RawCase
 from meddiff.datasets.adapters.shapes import Contour, Ellipse, Patch, Region, Size
-from meddiff.datasets.decoding import Decoded, decode_image
+from meddiff.datasets.decoding import Decoded, decode_image, turned
 from meddiff.errors import MeddiffError
+
+_ALIKE = 0.99   # ours: correlation of the small gray pictures of one that was turned, converted or saved anew
 
 
 class _Drawn(Record):
@@ -93,7 +95,7 @@ def labelme(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
     `prepare.empty_masks`; an image without file has no annotation.
 
     Raises:
-        MeddiffError: see `read`; or a file is malformed, or its image is neither there nor in it.
+        MeddiffError: see `read`; or a file is malformed, or its image is neither there nor in it, or another one is in it.
     """
     pictures, faults, entries = Pictures(path), list[MeddiffError](), list[DrawnOn]()
     for file in labelme_files(path):
@@ -104,13 +106,7 @@ def labelme(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
                 with collecting(faults, file, f"shape {i} ({drawn.label})"):
                     marks.append(Mark(drawn.label, _shape(drawn)))
             size = (export.imageHeight, export.imageWidth) if export.imageHeight and export.imageWidth else None
-            try:
-                image: Path | ImageSource = pictures.find(export.imagePath or "", file.parent, str(file))
-            except MeddiffError:
-                if not export.imageData:
-                    raise
-                image = _Embedded(file)
-            entries.append(DrawnOn(file, "its image", image, marks, size, turns=True))
+            entries.append(DrawnOn(file, "its image", _image(export, file, pictures), marks, size, turns=True))
     return cases_of(path, [*entries, *beside(pictures, entries, path)], classes, faults=faults)
 
 
@@ -118,6 +114,31 @@ def labelme_files(path: Path) -> list[Path]:
     """The JSON files below a folder that are labelme's."""
     return [file for file in files_below(path, (".json",)) if "shapes" in (keys := keys_of(file)) and
             keys & {"imagePath", "imageData", "shape_type"}]
+
+
+def _image(export: _File, file: Path, pictures: Pictures) -> Path | ImageSource:
+    """The file that is named, if it isn't another picture than the one within; where it isn't there, the one within."""
+    try:
+        named = pictures.find(export.imagePath or "", file.parent, str(file))
+    except MeddiffError:
+        if not export.imageData:
+            raise
+        return _Embedded(file)
+    if export.imageData and not _same(named, file, _bytes(export.imageData, "an image")):
+        raise MeddiffError(file, f"the image within must be {named.name}, which the file names; it is another picture",
+                           "Correct `imagePath`; if that image is meant, set `imageData` to null")
+    return named
+
+
+def _same(named: Path, file: Path, content: bytes) -> bool:
+    """Whether a file and the image within an annotation are one picture: labelme keeps the bytes, or turns and converts it."""
+    if named.stat().st_size == len(content) and named.read_bytes() == content:
+        return True
+    both = [Image.fromarray(np.ascontiguousarray(turned(each.pixels, each.orientation))).convert("L")
+            for each in (decode_image(named), decode_image(file, content))]
+    first, second = (np.asarray(each.resize((32, 32), Image.Resampling.BOX), np.float64).ravel() for each in both)
+    first, second = first - first.mean(), second - second.mean()
+    return both[0].size == both[1].size and bool(first @ second >= _ALIKE * np.linalg.norm(first) * np.linalg.norm(second))
 
 
 def _shape(drawn: _Drawn) -> Region | str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from skimage.draw import polygon2mask
 
-from meddiff.datasets.adapters import RawCase, decode, passed_over, read, tell_left_out
+from meddiff.datasets.adapters import RawCase, decode, passed_over, read, tell_categories, tell_left_out
 from meddiff.datasets.adapters.dicom_headers import count_dicom
 from meddiff.datasets.adapters.dicom_pixels import DicomFrame
 from meddiff.datasets.adapters.slicing import Slicing, evenly
@@ -151,6 +151,13 @@ def test_segments_become_classes_by_name_else_by_number(tmp_path: Path, kind: st
     assert (named == (both == 2)).all()
     united, = masks_of(tmp_path).values()
     assert (united == (both > 0)).all()
+    told = {classes: " ".join(tell_categories(read("dicom", tmp_path, classes), classes))
+            for classes in (("benign", "malignant"), ("one", "two"), ("benign",), ("lesion",))}
+    assert list(told.values()) == [
+        "", "no segment is named as a class, so that their numbers are the classes: Malignant, benign",
+        "categories that `prepare.classes` doesn't name are left out: Malignant (1 image)",
+        "the categories are one class, lesion: Malignant (1 image), benign (1 image); "
+        "--classes Malignant,benign tells them apart"]
 
 
 def test_a_series_that_is_annotated_gives_lesion_free_slices(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Exports of annotation tools, held against each format's own reference, and everything that may be wrong with one."""
 
+import base64
 import json
 import tempfile
 from collections.abc import Callable
@@ -88,7 +89,7 @@ def test_coco_categories_are_classes_by_name_or_united(tmp_path: Path) -> None:
     united = read("coco", tmp_path)
     assert [decode(case).mask.max() for case in united] == [1, 1]
     assert tell_categories(united, ("lesion",)) == \
-        ["the categories are one class, lesion: adenoma (1 images), polyp (1 images); --classes adenoma,polyp tells them apart"]
+        ["the categories are one class, lesion: adenoma (1 image), polyp (1 image); --classes adenoma,polyp tells them apart"]
     apart = masks("coco", tmp_path, ("polyp", "adenoma"))
     assert same(apart["0"], outlined(), 2)
     assert same(apart["1"], ring(), 1)
@@ -96,7 +97,8 @@ def test_coco_categories_are_classes_by_name_or_united(tmp_path: Path) -> None:
     assert [bool(case.masks) for case in alone] == [False, True], "a class of that name is that category"
     assert "named in `prepare.classes`" in alone[0].doubt
     assert tell_categories(alone, ("polyp",)) == \
-        ["categories that `prepare.classes` doesn't name are left out: adenoma (1 images)"]
+        ["categories that `prepare.classes` doesn't name are left out: adenoma (1 image)"]
+    assert same(masks("coco", tmp_path, ("Polyp",))["1"], ring())
     with pytest.raises(MeddiffError, match=r"prepare.classes: the export has no category `cyst`, it has adenoma, polyp"):
         read("coco", tmp_path, ("polyp", "cyst"))
 
@@ -180,6 +182,31 @@ def test_labelme_images_may_lie_in_the_file_or_elsewhere(tmp_path: Path) -> None
     assert same(decode(embedded).mask, outlined())
     assert beside.file == tmp_path / "images/b.png"
     assert same(decode(beside).mask, outlined())
+
+
+def test_a_file_whose_categories_arent_named_is_told_once(tmp_path: Path) -> None:
+    for name, label in (("a", "polyp"), ("bb", "ruler")):
+        picture(tmp_path / f"{name}.png")
+        save(tmp_path / f"{name}.json", labelme(f"{name}.png", [{"points": POLYGON, "label": label}]))
+    told = passed_over("labelme", tmp_path, read("labelme", tmp_path, ("polyp",)))
+    assert [(each.id, each.what) for each in told] == [("bb", "annotation")]
+
+
+def test_labelme_never_lays_shapes_on_another_picture_than_the_one_within(tmp_path: Path) -> None:
+    """As where a picture was given the name of another: labelme itself shows the one within."""
+    for name in ("a", "bb", "ccc"):
+        picture(tmp_path / f"{name}.png")
+    for name, within in (("a", "a"), ("bb", "bb")):
+        inside = base64.b64encode((tmp_path / f"{within}.png").read_bytes()).decode()
+        save(tmp_path / f"{name}.json", labelme(f"{name}.png", [{"points": POLYGON}], imageData=inside))
+    saved_anew = np.asarray(Image.open(tmp_path / "ccc.png"))
+    save(tmp_path / "ccc.json", labelme("ccc.png", [{"points": POLYGON}], imageData=base64_png(saved_anew)))
+    assert len(read("labelme", tmp_path)) == 3
+    for name, within in (("a", "bb"), ("bb", "a")):
+        inside = base64.b64encode((tmp_path / f"{within}.png").read_bytes()).decode()
+        save(tmp_path / f"{name}.json", labelme(f"{name}.png", [{"points": POLYGON}], imageData=inside))
+    with pytest.raises(MeddiffError, match=r"a\.json: the image within must be a\.png.* another picture; likewise bb\.json"):
+        read("labelme", tmp_path)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

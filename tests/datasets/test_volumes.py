@@ -11,7 +11,7 @@ import pytest
 import SimpleITK
 from numpy.typing import NDArray
 
-from meddiff.datasets.adapters import decode, passed_over, read, tell_left_out
+from meddiff.datasets.adapters import decode, passed_over, read, tell_categories, tell_left_out
 from meddiff.datasets.adapters.slicing import Slicing
 from meddiff.datasets.adapters.volumes import count_volumes
 from meddiff.errors import MeddiffError
@@ -137,6 +137,11 @@ def test_segmentations_of_3d_slicer_are_laid_on_their_image(tmp_path: Path) -> N
                               (("organ", "tumour"), np.where(inside["tumour"], 2, inside["organ"]))):
         cases = read("volumes", tmp_path, classes, slicing=Slicing(frames=99))
         assert (np.stack([decode(case).mask for case in cases]) == expected.T).all()
+    assert tell_categories(cases, ("organ", "tumour")) == []
+    assert tell_categories(read("volumes", tmp_path, ("tumour",)), ("tumour",)) == \
+        ["categories that `prepare.classes` doesn't name are left out: organ (3 images)"]
+    assert tell_categories(read("volumes", tmp_path), ("lesion",)) == \
+        ["the categories are one class, lesion: Tumour (3 images), organ (3 images); --classes Tumour,organ tells them apart"]
     slicer(tmp_path / "masks/a.seg.nrrd", crop * 7, (2, 3, 4), (0, 7, "x"))
     assert (np.stack([decode(case).mask for case in read("volumes", tmp_path, slicing=Slicing(frames=99))])
             == inside["tumour"].T).all()

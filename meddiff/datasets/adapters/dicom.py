@@ -5,6 +5,7 @@ Of what the files say of people nothing leaves this room: a patient is a hash, a
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from meddiff.cases import short_hash
@@ -39,7 +40,7 @@ def dicom(path: Path, classes: Sequence[str] = ("lesion",), slicing: Slicing | N
     slicing = slicing or Slicing()
     headers = read_headers(dicom_files(path))
     images = _images(headers)
-    marked = place_marks(read_marks(headers), images, classes, path)
+    marked, names = place_marks(read_marks(headers), images, classes, path)
     owners, stacks = _groups(images), {image.series for image in images if image.stacked for frame in _numbers(image)
                                        if (image.uid, frame) in marked and marked[image.uid, frame].masks}
     batches: dict[str, list[tuple[DicomHeader, int]]] = defaultdict(list)
@@ -48,8 +49,10 @@ def dicom(path: Path, classes: Sequence[str] = ("lesion",), slicing: Slicing | N
         batches[batch] += [(image, frame) for frame in _numbers(image) if (image.uid, frame) not in marked]
     chosen = [place for batch in batches.values() for place in evenly(batch, slicing.frames)]
     drawn = [(image, frame) for image in images for frame in _numbers(image) if (image.uid, frame) in marked]
-    return [_case(image, frame, owners[image.uid], marked.get((image.uid, frame)), image.series in stacks, slicing, len(classes))
-            for image, frame in (*drawn, *chosen)]
+    cases = [_case(image, frame, owners[image.uid], marked.get((image.uid, frame)), image.series in stacks, slicing, len(classes))
+             for image, frame in (*drawn, *chosen)]
+    return [replace(case, categories=names.get((image.uid, frame), ()))
+            for case, (image, frame) in zip(cases, (*drawn, *chosen), strict=True)]
 
 
 def dicom_frames(files: Sequence[Path], slicing: Slicing) -> list[RawCase]:

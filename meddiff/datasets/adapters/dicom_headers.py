@@ -191,7 +191,8 @@ def frame_tags(tags: "Dataset", frame: int) -> "Dataset":
     groups = [*(tags.get("SharedFunctionalGroupsSequence") or [])[:1],
               *(tags.get("PerFrameFunctionalGroupsSequence") or [])[frame - 1:frame]]
     for place in (tags, *(item for group in groups for element in group if element.VR == "SQ" for item in element.value[:1])):
-        for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept",
+        for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
+                    "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept",
                     "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence",
                     "PixelRepresentation", "SequenceOfUltrasoundRegions"):
             if tag in place:

@@ -81,8 +81,10 @@ def read_marks(headers: Iterable[DicomHeader]) -> list[DicomMark]:
 
 
 def place_marks(marks: Sequence[DicomMark], images: Sequence[DicomHeader], classes: Sequence[str],
-                root: Path) -> dict[Spot, Marked]:
+                root: Path) -> tuple[dict[Spot, Marked], dict[Spot, tuple[str, ...]]]:
     """The marks by the frame of the image that they were drawn on; those whose image isn't here are passed over.
+
+    The names of their segments, too, those that are no class's among them.
 
     Args:
         images: headers with a size.
@@ -99,16 +101,20 @@ def place_marks(marks: Sequence[DicomMark], images: Sequence[DicomHeader], class
             stacks[image.space].append((plane, (image.uid, frame)))
     label_of = class_by_name({mark.name for mark in marks}, classes, root)
     placed: dict[Spot, list[tuple[int, DicomMark]]] = defaultdict(list)
+    names: dict[Spot, dict[str, None]] = defaultdict(dict)
     faults = list[MeddiffError]()
     for mark in marks:
         label, place = label_of(mark.number, mark.name), _place(mark, known, stacks)
         if place and (fault := _misplaced(mark, known[place[0]], place[1])):
             faults.append(fault)
-        elif place and label:
-            placed[place].append((label, mark))
+        elif place:
+            names[place][mark.name] = None
+            if label:
+                placed[place].append((label, mark))
     if faults:
         raise joined(list({fault.where: fault for fault in faults}.values()))
-    return {place: _sources(drawn, known[place[0]], place[1]) for place, drawn in placed.items()}
+    return ({place: _sources(drawn, known[place[0]], place[1]) for place, drawn in placed.items()},
+            {place: tuple(each) for place, each in names.items()})
 
 
 def _segments(header: DicomHeader, tags: "Dataset") -> Iterator[DicomMark]:

@@ -186,7 +186,7 @@ def cases_of(root: Path, entries: Sequence[DrawnOn], classes: Sequence[str], cat
     if faults:
         raise joined(faults)
     used = {mark.category for entry in entries for mark in entry.marks}
-    labels = labels_of(classes, used | set(categories if len(classes) > 1 else ()))
+    labels = _labels_of(classes, used | set(categories if len(classes) > 1 else ()))
     twice = defaultdict[Path, list[DrawnOn]](list)
     for entry in entries:
         twice[entry.image if isinstance(entry.image, Path) else entry.image.source].append(entry)
@@ -203,29 +203,34 @@ def cases_of(root: Path, entries: Sequence[DrawnOn], classes: Sequence[str], cat
     return [_case(entry, ids[files[entry]], parts.get(entry), labels, len(classes)) for entry in entries]
 
 
-def labels_of(classes: Sequence[str], categories: set[str]) -> dict[str, int]:
-    """Category -> class from 1 on; one class that isn't a category's name has all of them.
+def _labels_of(classes: Sequence[str], categories: set[str]) -> dict[str, int]:
+    """Category -> class from 1 on, in capitals or not; one class that isn't a category's name has all of them.
 
     Raises:
         MeddiffError: one of several classes is no category.
     """
-    if len(classes) == 1 and classes[0] not in categories:
+    known = {name.casefold() for name in categories}
+    missing = [name for name in classes if name.casefold() not in known]
+    if missing and len(classes) == 1:
         return dict.fromkeys(categories, 1)
-    if missing := [name for name in classes if name not in categories]:
+    if missing:
         raise MeddiffError("prepare.classes", f"the export has no category `{some(missing)}`, it has "
                            f"{some(sorted(categories), 8) or 'none'}", "Name its categories, or one class for all")
-    return {name: label for label, name in enumerate(classes, start=1)}
+    labels = {name.casefold(): label for label, name in enumerate(classes, start=1)}
+    return {name: labels[name.casefold()] for name in categories if name.casefold() in labels}
 
 
 def tell_categories(cases: Sequence[RawCase], classes: Sequence[str]) -> list[str]:
-    """Which categories were united, and which are left out; nothing where there is one."""
-    counted = Counter(name for case in cases for name in case.categories)
-    taken = labels_of(classes, set(counted)) if len(classes) == 1 else dict.fromkeys(classes, 1)
-    names = {kind: some([f"{name} ({n} images)" for name, n in counted.items() if (name in taken) == kind], 8)
-             for kind in (True, False)}
-    apart = f"; --classes {shlex.quote(','.join(counted))} tells them apart" if len(counted) <= 8 else ""
+    """Which categories, or names of segments, were united, and which are left out; nothing where there is one."""
+    counted, wanted = Counter(name for case in cases for name in case.categories), {name.casefold() for name in classes}
+    taken = {name for name in counted if name.casefold() in wanted} or set(counted)
+    if len(classes) > 1 and counted and wanted.isdisjoint(map(str.casefold, counted)):  # only of segments
+        return [f"no segment is named as a class, so that their numbers are the classes: {some(list(counted), 8)}"]
+    names = {kind: some([f"{name or 'without name'} ({n} image{'s' * (n > 1)})" for name, n in counted.items()
+                         if (name in taken) == kind], 8) for kind in (True, False)}
+    apart = f"; --classes {shlex.quote(','.join(counted))} tells them apart" if len(counted) <= 8 and all(counted) else ""
     lines = [f"the categories are one class, {classes[0]}: {names[True]}{apart}"] \
-        if len(classes) == 1 and sum(name in taken for name in counted) > 1 else []
+        if len(classes) == 1 and len(taken) > 1 else []
     return lines + ([f"categories that `prepare.classes` doesn't name are left out: {names[False]}"] if names[False] else [])
 
 
@@ -236,5 +241,6 @@ def _case(entry: DrawnOn, id: str, part: str | None, labels: dict[str, int], cla
     doubt = _NOT_A_MASK.format(boxes[0]) if boxes else _OTHERS if entry.marks and not own else ""
     drawn = (Drawing(entry.source, entry.place, shapes, entry.size, entry.turns),) if entry.seen and not doubt else ()
     return RawCase(id, entry.image, drawn, part=part, classes=classes, doubt=doubt,
-                   categories=tuple(dict.fromkeys(mark.category for mark in entry.marks)))
+                   categories=tuple(dict.fromkeys(mark.category for mark in entry.marks)),
+                   sources=frozenset({entry.source} if entry.seen else ()))
 

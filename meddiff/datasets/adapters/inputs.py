@@ -11,10 +11,12 @@ from meddiff.datasets.adapters.listing import READABLE, composed, is_shown
 from meddiff.datasets.adapters.raw import RawCase
 from meddiff.datasets.adapters.slicing import Slicing
 from meddiff.datasets.adapters.volumes import volume_slices, volume_suffix
-from meddiff.errors import MeddiffError
+from meddiff.environment import require_extra
+from meddiff.errors import MeddiffError, joined
 
 
-def list_inputs(path: Path, but: Collection[Path] = (), slicing: Slicing | None = None) -> tuple[list[RawCase], list[Path]]:
+def list_inputs(path: Path, but: Collection[Path] = (), slicing: Slicing | None = None
+                ) -> tuple[list[RawCase], list[Path], list[MeddiffError]]:
     """Every picture of a folder, nested ones too, or of one file: picture files, frames of DICOM files and slices of volumes.
 
     A case's id is where its outputs go: its place below the folder without ending, which stays where two files would share it;
@@ -26,10 +28,11 @@ def list_inputs(path: Path, but: Collection[Path] = (), slicing: Slicing | None 
         slicing: window and axis; every frame and slice is taken.
 
     Returns:
-        The cases without annotation, by id, and the other files that lie there, hidden ones left out.
+        The cases without annotation, by id; the other files that lie there, hidden ones left out; the faults of volumes whose
+        header can't be read.
 
     Raises:
-        MeddiffError: nothing is there, or no picture, or a volume's header can't be read.
+        MeddiffError: nothing is there, or no picture.
     """
     if not path.exists():
         raise MeddiffError(path, "a picture or a folder of pictures must be there", "Correct the path")
@@ -42,14 +45,24 @@ def list_inputs(path: Path, but: Collection[Path] = (), slicing: Slicing | None 
     shared = Counter(stem.casefold() for stem in stems.values())
     names = {file: stem if shared[stem.casefold()] == 1 else places[file] for file, stem in stems.items()}
     cases = [RawCase(names[file], file, ()) for file in pictures]
-    cases += [case for file in volumes for case in volume_slices(file, names[file], slicing)]
+    faults = dict[Path, MeddiffError]()
+    if volumes:
+        require_extra("volumes", "SimpleITK")
+    for file in volumes:
+        try:
+            cases += volume_slices(file, names[file], slicing)
+        except MeddiffError as fault:
+            faults[file] = fault
     if frames := [file for file in files if file not in names and is_dicom(file)]:
         cases += dicom_frames(frames, slicing)
+    if not cases and faults:
+        raise joined(list(faults.values()))
     if not cases:
         raise MeddiffError(path, f"there must be a picture ({', '.join(READABLE)}), a DICOM image or a volume",
                            "Name another place, or save images as PNG")
-    used = {case.file for case in cases}
-    return sorted(cases, key=lambda case: case.id), sorted(file for file in files if file not in used)
+    used = {case.file for case in cases} | faults.keys()
+    others = sorted(file for file in files if file not in used)
+    return sorted(cases, key=lambda case: case.id), others, list(faults.values())
 
 
 def _files(folder: Path, but: Collection[Path]) -> list[Path]:

@@ -72,7 +72,8 @@ class RawCase:
         classes: highest class index that a mask file may hold; with 1 the masks are plain ones of one class.
         label: the class of plain masks.
         doubt: why an annotation that is there, or a part of it, isn't used; else empty.
-        categories: what an annotation tool calls what was drawn.
+        categories: what an annotation tool, or a file of segments, calls what was drawn.
+        sources: files of annotations of it, which were read whether masks came of them or not.
     """
 
     id: str
@@ -85,6 +86,7 @@ class RawCase:
     label: int = 1
     doubt: str = ""
     categories: tuple[str, ...] = ()
+    sources: frozenset[Path] = frozenset()
 
     @property
     def annotated(self) -> bool:
@@ -93,8 +95,8 @@ class RawCase:
 
     @property
     def files(self) -> set[Path]:
-        """The files that image and masks are read from."""
-        return {file for each in (self.image, *self.masks) if (file := _file(each))}
+        """The files that image, masks and annotations are read from."""
+        return {file for each in (self.image, *self.masks) if (file := _file(each))} | self.sources
 
     @property
     def file(self) -> Path | None:

@@ -109,10 +109,9 @@ def label_values(path: Path) -> list[tuple[int, int]]:
     return [(layer, int(value)) for layer, value in pairs]
 
 
-def slices_with(labelled: Pixels, axis: str) -> list[int]:
-    """Indices of the slices of a turned mask volume that hold anything."""
-    slices = _view(labelled, axis)
-    return [index for index in range(len(slices)) if slices[index].any()]
+def values_by_slice(labelled: Pixels, axis: str) -> list[list[int]]:
+    """Of each slice of a turned mask volume what it holds but 0."""
+    return [(np.flatnonzero(np.bincount(each.ravel(), minlength=2)[1:]) + 1).tolist() for each in _view(labelled, axis)]
 
 
 def read_volume(path: Path) -> "Image":

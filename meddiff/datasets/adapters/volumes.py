@@ -9,7 +9,7 @@ from meddiff.datasets.adapters.listing import composed, entry, require_pairs, vi
 from meddiff.datasets.adapters.raw import RawCase
 from meddiff.datasets.adapters.slicing import Slicing, class_by_name, evenly
 from meddiff.datasets.adapters.volume_headers import VolumeHeader, read_volume_header
-from meddiff.datasets.adapters.volume_pixels import VolumeMask, VolumeSlice, label_values, read_labels, slices_with
+from meddiff.datasets.adapters.volume_pixels import VolumeMask, VolumeSlice, label_values, read_labels, values_by_slice
 from meddiff.environment import require_extra
 from meddiff.errors import MeddiffError, joined, likewise
 
@@ -49,7 +49,8 @@ def volumes(path: Path, classes: Sequence[str] = ("lesion",), slicing: Slicing |
         if image in headers and (mask is None or mask in headers):
             try:
                 drawn = _drawn(headers[mask], image, label_of, classes) if mask else ()
-                cases += _slices(stem, headers[image], mask, drawn, free, slicing, len(classes))
+                segments = headers[mask].segments if mask else ()
+                cases += _slices(stem, headers[image], mask, drawn, segments, free, slicing, len(classes))
             except MeddiffError as fault:
                 faults.append(fault)
     if faults:
@@ -127,17 +128,27 @@ def _drawn(mask: VolumeHeader, image: Path, label_of: Callable[[int, str], int],
     return tuple((layer, value, value) for layer, value in values)
 
 
-def _slices(stem: str, image: VolumeHeader, mask: Path | None, drawn: tuple[tuple[int, int, int], ...], free: bool,
-            slicing: Slicing, classes: int) -> list[RawCase]:
+def _slices(stem: str, image: VolumeHeader, mask: Path | None, drawn: tuple[tuple[int, int, int], ...],
+            segments: Sequence[tuple[int, int, str]], free: bool, slicing: Slicing, classes: int) -> list[RawCase]:
     """The cases of one volume."""
     total = image.slices(slicing.axis)
-    marked = slices_with(read_labels(mask, image.path, drawn)[0], slicing.axis) if mask else []
+    held = values_by_slice(read_labels(mask, image.path, drawn)[0], slicing.axis) if mask else []
+    marked = [index for index, values in enumerate(held) if values]
     empty = evenly([index for index in range(total) if index not in set(marked)], slicing.frames)
     # A mask that holds nothing at all says of no slice that it is lesion-free, see `prepare.empty_masks`.
     blank = mask is not None and not marked
+    names = _names(segments, mask, image, slicing.axis) if mask else {}
     return [replace(_case(stem, image, index, slicing), lesion_free=free or bool(marked and index not in marked), classes=classes,
                     masks=(VolumeMask(mask, image.path, slicing.axis, index, drawn),)
-                    if mask and (blank or index in marked) else ()) for index in sorted([*marked, *empty])]
+                    if mask and (blank or index in marked) else (), categories=names.get(index, ()))
+            for index in sorted([*marked, *empty])]
+
+
+def _names(segments: Sequence[tuple[int, int, str]], mask: Path, image: VolumeHeader, axis: str) -> dict[int, tuple[str, ...]]:
+    """Slice -> names of the segments seen there, of which a later one may hide an earlier."""
+    numbered = tuple((layer, value, number) for number, (layer, value, _) in enumerate(segments[:255], start=1))
+    found = values_by_slice(read_labels(mask, image.path, numbered)[0], axis) if numbered else []
+    return {index: tuple(segments[number - 1][2] for number in numbers) for index, numbers in enumerate(found)}
 
 
 def _case(name: str, image: VolumeHeader, index: int, slicing: Slicing) -> RawCase:

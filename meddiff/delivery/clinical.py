@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +17,15 @@ from meddiff.datasets.adapters.volume_pixels import place_slice, read_volume, tu
 from meddiff.environment import require_extra
 from meddiff.errors import MeddiffError
 
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
 _MAY_BE_EMPTY = ("AccessionNumber", "PatientBirthDate", "PatientID", "PatientName", "PatientSex", "ReferringPhysicianName",
                  "StudyDate", "StudyID", "StudyTime")  # which a SEG must have, and which files that were made anonymous may lack
 _IN_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "FrameIncrementPointer",
               "DimensionIndexSequence", "DimensionOrganizationSequence")
+
+_PLACED = ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")  # what a place needs
 
 
 def write_dicom_mask(source: Path, mask: Pixels, classes: Sequence[str], out: Path, frame: int = 1, root: str = "") -> None:
@@ -46,20 +52,22 @@ def write_dicom_mask(source: Path, mask: Pixels, classes: Sequence[str], out: Pa
     if mask.shape != (size := (int(tags.get("Rows", 0)), int(tags.get("Columns", 0)))):
         raise MeddiffError(source, f"a mask has its image's size, this one is {mask.shape[1]}×{mask.shape[0]} and the image "
                            f"{size[1]}×{size[0]} pixels", "Bring it to the image's own size")
-    for name in (name for name in _MAY_BE_EMPTY if name not in tags):
-        setattr(tags, name, "")
+    _mend(tags)
     many, kind = int(tags.get("NumberOfFrames") or 1) > 1, tags.SOPClassUID
-    if many:  # highdicom takes only single images where there is no frame of reference: the frame is made one
+    if many:  # the frame is made a single image
         own = frame_tags(tags, frame)
         for name in _IN_GROUPS:
             if name in tags:
                 del tags[name]
         tags.update({element.tag: element for element in own})
-        tags.NumberOfFrames, tags.SOPClassUID = 1, SecondaryCaptureImageStorage
-    if "FrameOfReferenceUID" in tags and "ImagePositionPatient" not in tags:
-        del tags.FrameOfReferenceUID
-    if "PixelSpacing" in tags and "SliceThickness" not in tags:  # both, or readers refuse the segmentation
+        tags.NumberOfFrames = 1
+    if "PixelSpacing" in tags and not tags.get("SliceThickness"):  # both, or readers refuse the segmentation
         del tags.PixelSpacing
+    placed = all(tags.get(name) for name in _PLACED)
+    if not placed and "FrameOfReferenceUID" in tags:
+        del tags.FrameOfReferenceUID
+    if many or not placed:  # highdicom takes nothing else without a place in the patient
+        tags.SOPClassUID = SecondaryCaptureImageStorage
     algorithm = AlgorithmIdentificationSequence("meddiff", codes.DCM.ArtificialIntelligence, version("meddiff"))
     segments = [SegmentDescription(
         number, name, codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Lesion, SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -77,12 +85,30 @@ def write_dicom_mask(source: Path, mask: Pixels, classes: Sequence[str], out: Pa
     for group in made.PerFrameFunctionalGroupsSequence if many else ():
         for each in group.DerivationImageSequence[0].SourceImageSequence:
             each.ReferencedFrameNumber = frame
-    for element in made.iterall() if many else ():
+    for element in made.iterall():
         if element.keyword == "ReferencedSOPClassUID":
             element.value = kind
     made.update({"SyntheticData": "YES"} if synthetic else {})  # as all that is derived from synthetic data
     out.parent.mkdir(parents=True, exist_ok=True)
     made.save_as(out)
+
+
+def _mend(tags: "Dataset") -> None:
+    """Empty what hospitals' files hold against the standard, such as a birth in 19670000, and highdicom refuses."""
+    from pydicom.valuerep import DA, TM
+
+    for name in (name for name in _MAY_BE_EMPTY if name not in tags):
+        setattr(tags, name, "")
+    for name, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
+        try:
+            kind(str(tags[name].value or ""))
+        except (ValueError, TypeError):
+            setattr(tags, name, "")
+    if tags.PatientSex not in ("M", "F", "O"):
+        tags.PatientSex = ""
+    if "SpecificCharacterSet" in tags:  # of which there may be several
+        tags.decode()
+        tags.SpecificCharacterSet = "ISO_IR 192"
 
 
 def write_volume_mask(source: Path, slices: Mapping[int, Pixels], out: Path, axis: str = "axial",

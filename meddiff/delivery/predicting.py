@@ -76,7 +76,7 @@ def predict_files(layout: Layout, params: Params, model: str, path: Path, out: P
         ensemble = Ensemble.load(folder, compute.device)
     slicing = Slicing.chosen(PrepareParams(window=ensemble.recipe.window, axis=ensemble.recipe.axis))
     earlier = {out, *(file.parent for file in path.rglob(_ABOUT))}  # predictions are no inputs
-    cases, passed = list_inputs(path, earlier, slicing)
+    cases, passed, unread = list_inputs(path, earlier, slicing)
     rows = _begun(out, {"model": ensemble.digest, "flips": flips, "path": str(path)})
     todo, faults = [case for case in cases if not _finished(case, rows, ensemble.recipe.classes)], list[MeddiffError]()
     kept = len(cases) - len(todo)
@@ -97,7 +97,7 @@ def predict_files(layout: Layout, params: Params, model: str, path: Path, out: P
     _write_table(out, rows)
     done = len(todo) - len(faults)
     faults += _write_clinical(out, [case for case in cases if _mask(case) in rows], ensemble.recipe.classes)
-    return Predicted(done, kept, tuple(faults), tuple(passed))
+    return Predicted(done, kept, (*unread, *faults), tuple(passed))
 
 
 @contextmanager

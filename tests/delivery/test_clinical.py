@@ -1,6 +1,7 @@
 """Masks written for DICOM files and volumes: the formats' own readers and ours find the same mask, pixel for pixel."""
 
 from pathlib import Path
+from typing import Any
 
 import highdicom
 import nibabel
@@ -56,6 +57,54 @@ def test_a_file_that_was_made_anonymous_gets_a_mask(tmp_path: Path) -> None:
     write_dicom_mask(tmp_path / "a.dcm", K, ("benign", "malignant"), tmp_path / "seg.dcm")
     seg = highdicom.seg.segread(tmp_path / "seg.dcm")
     assert (seg.get_pixels_by_source_instance([made.SOPInstanceUID], combine_segments=True)[0] == K).all()
+
+
+def test_a_mask_of_a_frame_with_functional_groups_lies_where_the_frame_lies(tmp_path: Path) -> None:
+    """An enhanced multi-frame file, as highdicom makes it of a series."""
+    (tmp_path / "series").mkdir()
+    series = stack(tmp_path / "series", np.zeros((3, H, W), np.int16))
+    for each in series:
+        each.AcquisitionNumber = 1
+    uids = [pydicom.uid.generate_uid() for _ in range(2)]
+    enhanced = highdicom.legacy.LegacyConvertedEnhancedCTImage(series, uids[0], 1, uids[1], 1)
+    enhanced.save_as(tmp_path / "a.dcm")
+    write_dicom_mask(tmp_path / "a.dcm", K, ("benign", "malignant"), tmp_path / "seg.dcm", frame=2)
+    seg = highdicom.seg.segread(tmp_path / "seg.dcm")
+    assert (seg.get_pixels_by_source_frame(uids[1], [2], combine_segments=True)[0] == K).all()
+    own, place = seg.PerFrameFunctionalGroupsSequence[0], enhanced.PerFrameFunctionalGroupsSequence[1]
+    assert own.PlanePositionSequence[0].ImagePositionPatient == place.PlanePositionSequence[0].ImagePositionPatient
+    assert seg.FrameOfReferenceUID == enhanced.FrameOfReferenceUID
+    assert seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing == [0.5, 0.7]
+    (case,) = (case for case in read("dicom", tmp_path, ("benign", "malignant")) if case.masks)
+    assert case.id.endswith("_0002")
+    assert (decode(case).mask == K).all()
+
+
+@pytest.mark.parametrize("tags", [
+    {"PatientBirthDate": "19670000"}, {"StudyTime": "12:00:00"}, {"PatientSex": "W"}, {"SpecificCharacterSet": "ISO_IR 100"},
+    {"SpecificCharacterSet": ["", "ISO 2022 IR 87"]}], ids=lambda tags: next(iter(tags)))
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_values_that_hospitals_write_dont_hinder_a_mask(tmp_path: Path, tags: dict[str, Any]) -> None:
+    name = "Müller^Jürgen" if "ISO_IR 100" in tags.values() else "Yamada^Tarou=山田^太郎"
+    made = image(tmp_path / "a.dcm", GRAY, **tags, **({"PatientName": name} if "SpecificCharacterSet" in tags else {}))
+    write_dicom_mask(tmp_path / "a.dcm", K, ("benign", "malignant"), tmp_path / "seg.dcm")
+    seg = highdicom.seg.segread(tmp_path / "seg.dcm")
+    assert (seg.get_pixels_by_source_instance([made.SOPInstanceUID], combine_segments=True)[0] == K).all()
+    assert seg.PatientName == made.PatientName
+
+
+@pytest.mark.parametrize("lacking", ["SliceThickness", "ImagePositionPatient", "PixelSpacing", "FrameOfReferenceUID"])
+def test_a_slice_whose_place_isnt_told_gets_a_mask_that_names_it(tmp_path: Path, lacking: str) -> None:
+    (made,) = stack(tmp_path, np.zeros((1, H, W), np.int16))
+    source = Path(made.filename)
+    delattr(made, lacking)
+    made.save_as(source)
+    write_dicom_mask(source, K, ("benign", "malignant"), tmp_path / "seg.dcm")
+    seg = highdicom.seg.segread(tmp_path / "seg.dcm")
+    assert (seg.get_pixels_by_source_instance([made.SOPInstanceUID], combine_segments=True)[0] == K).all()
+    assert {each.value for each in seg.iterall() if each.keyword == "ReferencedSOPClassUID"} == {made.SOPClassUID}
+    (case,) = read("dicom", tmp_path, ("benign", "malignant"))
+    assert (decode(case).mask == K).all()
 
 
 def test_what_a_segmentation_cant_be_written_for_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import highdicom
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 
 from meddiff.cases import read_mask
 from meddiff.datasets.adapters import decode, list_inputs
@@ -67,7 +68,7 @@ def test_a_volume_gets_a_volume(model: Path, tmp_path: Path, direction: str) -> 
     assert np.allclose(back.affine, source.affine, atol=1e-4)
     assert back.shape == source.shape
     assert np.asarray(back.dataobj).sum() == sum(int(mask.sum()) for mask in masks.values()) > 0
-    cases, _ = list_inputs(tmp_path / "in")
+    cases, *_ = list_inputs(tmp_path / "in")
     shown = {case.id: decode(case) for case in cases}
     lesion = np.asarray(back.dataobj) > 0
     levels = np.asarray(source.dataobj)[lesion]
@@ -93,3 +94,10 @@ def test_a_broken_volume_is_told(model: Path, tmp_path: Path) -> None:
     (tmp_path / "scan.nii").write_bytes(b"no volume")
     with pytest.raises(MeddiffError, match=r"scan\.nii"):
         predict(model, tmp_path, tmp_path / "out")
+    scan = SimpleITK.JoinSeries([SimpleITK.Image(8, 9, 2, SimpleITK.sitkInt16)] * 3)
+    SimpleITK.WriteImage(scan, str(tmp_path / "series.nii.gz"))
+    image(tmp_path / "a.dcm", np.zeros((40, 50), np.uint8))
+    result = predict(model, tmp_path, tmp_path / "out")
+    assert result.done == 1, "all others are done"
+    assert sorted(Path(fault.where).name for fault in result.faults) == ["scan.nii", "series.nii.gz"]
+    assert not result.passed

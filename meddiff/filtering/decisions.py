@@ -30,8 +30,8 @@ class Scores:
 
     Attributes:
         table: one row a sample: similarity (of its least plausible lesion, see `similarity.Measure.similarity`; 0 where the mask
-            is empty), greatest (similarity of its likest lesion), nearest (id of the real case that one is nearest to), agreement
-            (see there), contrast (see there), area (the mask's share of the image).
+            is empty), greatest (how sure it is a copy of a real lesion, see `similarity.Likeness`), nearest (id of the case it
+            is most like), agreement (see there), contrast (see there), area (the mask's share of the image).
         identity: for each sample its lesions' `[l, 257]` float64, see `lesions.describe`.
     """
 
@@ -134,4 +134,4 @@ def count_decisions(decided: pd.DataFrame, real: RealLesions, params: FilterPara
             "bound_similarity_low": params.similarity_low, "bound_similarity_high": copy_bound(params),
             "bound_agreement": params.agreement, "bound_contrast": params.min_contrast,
             "real_implausible": float((real.own < params.similarity_low).mean()),
-            "real_copies": float((real.own > copy_bound(params)).mean())}
+            "real_copies": float((real.own_copies > copy_bound(params)).mean())}

@@ -21,7 +21,8 @@ from scipy.stats import ks_2samp
 from meddiff.cases import Case, Pixels
 from meddiff.filtering.decisions import fitted
 from meddiff.filtering.features import Extractor
-from meddiff.filtering.membership import Membership, infer_members
+from meddiff.filtering.membership import Copies, Membership, copies, infer_members
+from meddiff.filtering.similarity import RealLesions
 from meddiff.lesions.seams import REAL_RIM, real_seams, seam
 from meddiff.lesions.shapes import Floats
 from meddiff.masks.statistics import mask_statistics
@@ -32,6 +33,7 @@ SUBSETS = 50
 CHUNK = 64
 _Pair = tuple[Pixels, Pixels]  # image [H,W,3], mask [H,W]
 _Extract = Callable[[Pixels, Pixels | None], Floats]  # images [N,H,W,3], masks [N,H,W] (None: whole images) -> [N,D]
+_Recognise = Callable[[Pixels, Pixels], Floats]  # images, masks of 0 to K -> [N] `Likeness.strangeness`
 
 
 @dataclass(frozen=True)
@@ -65,24 +67,6 @@ class Support:
 
 
 @dataclass(frozen=True)
-class Copies:
-    """Distances of lesions to their nearest training lesion, or its mirror image.
-
-    Attributes:
-        share: of the samples nearer to one than every held-back real lesion is; NaN where there are none.
-        expected_share: that of further real lesions, 1 / (N + 1) with N held-back ones.
-        bound: the nearest held-back real lesion's distance.
-        median, held_back: median distance of the samples, and of the held-back real lesions.
-    """
-
-    share: float
-    expected_share: float
-    bound: float
-    median: float
-    held_back: float
-
-
-@dataclass(frozen=True)
 class Comparison:
     """One set of samples against the held-back real ones.
 
@@ -90,7 +74,7 @@ class Comparison:
         n: samples.
         kid, support: `image` (whole image) or `lesion` (crop) -> value.
         shapes: mask statistic -> Kolmogorov-Smirnov distance, 0 to 1, and `p` of it -> its p-value.
-        copies: None for the training images themselves.
+        copies: None for the training images themselves, and where nothing was recognised.
         seam: what the painting measured at the masks' borders, mean over samples; NaN if it wasn't measured.
     """
 
@@ -144,45 +128,54 @@ class Description:
     Attributes:
         spaces: `image`, `lesion` and `mirrored` (the lesion crop of the mirrored image) -> `[N, D]` features.
         shapes: `[N]` rows of `mask_statistics.statistics`.
+        strange: `[N]` strangeness to the training lesions; None where nothing was recognised.
     """
 
     spaces: dict[str, Floats]
     shapes: pd.DataFrame
+    strange: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.shapes)
 
     def rows(self, chosen: NDArray[np.bool_]) -> "Description":
         """Those of the samples for which `chosen` `[N]` holds."""
-        return Description({name: values[chosen] for name, values in self.spaces.items()}, self.shapes[chosen])
+        return Description({name: values[chosen] for name, values in self.spaces.items()}, self.shapes[chosen],
+                           None if self.strange is None else self.strange[chosen])
 
 
-def describe(extract: _Extract, pairs: Iterable[_Pair], mirrored: bool = False) -> Description:
-    """Features and shapes of images `[H, W, 3]` uint8 with their masks `[H, W]`, none of them empty, a chunk at a time.
+def describe(extract: _Extract, pairs: Iterable[_Pair], mirrored: bool = False,
+             recognise: _Recognise | None = None) -> Description:
+    """Features and shapes of images `[H, W, 3]` uint8 with their masks `[H, W]` of 0 to K, none empty, a chunk at a time.
 
     Args:
         extract: features of images, of the lesion alone where masks are given.
         mirrored: describe the mirrored lesions too; needed of the training images, since training mirrors.
+        recognise: what tells copies.
     """
     parts: dict[str, list[Floats]] = {name: [] for name in ("image", "lesion", *(["mirrored"] if mirrored else []))}
-    shapes, rest = [], iter(pairs)
+    shapes, strange, rest = [], list[Floats](), iter(pairs)
     while chunk := list(islice(rest, CHUNK)):
-        images, masks = np.stack([image for image, _ in chunk]), np.stack([(mask > 0).astype(np.uint8) for _, mask in chunk])
+        images, classes = (np.stack(part) for part in zip(*chunk, strict=True))
+        masks = (classes > 0).astype(np.uint8)
+        strange += [recognise(images, classes)] if recognise else []
         parts["image"].append(extract(images, None))
         parts["lesion"].append(extract(images, masks))
         if mirrored:
             parts["mirrored"].append(extract(np.ascontiguousarray(images[:, :, ::-1]), np.ascontiguousarray(masks[:, :, ::-1])))
         shapes.append(mask_statistics(list(masks)))
     if not shapes:
-        return Description({name: np.empty((0, 1)) for name in parts}, pd.DataFrame())
-    return Description({name: np.concatenate(values) for name, values in parts.items()}, pd.concat(shapes, ignore_index=True))
+        return Description({name: np.empty((0, 1)) for name in parts}, pd.DataFrame(), np.empty(0))
+    return Description({name: np.concatenate(values) for name, values in parts.items()}, pd.concat(shapes, ignore_index=True),
+                       np.concatenate(strange) if strange else None)
 
 
-def compare_samples(extractor: Extractor, cases: Sequence[Case], held_back: Sequence[Case], painted: Iterable[_Pair],
-                    accepted: NDArray[np.bool_], corroded: Iterable[_Pair]) -> Fidelity:
+def compare_samples(extractor: Extractor, real: RealLesions, cases: Sequence[Case], held_back: Sequence[Case],
+                    painted: Iterable[_Pair], accepted: NDArray[np.bool_], corroded: Iterable[_Pair]) -> Fidelity:
     """The samples against held-back cases, before and after the filter, and with the corroded masks.
 
     Args:
+        real: the training lesions, as the filter knows them.
         cases, held_back: of training and validation; those with a lesion count.
         painted: images and masks of the N samples with a lesion, read once; those of another size are resampled.
         accepted: `[N]`, which of them passed the filter.
@@ -192,18 +185,23 @@ def compare_samples(extractor: Extractor, cases: Sequence[Case], held_back: Sequ
                            for part in (cases, held_back))
     steps = list[float]()
 
+    def recognise(images: Pixels, masks: Pixels) -> Floats:
+        return real.compare(images, masks).strangeness
+
     def seams_noted() -> Iterator[_Pair]:
         for pair in painted:
             image, mask = (fitted(pixels, cases[0].image.shape[0]) for pixels in pair)
             steps.append(seam(image, mask, None, REAL_RIM))
             yield image, mask
 
-    generated = describe(extractor.features, seams_noted())
-    sets = {"generated": generated, "accepted": generated.rows(accepted), "corroded": describe(extractor.features, corroded)}
-    seen, real = np.array(steps), np.array(real_seams([image for image, _ in training], [mask for _, mask in training]))
+    generated = describe(extractor.features, seams_noted(), recognise=recognise)
+    sets = {"generated": generated, "accepted": generated.rows(accepted),
+            "corroded": describe(extractor.features, corroded, recognise=recognise)}
+    seen, known = np.array(steps), np.array(real_seams([image for image, _ in training], [mask for _, mask in training]))
     seams = {name: float(values[np.isfinite(values)].mean()) for name, values in
-             {"training": real, "generated": seen, "accepted": seen[accepted]}.items() if np.isfinite(values).any()}
-    kept, learned = (describe(extractor.features, part, mirrored=True) for part in (reference, training))
+             {"training": known, "generated": seen, "accepted": seen[accepted]}.items() if np.isfinite(values).any()}
+    kept = describe(extractor.features, reference, mirrored=True, recognise=recognise)
+    learned = describe(extractor.features, training, mirrored=True)
     found = infer_members(learned.spaces, kept.spaces, sets["accepted"].spaces["lesion"])
     return replace(assess_fidelity(kept, learned, sets, extractor.name, seams), membership=found)
 
@@ -251,15 +249,6 @@ def density_coverage(real: Floats, other: Floats, k: int = _NEIGHBOURS) -> Suppo
     return Support(float(inside.sum() / (k * m)), float(inside.any(axis=1).mean()), float(1 - np.prod((n - i) / (n + m - i))), k)
 
 
-def copies(training: Floats, held_back: Floats, other: Floats) -> Copies:
-    """How many of `[M, D]` lesions lie nearer to one of `[T, D]` training lesions than each of `[N, D]` held-back ones does."""
-    if not len(training) or not len(held_back) or not len(other):
-        return Copies(math.nan, math.nan, math.nan, math.nan, math.nan)
-    far, near = cdist(held_back, training).min(axis=1), cdist(other, training).min(axis=1)
-    return Copies(float((near < far.min()).mean()), 1 / (len(far) + 1), float(far.min()), float(np.median(near)),
-                  float(np.median(far)))
-
-
 def shape_tests(real: pd.DataFrame, other: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Two-sample Kolmogorov-Smirnov test of each column of `mask_statistics.statistics`: column -> distance (0 to 1) and p."""
     if real.empty or other.empty:
@@ -274,10 +263,8 @@ def _compare(reference: Description, training: Description, found: Description, 
     for space in ("image", "lesion"):
         real, other = _scaled(training.spaces[space], [reference.spaces[space], found.spaces[space]])
         distances[space], supports[space] = kid(real, other, seed), density_coverage(real, other)
-    known = np.concatenate([training.spaces["lesion"], training.spaces["mirrored"]])
-    parts = _scaled(training.spaces["lesion"], [known, reference.spaces["lesion"], found.spaces["lesion"]])
-    return Comparison(len(found), distances, supports, shape_tests(reference.shapes, found.shapes),
-                      None if itself else copies(*parts), seam)
+    told = None if itself or reference.strange is None or found.strange is None else copies(reference.strange, found.strange)
+    return Comparison(len(found), distances, supports, shape_tests(reference.shapes, found.shapes), told, seam)
 
 
 def _scaled(by: Floats, parts: Sequence[Floats]) -> list[Floats]:

@@ -1,4 +1,4 @@
-"""Whether painted lesions give away which real ones were trained on: those are guessed that lie nearest to one. Ours."""
+"""Whether painted lesions repeat the training lesions, and give away which real ones were trained on. Ours."""
 
 import math
 from collections.abc import Mapping
@@ -27,6 +27,32 @@ class Membership:
     upper: float
     members: int
     others: int
+
+
+@dataclass(frozen=True)
+class Copies:
+    """How strange lesions are to the training lesions, by what tells the filter's copies (`Likeness.strangeness`).
+
+    Attributes:
+        share: of the samples less strange than every held-back real one is; NaN where there are none.
+        expected_share: that of further real ones, 1 / (N + 1) with N held-back ones.
+        bound: strangeness of the least strange held-back real one.
+        median, held_back: median strangeness of the samples, and of the held-back real ones.
+    """
+
+    share: float
+    expected_share: float
+    bound: float
+    median: float
+    held_back: float
+
+
+def copies(held_back: Floats, other: Floats) -> Copies:
+    """How many of `[M]` lesions are less strange to the training lesions than each of `[N]` held-back ones is."""
+    if not len(held_back) or not len(other):
+        return Copies(math.nan, math.nan, math.nan, math.nan, math.nan)
+    return Copies(float((other < held_back.min()).mean()), 1 / (len(held_back) + 1), float(held_back.min()),
+                  float(np.median(other)), float(np.median(held_back)))
 
 
 def infer_members(training: Mapping[str, Floats], held_back: Mapping[str, Floats], samples: Floats) -> Membership | None:

@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from scipy.stats import t as student
+from torch import Tensor
 
 from meddiff.cases import Case, Pixels
 from meddiff.errors import MeddiffError
 from meddiff.filtering.features import Extractor
+from meddiff.filtering.recognition import Recogniser, learn_recogniser, see_lesions
 from meddiff.lesions.appearance import Parts, Scalars, lesion_features, split_lesions
 
 _LEAST_SCALE = 0.1      # a feature that hardly varies (the colour of gray images) isn't blown up; of an embedding: of the mean
@@ -47,18 +50,21 @@ class Predictive:
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """Nearness to one set of n real lesions.
+    """Nearness to one set of n real lesions: how plausible a lesion is by its views, and whether it is one of them.
 
-    Two lesions are Σ ln(d_v) / s_v apart, with d_v their Euclidean distance in view v (appearance, the extractor's embedding if
-    there is one, identity) and s_v the standard deviation of ln(d_v) over the leave-one-out nearest real pairs. The logarithms
-    let both ends show: a copy has a tiny distance of identity whatever its gray, noise a great one of appearance.
+    By their views two lesions are Σ ln(d_v) / s_v apart, with d_v their Euclidean distance in view v (appearance, the extractor's
+    embedding if there is one, identity) and s_v the standard deviation of ln(d_v) over the leave-one-out nearest real pairs. The
+    logarithms let both ends show: a copy has a tiny distance of identity whatever its gray, noise a great one of appearance. A
+    copy that was changed may be far by them; hence copies are told by a `Recogniser`.
 
     Attributes:
-        ids: case of each reference; each lesion stands twice, as it is and mirrored, since training mirrors.
-        references: their views.
+        ids: case of each lesion.
+        references: views of each, and of each mirrored, since training mirrors.
         spreads: for each view the distribution of ln(d_v) over the leave-one-out nearest real pairs.
         joint: the same of their sum.
         own: `[n]` leave-one-out similarity of each real lesion.
+        recogniser: of these lesions.
+        strange: distribution of the real lesions' leave-one-out strangeness.
     """
 
     ids: tuple[str, ...]
@@ -66,9 +72,11 @@ class Measure:
     spreads: tuple[Predictive, ...]
     joint: Predictive
     own: Scalars
+    recogniser: Recogniser
+    strange: Predictive
 
-    def similarity(self, views: _Views) -> tuple[Scalars, list[str]]:
-        """Similarity in [0, 1] of each of L lesions to its nearest real one, and that one's case.
+    def similarity(self, views: _Views) -> Scalars:
+        """Similarity in [0, 1] of each of L lesions to its nearest real one.
 
         The similarity is the probability that a further real lesion lies farther from its nearest one than this lesion does:
         0.5 is as near as real ones are to each other, 0 is far from all, 1 a copy. So bounds on it are quantiles of the real
@@ -76,7 +84,16 @@ class Measure:
         as bounds 0 and 1 exclude nothing.
         """
         apart = _apart(_log_distances(views, self.references), self.spreads)
-        return self.joint.exceeds(apart.min(axis=1)), [self.ids[i] for i in apart.argmin(axis=1)]
+        return self.joint.exceeds(apart.min(axis=1))
+
+    def recognise(self, seen: Tensor) -> tuple[Scalars, Scalars, list[str]]:
+        """Of each of L lesions the probability that a further real one is stranger, its strangeness, and the likest one's case.
+
+        Strangeness falls with the score of the recogniser; the probability is a quantile like `similarity`.
+        """
+        scores, likest = self.recogniser.score(seen)
+        strangeness = _strangeness(scores)
+        return self.strange.exceeds(strangeness), strangeness, [self.ids[i] for i in likest]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +102,16 @@ class Likeness:
 
     Attributes:
         least: `[N]` similarity of each sample's least plausible lesion; 0 without any lesion.
-        greatest: `[N]` that of its likest lesion; 0 without any.
-        nearest: case of the real lesion that the likest one is nearest to; empty without any.
+        greatest: `[N]` probability that a further real lesion is less like a training lesion than the sample's likest lesion is:
+            1 is a copy; 0 without any lesion.
+        strangeness: `[N]` that lesion's, by which samples are ranked where `greatest` is 1; infinite without any.
+        nearest: case of the real lesion that it is most like; empty without any.
         identity: for each sample its lesions' identities `[l, 257]`.
     """
 
     least: Scalars
     greatest: Scalars
+    strangeness: Scalars
     nearest: list[str]
     identity: list[Scalars]
 
@@ -115,25 +135,34 @@ class RealLesions:
         """`[n]` leave-one-out similarity of the real lesions, of whatever class."""
         return self.measures[0].own
 
+    @property
+    def own_copies(self) -> Scalars:
+        """`[n]` leave-one-out `Likeness.greatest` of the real lesions."""
+        measure = self.measures[0]
+        return measure.strange.exceeds(_strangeness(measure.recogniser.own))
+
     def compare(self, images: Pixels, masks: Pixels) -> Likeness:
         """Hold each lesion of samples `[N, H, W, 3]` uint8, masks `[N, H, W]` of 0 to K, against the real ones of its class."""
         parts, n = split_lesions(masks), len(masks)
         if not len(parts.owners):
-            return Likeness(np.zeros(n), np.zeros(n), [""] * n, [self.measures[0].references[-1][:0]] * n)
-        views = _standardised(_views(images, parts, self.extractor), self.scales)
-        similarity, cases = np.zeros(len(parts.owners)), np.full(len(parts.owners), "", dtype=object)
+            return Likeness(np.zeros(n), np.zeros(n), np.full(n, np.inf), [""] * n, [self.measures[0].references[-1][:0]] * n)
+        views, seen = _standardised(_views(images, parts, self.extractor), self.scales), see_lesions(images, parts)
+        similarity, copied, strange = (np.zeros(len(parts.owners)) for _ in range(3))
+        cases = np.full(len(parts.owners), "", dtype=object)
         for label in np.unique(parts.classes):
             chosen = parts.classes == label
             measure = self.measures.get(int(label), self.measures[0])
-            similarity[chosen], cases[chosen] = measure.similarity(_rows(views, chosen))
-        least, greatest, nearest = np.ones(n), np.zeros(n), np.full(n, "", dtype=object)
+            similarity[chosen] = measure.similarity(_rows(views, chosen))
+            copied[chosen], strange[chosen], cases[chosen] = measure.recognise(seen[torch.from_numpy(chosen)])
+        least, greatest, nearest, strangeness = np.ones(n), np.zeros(n), np.full(n, "", dtype=object), np.full(n, np.inf)
         np.minimum.at(least, parts.owners, similarity)
-        np.maximum.at(greatest, parts.owners, similarity)
-        likest = similarity == greatest[parts.owners]
+        np.maximum.at(greatest, parts.owners, copied)
+        np.minimum.at(strangeness, parts.owners, strange)
+        likest = strange == strangeness[parts.owners]
         nearest[parts.owners[likest]] = cases[likest]
         least[masks.reshape(n, -1).max(axis=1, initial=0) == 0] = 0.0
         identities = np.split(views[-1], np.searchsorted(parts.owners, np.arange(1, n)))
-        return Likeness(least, greatest, nearest.tolist(), identities)
+        return Likeness(least, greatest, strangeness, nearest.tolist(), identities)
 
     def same_within(self, similarity: float) -> float:
         """Distance of identities within which two lesions are one: `similarity` of the real ones are farther from all others."""
@@ -164,11 +193,13 @@ def measure_real(cases: Sequence[Case], extractor: Extractor = _LESION) -> RealL
     groups = np.array([case.group or case.id for case in cases], dtype=object)[parts.owners]
     classes = {int(label): parts.classes == label for label in np.unique(parts.classes)}
     chosen = {label: own for label, own in classes.items() if own.sum() >= LEAST_REFERENCES and len(set(ids[own])) > 1}
-    return RealLesions(extractor, scales, {label: _measure(_rows(views, own), _rows(mirrored, own), ids[own], groups[own])
-                                           for label, own in {0: parts.classes > 0, **chosen}.items()})
+    seen = see_lesions(images, parts)
+    return RealLesions(extractor, scales, {
+        label: _measure(_rows(views, own), _rows(mirrored, own), seen[torch.from_numpy(own)], ids[own], groups[own])
+        for label, own in {0: parts.classes > 0, **chosen}.items()})
 
 
-def _measure(views: _Views, mirrored: _Views, ids: NDArray[np.object_], groups: NDArray[np.object_]) -> Measure:
+def _measure(views: _Views, mirrored: _Views, seen: Tensor, ids: NDArray[np.object_], groups: NDArray[np.object_]) -> Measure:
     other = groups[:, None] != groups[None]
     if not other.any(axis=1).all():
         other = ids[:, None] != ids[None]
@@ -177,7 +208,14 @@ def _measure(views: _Views, mirrored: _Views, ids: NDArray[np.object_], groups: 
     spreads = tuple(Predictive.of(part.min(axis=1)) for part in logs)
     apart = _apart(logs, spreads).min(axis=1)
     joint = Predictive.of(apart)
-    return Measure((*ids, *ids), references, spreads, joint, joint.exceeds(apart))
+    recogniser = learn_recogniser(seen, other)
+    return Measure(tuple(ids), references, spreads, joint, joint.exceeds(apart), recogniser,
+                   Predictive.of(_strangeness(recogniser.own)))
+
+
+def _strangeness(scores: Scalars) -> Scalars:
+    """Falls with the score; its distribution over real lesions is nearly normal."""
+    return -np.arcsinh(scores)
 
 
 def _views(images: Pixels, parts: Parts, extractor: Extractor) -> _Views:

@@ -63,7 +63,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
         painted = read_pairs(layout.synthetic, lesions, "fidelity")
         corroded = ((image, read_mask(masks / f"{id}.png")) for id, (image, _) in zip(
             lesions["id"][kept], read_pairs(layout.synthetic, lesions[kept], "fidelity, corroded"), strict=True))
-        fidelity = compare_samples(extractor, cases, read_cases(layout.cases("val")), painted, kept, corroded)
+        fidelity = compare_samples(extractor, real, cases, read_cases(layout.cases("val")), painted, kept, corroded)
         numbers = fidelity.as_json() | {"corrosion": corrosion.numbers()}
         (filtered / "fidelity.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
         page = quality_page(verdicts, decisions, settings, make_tiles(

@@ -6,6 +6,7 @@ It owns the rules; which folders are looked at is said by stage `evaluate`.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import PurePath
 
 import numpy as np
@@ -78,8 +79,8 @@ def look(image: Pixels, frame: Frame | None = None) -> Fingerprint:
 def refuse_leaks(test: Sequence[Case], used: Iterable[Used], bits: int) -> None:
     """Stop where a test case is among the used images: by id, by group, by its pixels or as a near-duplicate.
 
-    Near-duplicates are those of `splits.near_duplicates`, and their mirror images; painted images and mirrored ones, which
-    `prepare` doesn't keep apart, must agree with the test image in detail, too.
+    Near-duplicates are those of `splits.near_duplicates`, as they are, turned by right angles, and mirrored; painted images and
+    turned and mirrored ones, which `prepare` doesn't keep apart, must agree with the test image in detail, too.
 
     Args:
         test: the test cases.
@@ -146,11 +147,13 @@ def _by_pixels(test: Sequence[Case], used: Sequence[Used], bits: int) -> Iterato
     for one, view in seen:
         if view.digest in digests:
             yield f"{one.where}/{one.id}", f"`{one.id}` has the very pixels of test case `{digests[view.digest]}`"
-    for words, flip in (("a near-duplicate", 1), ("a mirrored near-duplicate", -1)):
-        thumbnails = [view.thumbnail for view in looks[:len(test)]] + [view.thumbnail[:, ::flip] for _, view in seen]
-        pairs = near_duplicates(np.ascontiguousarray(thumbnails), bits)
-        for i, j in pairs[(pairs[:, 0] < len(test)) & (pairs[:, 1] >= len(test))]:
+    for flip, turns in product((1, -1), range(4)):
+        changed = [np.rot90(view.thumbnail[:, ::flip], turns) for _, view in seen]
+        pairs = near_duplicates(np.stack([*(view.thumbnail for view in looks[:len(test)]), *changed]), bits, len(test))
+        for i, j in pairs[pairs[:, 1] >= len(test)]:
             one, view = seen[j - len(test)]
-            sure = not one.painted and flip > 0
-            if sure or float((looks[i].detail * view.detail[:, ::flip]).sum()) > _SAME_DETAIL:
-                yield f"{one.where}/{one.id}", f"`{one.id}` is {words} of test case `{test[i].id}`"
+            sure = not one.painted and (flip, turns) == (1, 0)
+            if sure or float((looks[i].detail * np.rot90(view.detail[:, ::flip], turns)).sum()) > _SAME_DETAIL:
+                words = [*(["mirrored"] if flip < 0 else []), *([f"turned by {90 * turns}°"] if turns else [])]
+                kind = " ".join([", ".join(words), "near-duplicate"]).strip()
+                yield f"{one.where}/{one.id}", f"`{one.id}` is a {kind} of test case `{test[i].id}`"

@@ -85,12 +85,13 @@ def perceptual_hashes(thumbnails: NDArray[np.float32]) -> NDArray[np.uint64]:
     return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
 
 
-def near_duplicates(thumbnails: NDArray[np.float32], bits: int) -> NDArray[np.intp]:
+def near_duplicates(thumbnails: NDArray[np.float32], bits: int, first: int | None = None) -> NDArray[np.intp]:
     """Pairs that show the same picture: hashes within `bits` and thumbnails' correlation > 0.9, or correlation > 0.97, or equal.
 
     Args:
         thumbnails: `[N, 32, 32]` gray levels.
         bits: greatest Hamming distance of the 64-bit hashes.
+        first: pairs within the others than so many first ones aren't looked for; None: all are.
 
     Returns:
         `[P, 2]` indices, the smaller first, sorted.
@@ -101,8 +102,9 @@ def near_duplicates(thumbnails: NDArray[np.float32], bits: int) -> NDArray[np.in
     flat = flat - flat.mean(axis=1, keepdims=True)
     flat = flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6)
     pairs = [np.empty((0, 2), dtype=np.intp)]
-    for start in range(0, len(flat), 512):
-        rows = slice(start, start + 512)
+    n = len(flat) if first is None else first
+    for start in range(0, n, 512):
+        rows = slice(start, min(start + 512, n))
         distance = np.bitwise_count(hashes[rows, None] ^ hashes[None, start:])
         correlation = flat[rows] @ flat[start:].T
         equal = codes[rows, None] == codes[None, start:]

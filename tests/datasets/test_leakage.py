@@ -109,6 +109,15 @@ def mirrored(layout: Layout, case: Case) -> str:
     return rf"data/train/other: .*`other` is a mirrored near-duplicate of test case `{case.id}`"
 
 
+def turned(turns: int, flip: int, words: str) -> Callable[[Layout, Case], str]:
+    def spoil(layout: Layout, case: Case) -> str:
+        image = np.ascontiguousarray(np.rot90(changed(case.image)[:, ::flip], turns))
+        plant(layout, layout.cases("train"), "cases.csv", "other", image, group="other", labelled="0")
+        return rf"data/train/other: .*`other` is a {words} near-duplicate of test case `{case.id}`"
+
+    return spoil
+
+
 def mirrored_sample(layout: Layout, case: Case) -> str:
     write_image(layout.synthetic / "b0000/images/s0.png", changed(case.image)[:, ::-1])
     return rf"synthetic/b0000/s0: .*`s0` is a mirrored near-duplicate of test case `{case.id}`"
@@ -180,7 +189,9 @@ def test_a_rejected_sample_is_looked_at_where_an_arm_learns_from_it(layout: Layo
 
 @pytest.mark.parametrize("lesion", [True, False])
 @pytest.mark.parametrize("spoil", [
-    in_a_part("train"), in_a_part("val"), mirrored, mirrored_sample, same_pixels, same_id, same_group, as_background,
+    in_a_part("train"), in_a_part("val"), mirrored,
+    turned(2, 1, "turned by 180°"), turned(1, -1, r"mirrored, turned by \d+°"),
+    mirrored_sample, same_pixels, same_id, same_group, as_background,
     as_cleared_background, recorded(""), recorded("_removed"), as_sample,
 ])
 def test_a_planted_leak_is_named(spoil: Callable[[Layout, Case], str], lesion: bool, layout: Layout) -> None:

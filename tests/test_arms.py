@@ -89,7 +89,7 @@ def test_every_row_is_complete() -> None:
 
 
 def test_the_methods_are_held_against_those_above_them_and_the_rivals() -> None:
-    rivals = ("copy_paste", "copy_paste_sites", "self_training", "augmented", "paper")
+    rivals = ("copy_paste", "copy_paste_sites", "self_training", "consistency", "combined_pasted", "augmented", "paper")
     assert rivals_of() == {"synthetic": (*rivals, "unfiltered", "uncorroded"), "combined": ("synthetic", *rivals)}
 
 

@@ -227,7 +227,7 @@ def _done(summary: Summary) -> list[str]:
     return [
         f"{summary.n_real} annotated training images{drew}.",
         f"Each arm: {counted(_seeds(summary), 'training seed')}, {summary.steps} optimizer steps, the same batch size, initial "
-        f"weights and classic augmentation{' (stronger in one arm, which says so)' if stronger else ''}.",
+        f"weights and classic augmentation{' (in one arm of a strength chosen on validation cases)' if stronger else ''}.",
         "The best weights on the validation cases were kept. The test cases were opened for this page alone.",
         f"Intervals: bootstrap over {'images' if summary.unknown_patients else 'patients'} and seeds of the paired difference of "
         "each case."]

@@ -11,7 +11,7 @@ from meddiff.cases import Case, read_image, read_mask
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.outputs.samples import read_samples
-from meddiff.outputs.tables import BACKGROUNDS, DECISIONS
+from meddiff.outputs.tables import BACKGROUNDS, CASES, DECISIONS
 from meddiff.outputs.withdrawals import read_withdrawals, refuse_withdrawn
 
 
@@ -66,6 +66,13 @@ def list_found(layout: Layout) -> list[PairFiles]:
             for row in BACKGROUNDS.rows_if_there(layout.backgrounds) if row.kind == "site"]
 
 
+def list_unannotated(layout: Layout) -> list[PairFiles]:
+    """The training images without annotation, without masks; raises a MeddiffError where the table is missing."""
+    folder = layout.cases("train")
+    bare = [row for row in CASES.rows(folder) if not row.labelled]
+    return [PairFiles(row.id, folder / "images" / f"{row.id}.png", None, row.group) for row in bare]
+
+
 def list_grounds(layout: Layout, cleared: bool = False) -> list[PairFiles]:
     """The lesion-free images, or those of the sites with their lesions filled in and, as mask, what these were.
 
@@ -79,7 +86,8 @@ def list_grounds(layout: Layout, cleared: bool = False) -> list[PairFiles]:
 
 KINDS: dict[str, Callable[[Layout], list[PairFiles]]] = {
     "accepted": list_accepted, "uncorroded": partial(list_accepted, corroded=False), "unfiltered": list_unfiltered,
-    "found": list_found, "lesion_free": list_grounds, "cleared": partial(list_grounds, cleared=True)}
+    "found": list_found, "unannotated": list_unannotated, "lesion_free": list_grounds,
+    "cleared": partial(list_grounds, cleared=True)}
 
 
 def nothing(layout: Layout, kind: str, arm: str, instead: str = "Leave the arm out") -> MeddiffError:
@@ -90,6 +98,9 @@ def nothing(layout: Layout, kind: str, arm: str, instead: str = "Leave the arm o
         arm: its name.
         instead: what else to do where no lesion is found, such as `Leave the arm out`.
     """
+    if kind == "unannotated":
+        return MeddiffError(layout.cases("train"), f"the {arm} arm needs training images without annotation, and there is none",
+                            f"{instead}, or add images without masks")
     if kind == "found":
         return MeddiffError(layout.backgrounds / "sites", f"the {arm} arm needs training images without annotation in which a "
                             "lesion is found, and there is none", f"{instead}, lower backgrounds.site_agreement, or set "

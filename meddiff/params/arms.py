@@ -47,7 +47,7 @@ class Arm:
     @property
     def in_files(self) -> bool:
         """Whether its training cases, which lie in files, are all that tells it from the others."""
-        return not self.pasted_on and self.augmentation == "classic"
+        return not self.pasted_on and self.augmentation == "classic" and "unannotated" not in self.adds
 
 
 ARMS = (
@@ -57,6 +57,9 @@ ARMS = (
     Arm("copy_paste", "rival", pasted_on="lesion_free"),
     Arm("copy_paste_sites", "rival", pasted_on="cleared"),
     Arm("self_training", "rival", ("found",)),
+    Arm("consistency", "rival", ("unannotated",)),
+    Arm("combined_pasted", "rival", ("found",), pasted_on="cleared"),
+    Arm("combined_all", adds=("accepted", "found"), pasted_on="cleared"),
     Arm("augmented", "rival", augmentation="strong"),
     Arm("unfiltered", "part", ("unfiltered",)),
     Arm("uncorroded", "part", ("uncorroded",)),

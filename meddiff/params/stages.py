@@ -262,6 +262,7 @@ class SegmentParams(Section):
     learning_rate: Annotated[float, Field(gt=0)] = Field(3e-3, description="at its peak")
     ratio: Annotated[float, Field(gt=0)] = Field(10.0, description="synthetic pairs used for each real pair, at most")
     share: Fraction = Field(0.5, description="share of each batch drawn from the synthetic pairs in a synthetic arm")
+    teacher_confidence: Fraction = Field(0.95, description="of arm consistency: least probability at which its teacher counts")
     precision: SharedPrecision = "float32"
     vertical_flips: bool = Field(False, description="also flip images upside down in training; wrong for ultrasound")
     decision_cost: Fraction | None = Field(

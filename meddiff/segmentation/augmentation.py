@@ -1,7 +1,8 @@
-"""Classic augmentation of images with their masks, vectorised over a batch and seeded: the usual one, and a stronger one."""
+"""Classic augmentation of images with their masks, vectorised over a batch and seeded: the usual one, and stronger ones."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -75,7 +76,9 @@ def augment_strongly(
     return augment_within(images, masks, generator, vertical_flips, STRONG)
 
 
-AUGMENTATIONS: dict[str, Augment] = {"classic": augment, "strong": augment_strongly}  # by the name that arms give
+def augment_appearance(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """What `augment_strongly` does to gray levels, colours and holes, on top of `augment`, with flips. See there."""
+    return augment_within(images, masks, generator, False, replace(STRONG, angle=0, scale=0, shift=0, elastic=0))
 
 
 def augment_within(images: Tensor, masks: Tensor, generator: torch.Generator, vertical_flips: bool,
@@ -130,3 +133,15 @@ def _hidden(images: Tensor, holes: int, generator: torch.Generator) -> Tensor:
     inside = ((y[:, None] / height - centre[0]).abs() < half[0]) & ((x / width - centre[1]).abs() < half[1])
     hidden = inside.any(1, keepdim=True) & (torch.rand(n, 1, 1, 1, generator=generator) < 0.5)
     return torch.where(hidden.to(images.device), images.mean((2, 3), keepdim=True), images)
+
+
+def _between(strength: float) -> Augment:
+    """From `augment` (0) to `augment_strongly` (1)."""
+    ranges = {item.name: (1 - strength) * getattr(CLASSIC, item.name) + strength * getattr(STRONG, item.name)
+              for item in fields(Ranges)}
+    return partial(augment_within, by=Ranges(**ranges | {"holes": round(ranges["holes"])}))
+
+
+# By the name that arms give; of several, the one that is best on the validation cases is chosen.
+AUGMENTATIONS: dict[str, tuple[Augment, ...]] = {
+    "classic": (augment,), "strong": (augment, _between(0.25), _between(0.5), augment_strongly)}

@@ -26,7 +26,7 @@ class Pool:
     """What one segmenter learns from beside the real cases.
 
     Attributes:
-        pairs: with masks.
+        pairs: with masks, but for the images of an arm that labels them itself.
         wanted: pairs that the arm would use if there were enough of each kind.
         settings: without those that don't touch this segmenter, so that changing them doesn't train it again.
     """
@@ -72,6 +72,8 @@ class Pools:
         # What `share` says of one kind of pairs against the real cases, each further one has as well.
         share = 0.0 if not pairs else 1.0 if not arm.real else added / (1 - self.settings.share + added)
         own = {"arms": (), "seeds": (), "empty_arms": "refuse", "ratio": len(pairs) / max(1, len(self.real)), "share": share}
+        if all(pair.mask is not None for pair in pairs):
+            own["teacher_confidence"] = 1.0
         return Pool(pairs, (len(arm.adds) + bool(arm.pasted_on)) * self._most(arm), self.settings.model_copy(update=own))
 
     def _most(self, arm: Arm) -> int:

@@ -19,10 +19,11 @@ from meddiff.cases import Case, Pixels
 from meddiff.errors import MeddiffError
 from meddiff.params import SegmentParams
 from meddiff.progress import Report, silent
-from meddiff.segmentation.augmentation import Augment, augment
+from meddiff.segmentation.augmentation import Augment, augment, augment_appearance
 from meddiff.segmentation.decision import Bounds, Findings, choose_bounds, image_probability, mask_of
 from meddiff.segmentation.encoders import load_encoder
 from meddiff.segmentation.networks import WIDTHS, Architecture, deep_features
+from meddiff.segmentation.teacher import Teacher, settled
 from meddiff.segmentation.validation import BestWeights, validation_scores
 from meddiff.training import Schedule, train
 
@@ -163,7 +164,8 @@ def train_segmenter(
 
     Args:
         real: annotated cases, all of one size, which fits the network (`Architecture.unfit`).
-        synthetic: accepted synthetic pairs of the same size; none for the real arm.
+        synthetic: accepted synthetic pairs of the same size; none for the real arm. An image without a mask is labelled anew at
+            each step by a `Teacher`, and learned under changes of its appearance too.
         params: steps, batch size, network and mixture.
         validation: annotated cases; the weights with the best mean Dice on those with a lesion, looked at five times, are kept.
             Without any, the last weights are kept. With lesion-free ones, too, `bounds` are chosen on all of them.
@@ -177,14 +179,19 @@ def train_segmenter(
         MeddiffError: no real case, a case without mask, images of several or unfit sizes, a mask of a class above K, or the
             file of the encoder's weights doesn't fit.
     """
-    _check([*real, *synthetic, *validation], len(real), classes)
+    if not real:
+        raise MeddiffError("training cases", "a segmenter needs at least one annotated case", "Raise prepare.n_labelled")
+    picked = chosen(synthetic, round(params.ratio * len(real)), seed)
+    bare = torch.tensor([case.mask is None for case in picked] or [False])
+    pool = [replace(case, mask=np.zeros(case.image.shape[:2], np.uint8)) if case.mask is None else case for case in picked]
+    _check([*real, *pool, *validation], real[0].image.shape, classes)
     height, width = real[0].image.shape[:2]
     begun = untrained(params, classes, height, width, seed, f"case {real[0].id}")
     architecture, network = begun.architecture, begun.network.to(device)
-    pool = chosen(synthetic, round(params.ratio * len(real)), seed)
     n_synthetic = max(1, round(params.share * params.batch_size)) if pool and params.share > 0 else 0
     all_images, all_masks = _tensors(real, device, classes)
     pool_images, pool_masks = _tensors(pool or real[:1], device, classes)
+    teacher = Teacher(network, classes, params.teacher_confidence) if bare.any() else None
     criterion = DiceCELoss(sigmoid=True) if classes == 1 else DiceCELoss(
         softmax=True, to_onehot_y=True, include_background=False, batch=True)
 
@@ -192,15 +199,19 @@ def train_segmenter(
         # Every arm draws a full batch of real cases and the seed of the augmentation first, so that both are equal in all arms.
         order = _order(len(real), params.batch_size, generator)[:params.batch_size - n_synthetic]
         change = torch.Generator().manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
-        parts = [(all_images[order], all_masks[order])]
+        parts = [(all_images[order], all_masks[order], torch.zeros(len(order), dtype=torch.bool))]
         if n_synthetic:
             order = _order(len(pool), n_synthetic, generator)
-            parts.append((pool_images[order], pool_masks[order]))
-        images, masks = (torch.cat(part) for part in zip(*parts, strict=True))
+            parts.append((pool_images[order], pool_masks[order], bare[order]))
+        images, masks, taught = (torch.cat(part) for part in zip(*parts, strict=True))
+        if teacher:
+            masks[taught] = teacher.label(images[taught])
         images, masks = augmentation(images, masks, change, params.vertical_flips)
+        if teacher:
+            images[taught], masks[taught] = augment_appearance(images[taught], masks[taught], change)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=params.precision == "bfloat16"):
-            logits = network(images)
-        return criterion(logits.float(), masks)
+            logits = network(images).float()
+        return criterion(*settled(logits, masks, classes) if teacher else (logits, masks))
 
     best = BestWeights(network, Segmenter(network, architecture).segment, validation, classes, checkpoint)
 
@@ -211,7 +222,8 @@ def train_segmenter(
 
     schedule = Schedule(params.steps, params.learning_rate, seed, warmup=params.steps // 20, cosine=True)
     rates = [params.encoder_rate if name.startswith("encoder.") else 1.0 for name, _ in network.named_parameters()]
-    losses = train(network.parameters(), loss, schedule, checkpoint, after_step, list(network.buffers()), rates)
+    state = [*network.buffers(), *(teacher.state if teacher else ())]
+    losses = train(network.parameters(), loss, schedule, checkpoint, after_step, state, rates)
     best.restore()
     return _decisive(Segmenter(network.eval(), architecture, best.dice, tuple(losses)), validation, params.decision_cost)
 
@@ -265,10 +277,7 @@ def to_input(images: Pixels) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _check(cases: Sequence[Case], n_real: int, classes: int) -> None:
-    if not n_real:
-        raise MeddiffError("training cases", "a segmenter needs at least one annotated case", "Raise prepare.n_labelled")
-    shape = cases[0].image.shape
+def _check(cases: Sequence[Case], shape: tuple[int, ...], classes: int) -> None:
     for case in cases:
         if case.mask is None or case.image.shape != shape or case.mask.shape != shape[:2]:
             raise MeddiffError(f"case {case.id}", f"every case needs a mask and the size {shape[0]} x {shape[1]}",

@@ -56,14 +56,16 @@ class Arms:
 
     def _train(self, arm: str, seed: int, common: tuple[Any, ...],
                receive: Callable[[Finished], None], report: Report) -> None:
-        pool, augment = self.pools.of(arm, seed), AUGMENTATIONS[arm_of(arm).augmentation]
+        pool, changes = self.pools.of(arm, seed), AUGMENTATIONS[arm_of(arm).augmentation]
         if not pool.pairs and pool.wanted:
             tell("segment", [f"there is no pair for the arm {arm}: it is trained on the real cases alone"])
         name = key(*common, pool.settings, arm_of(arm).augmentation, seed, digest(pool.pairs))
 
         def make(folder: Path) -> None:
-            net = train_segmenter(self.real, pool.pairs, pool.settings, seed, self.validation, self.params.compute.device,
-                                  self.work / f"{name}.safetensors", report, len(self.params.prepare.classes), augment)
+            nets = [train_segmenter(self.real, pool.pairs, pool.settings, seed, self.validation, self.params.compute.device,
+                                    self.work / f"{name}.{i}.safetensors", report, len(self.params.prepare.classes), augment)
+                    for i, augment in enumerate(changes)]
+            net = max(nets, key=lambda net: net.validation_dice)
             net.save(folder)
             VALIDATION_CASES.write(folder, validate_cases(net, self.validation, arm, seed))
             write_losses(folder, net.losses)

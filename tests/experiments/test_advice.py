@@ -82,7 +82,7 @@ def test_the_curve_is_of_the_real_arm_alone_and_goes_on_where_it_stopped(
     lines = advise_user(layout, params, [4, 8, 12])
     assert prepared == [4, 12, 12]      # 8 is that of the project, and 4 was finished
     assert calls[:4] == [4, 4, 4, 12]
-    assert lines[0].startswith("Use the arm augmented (real images, stronger augmentation)")
+    assert lines[0].startswith("Use the arm augmented (real images, tuned augmentation)")
     for words in ("at 4,", "at 8,", "at 12;", "annotated images"):
         assert words in lines[1]
     assert lines[2] == "This curve alone used the annotation of up to 12 training cases."

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from meddiff.segmentation.augmentation import CLASSIC, STRONG, Ranges, augment, augment_strongly, augment_within
+from meddiff.segmentation.augmentation import AUGMENTATIONS, CLASSIC, STRONG, Ranges, augment, augment_strongly, augment_within
 from meddiff.segmentation.segmenter import to_input
 
 
@@ -101,9 +101,12 @@ def test_the_strong_one_is_stronger(cases):
     images, masks = batch(cases, 24)
 
     def distance(augment) -> float:
-        return float((augment(images, masks, seeded(8))[0] - images).abs().mean())
+        return float((augment(images, masks, seeded(8), False)[0] - images).abs().mean())
 
-    assert distance(augment_strongly) > 1.2 * distance(augment)
+    changes = [distance(each) for each in AUGMENTATIONS["strong"]]
+    assert changes == sorted(changes), "the choice is between rising strengths, from the usual one on"
+    assert (changes[0], changes[-1]) == (distance(augment), distance(augment_strongly))
+    assert changes[-1] > 1.2 * changes[0]
     assert all(getattr(STRONG, name) > value for name, value in vars(CLASSIC).items())
 
 

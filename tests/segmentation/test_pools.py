@@ -22,6 +22,7 @@ class Kept:
 
 REAL = blob_cases(4, 0)
 KINDS = {"accepted": make_cases(6, seed=1), "found": make_cases(3, seed=2), "uncorroded": [], "unfiltered": [],
+         "unannotated": [replace(case, mask=None) for case in make_cases(5, seed=4)],
          "lesion_free": [replace(case, mask=None) for case in make_cases(3, 64, seed=3, lesion=False)], "cleared": []}
 
 
@@ -50,8 +51,19 @@ def test_an_arm_gets_its_kinds_and_a_share_for_each() -> None:
 
 
 def test_settings_that_do_not_touch_a_segmenter_are_left_out_of_its_own() -> None:
-    one, other = pools("real", "synthetic"), pools("real", ratio=3.0, share=0.2, seeds=[0, 1], empty_arms="real")
+    one = pools("real", "synthetic", "consistency")
+    other = pools("real", "consistency", ratio=3.0, share=0.2, seeds=[0, 1], empty_arms="real", teacher_confidence=0.8)
     assert one.of("real", 0).settings == other.of("real", 0).settings
+    assert [each.of("consistency", 0).settings.teacher_confidence for each in (one, other)] == [0.95, 0.8]
+
+
+def test_pools_are_mixed_in_equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "cleared", make_cases(3, 64, seed=5))
+    mixed = pools("combined_pasted", "combined_all", ratio=1.0, share=0.5)
+    assert mixed.of("combined_pasted", 0).settings.share == pytest.approx(2 / 3)
+    every = mixed.of("combined_all", 0)
+    assert every.settings.share == pytest.approx(3 / 4)
+    assert len(every.pairs) == 4 + 3 + 4
 
 
 def test_lesions_are_pasted_once_as_many_as_the_synthetic_arm_has() -> None:

@@ -18,7 +18,7 @@ from meddiff.outputs.cases import read_cases
 from meddiff.outputs.pairs import PairFiles, list_accepted
 from meddiff.params import Params
 from meddiff.segmentation import pools
-from meddiff.segmentation.augmentation import augment, augment_strongly
+from meddiff.segmentation.augmentation import AUGMENTATIONS, augment
 from meddiff.segmentation.decision import Findings
 from meddiff.segmentation.ensemble import Ensemble, Recipe
 from meddiff.segmentation.metrics import dice as dice_of
@@ -116,7 +116,7 @@ def finished(trained, tmp_path) -> Layout:
 def settings(**changes) -> Params:
     values = {"segment": {"arms": ["real", "synthetic"], "steps": 3, "batch_size": 4, "seeds": [0, 1]},
               "evaluate": {"resamples": 50, "pictures": 3},
-              "compute": {"threads": 1, "device": "cpu"}}
+              "compute": {"threads": 1, "device": "cpu", "precision": "float32"}}
     for name, section in changes.items():
         values[name] = values.get(name, {}) | section
     return Params.model_validate(values)
@@ -206,13 +206,16 @@ def test_the_rivals_and_ratios_differ_in_what_they_are_about(layout, monkeypatch
         "real": [0], "augmented": [0], "copy_paste": [2], "synthetic": [2], "synthetic_only": [2], "synthetic_x0.25": [2],
         "synthetic_x5": [3]}                                   # of 8 real cases and 3 accepted pairs
     assert weights(layout, "synthetic", 1) == weights(layout, "synthetic_x0.25", 1)
+    strengths = AUGMENTATIONS["strong"]
     calls = [SimpleNamespace(arm=arm, **vars(call)) for arm, call in zip(
-        [arm for arm in arms if arm != "synthetic_x0.25" for _ in (0, 1)], trained.calls, strict=True)]
+        [arm for arm in arms if arm != "synthetic_x0.25" for _ in (0, 1) for _ in (strengths if arm == "augmented" else [0])],
+        trained.calls, strict=True)]
     assert len({tuple(case.id for case in call.real) for call in calls}) == 1
     for call in calls:
-        assert call.augmentation is (augment_strongly if call.arm == "augmented" else augment)
+        assert call.augmentation in (strengths if call.arm == "augmented" else [augment])
         assert call.settings.share == {"real": 0, "augmented": 0, "synthetic_only": 1}.get(call.arm, settings().segment.share)
         assert (call.settings.steps, call.settings.batch_size) == (3, 4)
+    assert [call.augmentation for call in calls if call.arm == "augmented" and call.seed == 1] == list(strengths)
     pasted = {call.seed: call.pairs for call in calls if call.arm == "copy_paste"}
     assert {case.group for case in pasted[0]} <= {case.group for case in calls[0].real}
     assert not np.array_equal(pasted[0][0].image, pasted[1][0].image)
@@ -245,7 +248,7 @@ def test_settings_of_other_arms_leave_the_real_ones_and_the_pasted_ones_alone(la
         segment.run(layout, settings(segment={"seeds": [0], "arms": arms} | changes), Unrecorded())
         return len(trained.calls) - before
 
-    assert trains() == 5
+    assert trains() == 4 + len(AUGMENTATIONS["strong"])
     assert trains() == 0
     assert trains(ratio=2.0) == 0                          # three accepted pairs are fewer than either ratio allows
     assert trains(share=0.33) == 2                         # those that mix: copy_paste and synthetic

@@ -108,10 +108,12 @@ def _survey(dataset: str, root: Path, settings: "PrepareParams", threads: int) -
     lines = [f"masks that hold nothing: {len(empty)} ({some(empty)}); the images count as {counted}, see `prepare.empty_masks`"]
     lines = [*lines[:len(empty)], *adapters.tell_categories(cases, settings.classes),
               *adapters.tell_left_out(adapters.passed_over(dataset, root, cases)), *adapters.offer_groups(cases)]
-    print("\n".join([*lines, "split by the dataset: " + ", ".join(f"{n} {part}" for part, n in parts.items())
+    others = len(cases) - sum(parts.values())
+    print("\n".join([*lines, "split by the dataset: " + ", ".join(f"{n} {part}" for part, n in parts.items() if n)
+                     + (f"; `prepare` divides the other {others} by groups" if others and not all(parts.values()) else "")
                      if any(parts.values()) else "the dataset has no split; `prepare` makes one by groups"]))
-    share = 1 - settings.val_fraction - settings.test_fraction
-    training = sum(case.part == "train" and case.id in marked for case in cases) if any(parts.values()) else len(marked) * share
+    share = 1 - settings.val_fraction * (not parts["val"]) - settings.test_fraction * (not parts["test"])
+    training = sum((case.part == "train") + share * (case.part is None) for case in cases if case.id in marked)
     if settings.n_labelled > round(training):
         print(f"n_labelled: {settings.n_labelled} is more than the {round(training)} annotated training images there will be, "
               "all are used")

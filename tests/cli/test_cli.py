@@ -145,6 +145,18 @@ def test_init_says_that_there_are_fewer_annotated_images(project: Path, run: Run
     assert "n_labelled: 5000 is more than the 6 annotated training images there will be, all are used" in done.stdout
 
 
+def test_init_says_how_a_split_is_completed(project: Path, run: Run) -> None:
+    for kind, value in (("images", 90), ("masks", 255)):
+        for i in range(10):
+            file = project / f"raw/{'train' if i < 8 else 'test'}/{kind}/{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (32, 32), value).save(file)
+    done = run("init", "--path", "raw", "--n-labelled", "3")
+    assert "split by the dataset: 2 test; `prepare` divides the other 8 by groups\n" in done.stdout
+    assert "annotated training images there will be" not in done.stdout
+    assert load_params(project / "params.yaml").segment.arms == ("real", "synthetic", "combined"), "annotations are left over"
+
+
 def test_init_checks_the_folder_and_keeps_comments(project: Path, run: Run) -> None:
     for folder in ("images", "masks", "normal"):
         (project / f"raw/{folder}").mkdir(parents=True)

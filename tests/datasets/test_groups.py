@@ -302,7 +302,7 @@ def test_folders_that_differ_on_both_sides_say_what_they_hold(tmp_path: Path) ->
         read("folder", tmp_path)
 
 
-@pytest.mark.parametrize(("made", "instead"), [("images/00.dcm", "00.dcm instead: DICOM is read from a folder of its own"),
+@pytest.mark.parametrize(("made", "instead"), [("images/00.dcm", "00.dcm instead: both must be of one kind"),
                                               ("images/00.gif", "00.gif instead: save it as PNG")])
 def test_a_mask_whose_image_is_of_another_kind_says_so(made: str, instead: str, tmp_path: Path) -> None:
     named(tmp_path, "00")

@@ -1,15 +1,17 @@
 """Folders whose masks don't lie in masks/ by the same stem: one reading, or both are named; and what lies in a folder."""
 
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
+import SimpleITK
 from PIL import Image
 
-from meddiff.datasets.adapters import decode, passed_over, read, recognise, tell_taken
+from meddiff.datasets.adapters import decode, passed_over, read, recognise, tell_left_out, tell_taken
 from meddiff.datasets.inspection import inspect_masks
 from meddiff.errors import MeddiffError
 from meddiff.params.section import DatasetName
@@ -49,12 +51,19 @@ def pairs(root: Path) -> list[tuple[str, str, str]]:
     (("images/a.png", "images/a_mask.png", "masks/a.png", "masks/a_mask.png"),
      [("a", "images/a.png", "masks/a.png"), ("a_mask", "images/a_mask.png", "masks/a_mask.png")]),
     (("images/a.png", "masks/a.png", "labels/a.png", "images/old/b.png"), [("a", "images/a.png", "masks/a.png")]),
+    (("scans/a.jpg", "GT/a_GT.png", "scans/b.jpg", "GT/b_GT.png"),
+     [("a", "scans/a.jpg", "GT/a_GT.png"), ("b", "scans/b.jpg", "GT/b_GT.png")]),
+    (("photos/a.jpg", "labels/a.png", "normal/n.jpg"), [("a", "photos/a.jpg", "labels/a.png"), ("n", "normal/n.jpg")]),
+    (("images/img_1.png", "masks/mask_1.png"), [("img_1", "images/img_1.png", "masks/mask_1.png")]),
+    (("1.png", "mask_1.png", "2.png", "mask_2.png"), [("1", "1.png", "mask_1.png"), ("2", "2.png", "mask_2.png")]),
+    (("p1/image.png", "p1/mask.png", "p2/image.png", "p2/mask.png"),
+     [("p1_image", "p1/image.png", "p1/mask.png"), ("p2_image", "p2/image.png", "p2/mask.png")]),
 ])
 def test_one_reading_is_found(names: Sequence[str], expected: list[tuple[str, str, str]], tmp_path: Path) -> None:
     lay(tmp_path, *names)
     assert recognise(tmp_path) == "folder"
     assert pairs(tmp_path) == expected
-    assert all(decode(case).mask.any() for case in read("folder", tmp_path))
+    assert all(decode(case).mask.any() for case in read("folder", tmp_path) if case.masks)
 
 
 @pytest.mark.parametrize(("names", "message"), [
@@ -70,6 +79,8 @@ def test_one_reading_is_found(names: Sequence[str], expected: list[tuple[str, st
     (("images/a.png", "images/b.png", "masks/a_mask.png"),
      "b.png: an image must have its mask, as images/a.png has masks/a_mask.png"),
     (("images/a.png", "masks/b_mask.png"), "a.png: an image must have its mask `masks/a.png`"),
+    (("a.png", "a_mask.png", "b.png", "mask_b.png"), "masks must be named in one way"),
+    (("scans/a.png", "other/b.png", "masks/c.png"), "the dataset's layout needs this folder"),
 ])
 def test_two_readings_are_named_and_none_is_taken(names: Sequence[str], message: str, tmp_path: Path) -> None:
     lay(tmp_path, *names)
@@ -132,6 +143,44 @@ def test_two_layouts_are_both_named(tmp_path: Path) -> None:
         recognise(tmp_path)
 
 
+def test_pictures_without_masks_beside_volumes_are_told_and_left_out(tmp_path: Path) -> None:
+    lay(tmp_path, "images/overview.png")
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir(exist_ok=True)
+        volume = SimpleITK.GetImageFromArray(np.eye(6, dtype=np.uint8)[None].repeat(3, 0))
+        SimpleITK.WriteImage(volume, str(tmp_path / f"{kind}/a.nii.gz"))
+    assert recognise(tmp_path) == "volumes"
+    cases = read("volumes", tmp_path)
+    assert tell_taken(tmp_path, cases) == ["taken for images: images/*.nii.gz (1 file, for 3 images)",
+                                           "taken for masks: masks/*.nii.gz (1 file, for 3 images)"]
+    assert [each.id for each in passed_over("volumes", tmp_path, cases)] == ["images/overview.png"]
+    lay(tmp_path, "masks/overview.png")
+    with pytest.raises(MeddiffError, match=r"\(2 .nii.gz files, 2 .png files\) can be read as `folder` or as `volumes`\. Say "
+                       "which is meant: .* for all of them at once .* recipe"):
+        recognise(tmp_path)
+    (left,) = tell_left_out(passed_over("folder", tmp_path, read("folder", tmp_path)))[:1]
+    assert left.endswith("volumes are read from a folder of their own, by --dataset volumes")
+
+
+def test_a_mask_of_another_kind_than_its_image_is_told(tmp_path: Path) -> None:
+    lay(tmp_path, "images/a.png")
+    (tmp_path / "masks").mkdir()
+    SimpleITK.WriteImage(SimpleITK.Image(30, 20, 1, SimpleITK.sitkUInt8), str(tmp_path / "masks/a.nii.gz"))
+    assert recognise(tmp_path) == "volumes"
+    with pytest.raises(MeddiffError, match=r"`images/a\.nii\.gz`; there is a\.png instead: both must be of one kind .*recipe"):
+        read("volumes", tmp_path)
+
+
+def test_many_places_are_told_as_one(tmp_path: Path) -> None:
+    lay(tmp_path, *(f"p{i}/scans/{i}{name}.png" for i in range(6) for name in ("", "_mask")))
+    told = tell_taken(tmp_path, read("folder", tmp_path))
+    assert told == ["taken for images: */scans/*.png (6)", "taken for masks: */scans/*_mask.png (6)"]
+    shutil.rmtree(tmp_path)
+    lay(tmp_path, *(f"p{i}/{name}.png" for i in range(6) for name in ("image", "mask")))
+    told = tell_taken(tmp_path, read("folder", tmp_path))
+    assert told == ["taken for images: */image.png (6)", "taken for masks: */mask.png (6)"]
+
+
 @pytest.mark.parametrize(("name", "layout"), [("deep/1.dcm", "dicom"), ("images/a.nii.gz", "volumes"), ("a.seg.nrrd", "volumes")])
 def test_files_of_a_kind_of_their_own_are_known_at_any_depth(name: str, layout: str, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +191,7 @@ def test_files_of_a_kind_of_their_own_are_known_at_any_depth(name: str, layout: 
 @pytest.mark.parametrize(("names", "message"), [
     ((), "the folder is empty"),
     ([f"{i}.mat" for i in range(20)], "found 20 .mat files: save its slices as PNG"),
-    (["a/b/scan.tar.gz", "x.npy"], "found 1 .gz file, 1 .npy file: "),
+    (["a/b/scan.tar.gz", "x.npy"], "found 1 .tar.gz file, 1 .npy file: "),
     (["a.png", "b.png"], "found 2 .png files: name the masks after their images, in masks/"),
 ])
 def test_nothing_known_says_what_lies_there(names: Sequence[str], message: str, tmp_path: Path) -> None:

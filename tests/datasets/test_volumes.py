@@ -165,6 +165,23 @@ def test_nnunet_folders_and_slices_without_lesion(tmp_path: Path) -> None:
     assert count_volumes(tmp_path) == 5
 
 
+@pytest.mark.parametrize(("image", "mask", "id"), [
+    ("images/{}.nii.gz", "labels/{}.nii.gz", "{}"), ("images/{}.nii.gz", "masks/{}_mask.nii.gz", "{}"),
+    ("{}.nii.gz", "{}_seg.nii.gz", "{}"), ("{}/image.nii.gz", "{}/mask.nii.gz", "{}_image"),
+    ("{}/ct.nrrd", "{}/ct.seg.nrrd", "{}_ct"), ("Images/{}.mha", "Masks/{}.nrrd", "{}"),
+    ("images/x/{}.nii", "masks/x/{}.nii", "{}"), ("scans/{}.nii", "GT/{}_GT.nii", "{}")])
+def test_masks_are_found_by_the_names_that_pictures_are_found_by(tmp_path: Path, image: str, mask: str, id: str) -> None:
+    for name in ("a", "b"):
+        for place, array in ((image, A), (mask, M)):
+            file = tmp_path / place.format(name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            meta(file, array)
+    cases = [case for case in read("volumes", tmp_path) if case.masks]
+    assert sorted({case.group for case in cases}) == [id.format("a"), id.format("b")]
+    assert (np.stack([decode(case).mask for case in cases[:3]]) == M.T[5:8]).all()
+    assert not [each for each in passed_over("volumes", tmp_path, read("volumes", tmp_path)) if each.what == "file"]
+
+
 def test_an_empty_mask_says_of_no_slice_that_it_is_lesion_free(tmp_path: Path) -> None:
     dataset(tmp_path, mask=M * 0)
     cases = read("volumes", tmp_path, slicing=Slicing(frames=3))

@@ -17,19 +17,18 @@ from meddiff.datasets.adapters.dicom import dicom, explain_dicom
 from meddiff.datasets.adapters.dicom_headers import count_dicom
 from meddiff.datasets.adapters.dicom_pixels import DicomFrame
 from meddiff.datasets.adapters.exports import tell_categories
-from meddiff.datasets.adapters.folder import folder, has_pairs
+from meddiff.datasets.adapters.folder import folder, has_masks, has_pairs
 from meddiff.datasets.adapters.groups import group_file, offer_groups, refuse_unsafe, unknown_names, with_groups
 from meddiff.datasets.adapters.inputs import list_inputs
 from meddiff.datasets.adapters.label_studio import label_studio, label_studio_files
 from meddiff.datasets.adapters.labelme import labelme, labelme_files
 from meddiff.datasets.adapters.listing import (
     ELSEWHERE,
+    RECIPE,
     LeftOut,
     count_suffixes,
     entry,
     harmless,
-    tell_left_out,
-    tell_pairs,
     unread,
 )
 from meddiff.datasets.adapters.parts import with_parts
@@ -46,6 +45,7 @@ from meddiff.datasets.adapters.raw import (
     unfit_square,
 )
 from meddiff.datasets.adapters.slicing import Slicing
+from meddiff.datasets.adapters.telling import tell_left_out, tell_pairs
 from meddiff.datasets.adapters.ultrasound import busi, ddti
 from meddiff.datasets.adapters.via import via, via_files
 from meddiff.datasets.adapters.volume_pixels import VolumeSlice
@@ -138,12 +138,15 @@ def recognise(path: Path) -> str:
         raise MeddiffError(path, "the dataset must be a folder that is there", "Correct --path")
     seen = {name: layout for name, layout in _LAYOUTS.items() if layout.lies_at(path)}
     names = [name for name, layout in seen.items() if layout.published] or list(seen)
+    if len(names) > 1 and "folder" in names and not has_masks(path):   # pictures beside what is annotated
+        names.remove("folder")
     if len(names) == 1:
         return names[0]
-    if names:
-        raise MeddiffError(path, f"the folder can be read as {' or as '.join(f'`{name}`' for name in names)}",
-                           f"Say which is meant: --dataset {' or --dataset '.join(names)}")
     files = [f"{n} {suffix or 'nameless'} file{'s' * (n > 1)}" for suffix, n in count_suffixes(path).items()]
+    if names:
+        together = f"; for all of them at once {RECIPE}" if {"dicom", "volumes"} & set(names) else ""
+        raise MeddiffError(path, f"the folder ({', '.join(files[:5])}) can be read as {' or as '.join(f'`{n}`' for n in names)}",
+                           f"Say which is meant: --dataset {' or --dataset '.join(names)}{together}")
     helps = "; ".join(dict.fromkeys(left.reason for left in unread(path, (), "", "name the masks after their images, in masks/")))
     there = f"found {', '.join(files[:5])}: {helps}" if files else "the folder is empty"
     raise MeddiffError(path, f"no layout is recognised; {there}",

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from meddiff.datasets.adapters.guesses import Guess, guess_pairs
-from meddiff.datasets.adapters.listing import entry, list_files, require_pairs
+from meddiff.datasets.adapters.guesses import Guess, guess_pairs, other_reading
+from meddiff.datasets.adapters.listing import entry, list_files, picture_stems, require_pairs
 from meddiff.datasets.adapters.parts import listed_parts
 from meddiff.datasets.adapters.raw import RawCase
-from meddiff.errors import MeddiffError, likewise
+from meddiff.errors import MeddiffError
 
 _ALONE = "Add the mask, or move the image to unlabelled/"
 
@@ -26,18 +26,9 @@ def folder(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
     places = entry(path, "images"), entry(path, "masks")
     plain = all(place.is_dir() for place in places)
     images, masks = map(list_files, places) if plain else ({}, {})
-    if not images or images.keys() != masks.keys():
-        try:
-            guess = guess_pairs(path)
-        except MeddiffError:
-            if not images:
-                raise
-        else:
-            if guess.masks and not any(guess.lone):
-                return _guessed(path, guess, len(classes))
-            if guess.masks and not images.keys() & masks.keys():
-                _refuse_lone(path, guess)
-        images, masks = map(list_files, places)
+    if guess := other_reading(path, picture_stems(path), images, masks, _ALONE):
+        return _guessed(path, guess, len(classes))
+    images, masks = map(list_files, places)
     require_pairs(images, masks, places, remedy=_ALONE)
     normal, unlabelled = (list_files(place) if (place := entry(path, *names)).is_dir() else {}
                           for names in (("normal",), ("unlabelled", "unlabeled")))
@@ -51,7 +42,16 @@ def has_pairs(path: Path) -> bool:
     """Whether `folder` can read something below a folder, rightly or not."""
     places = entry(path, "images"), entry(path, "masks")
     try:
-        return (all(place.is_dir() for place in places) and any(map(list_files, places))) or bool(guess_pairs(path).masks)
+        return (all(place.is_dir() for place in places) and any(map(list_files, places))) or has_masks(path)
+    except MeddiffError:
+        return True
+
+
+def has_masks(path: Path) -> bool:
+    """Whether pictures below a folder are named as masks, or lie where these belong."""
+    masks = entry(path, "masks")
+    try:
+        return (masks.is_dir() and bool(list_files(masks))) or bool(guess_pairs(path, picture_stems(path)).masks)
     except MeddiffError:
         return True
 
@@ -60,12 +60,3 @@ def _guessed(path: Path, guess: Guess, classes: int) -> list[RawCase]:
     listed = listed_parts(entry(path, "split.json"), {guess.ids[file]: file for file in guess.masks})
     return [RawCase(id, file, (guess.masks[file],) if file in guess.masks else (), lesion_free=file in guess.free,
                     part=listed.get(id) if listed else guess.parts.get(file), classes=classes) for file, id in guess.ids.items()]
-
-
-def _refuse_lone(path: Path, guess: Guess) -> None:
-    images, masks = guess.lone
-    pair = [file.relative_to(path) for file in next(iter(guess.masks.items()))]
-    files, kind, other = (images, "an image", "mask") if images else (masks, "a mask", "image")
-    further = likewise([file.name for file in files[1:]])
-    raise MeddiffError(files[0], f"{kind} must have its {other}, as {pair[0]} has {pair[1]}{further}",
-                       _ALONE if images else "Add the image, or take the mask out")

@@ -14,7 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
 
-from meddiff.errors import CONTROLS, MeddiffError, likewise, some
+from meddiff.errors import CONTROLS, MeddiffError, likewise
 
 READABLE = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 NO_FORMULA = re.compile(r"(?![=+\-@\t\r])|[+-]?\d+([.,]\d+)?$")  # what a spreadsheet takes for text or a number
@@ -28,12 +28,14 @@ _PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "
           "testing": "test"}
 ELSEWHERE = "only images/, masks/, normal/ and unlabelled/ are read, no folders in them: move it, under a name of its own"
 _NO_PLACE = "the layout has no such name or place"
+_DICOM, _VOLUMES = (".dcm", ".dicom", ".ima"), (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _REMEDIES = (
-    ((".dcm", ".dicom", ".ima"), "DICOM is read from a folder of its own, by --dataset dicom"),
-    ((".nii", ".nrrd", ".mha", ".mhd"), "volumes are read from a folder of their own, by --dataset volumes"),
+    (_DICOM, "DICOM is read from a folder of its own, by --dataset dicom"),
+    (_VOLUMES, "volumes are read from a folder of their own, by --dataset volumes"),
     ((".npy", ".npz", ".mat"), "save its slices as PNG"),
-    ((".zip", ".tar", ".gz", ".7z", ".rar"), "unpack it"),
-    (_TEXTS, "it is no image; patients are read from groups.json or groups.csv, parts from split.json"))
+    ((".zip", ".tar", ".gz", ".7z", ".rar"), "unpack it"))
+_NO_IMAGE = "it is no image; patients are read from groups.json or groups.csv, parts from split.json"
+RECIPE = "docs/how-to/prepare-a-dataset.md#kinds-beside-each-other has a recipe"
 
 
 _T = TypeVar("_T")
@@ -106,7 +108,7 @@ def files_below(root: Path, suffixes: Sequence[str]) -> list[Path]:
 
 def count_suffixes(root: Path) -> dict[str, int]:
     """How many files of each suffix lie below a folder, the most first."""
-    return dict(Counter(path.suffix.lower() for path in _all_below(root)).most_common())
+    return dict(Counter(ending_of(path).lower() for path in _all_below(root)).most_common())
 
 
 def folder_word(name: str) -> str:
@@ -114,13 +116,24 @@ def folder_word(name: str) -> str:
     return re.sub(r"[\W_]+", "", composed(name).casefold())
 
 
-def place_ids(root: Path, files: Iterable[Path]) -> dict[Path, str]:
-    """Ids of files in nested folders: the steps below the folder that they share, without such as `images`, joined by `_`."""
+def picture_stems(root: Path) -> dict[Path, str]:
+    """The picture files of a folder and of all below it, and their names without suffix."""
+    return {file: file.stem for file in files_below(root, READABLE)}
+
+
+def place_ids(root: Path, files: Iterable[Path], stems: Mapping[Path, str] | None = None,
+              passed: Collection[str] = ()) -> dict[Path, str]:
+    """Ids of files in nested folders: the steps below the folder that they share, without such as `images`, joined by `_`.
+
+    Args:
+        stems: names without suffix, where a suffix has several dots.
+        passed: further words of folders that say what an image is, not which.
+    """
     steps = {file: file.relative_to(root).parent.parts for file in files}
     ends = min(steps.values(), default=()), max(steps.values(), default=())
     shared = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(*ends, strict=False)))
-    return {file: "_".join([*(composed(step) for step in parts[shared:] if folder_word(step) not in _NO_PLACES),
-                            composed(file.stem)]) for file, parts in steps.items()}
+    return {file: "_".join([*(composed(step) for step in parts[shared:] if folder_word(step) not in _NO_PLACES.union(passed)),
+                            composed((stems or {}).get(file, file.stem))]) for file, parts in steps.items()}
 
 
 def parts_of(words: Mapping[_T, Iterable[str]]) -> dict[_T, str]:
@@ -157,9 +170,9 @@ def require_pairs(images: Mapping[str, Path], masks: Mapping[str, Path], places:
             name, own = lone[0], images if kind == "image" else masks
             stem = re.compile(rf"{re.escape(name)}(?![^\W_])", re.IGNORECASE)
             near = [path for path in _visible(folder) if stem.match(composed(path.name)) and path != own[name]]
-            instead = f"; there is {near[0].name} instead: {_as_pair(near[0])}" if near else ""
+            instead = f"; there is {near[0].name} instead: {_as_pair(near[0], own[name])}" if near else ""
             raise MeddiffError(own[name], f"{'an' if kind == 'image' else 'a'} {kind} must have its {other} "
-                               f"`{folder.name}/{name}{what}.png`{instead}{likewise(lone[1:])}", help)
+                               f"`{folder.name}/{name}{what}{_meant(own[name])}`{instead}{likewise(lone[1:])}", help)
 
 
 def unread(root: Path, used: Collection[Path], aside: str, elsewhere: str,
@@ -181,42 +194,10 @@ def unread(root: Path, used: Collection[Path], aside: str, elsewhere: str,
             if (reason := explain(file) if explain else _remedy(file, elsewhere))]
 
 
-def tell_left_out(listed: Sequence[LeftOut]) -> list[str]:
-    """What isn't used, a line for each kind: how many, the first names, and what helps."""
-    kinds: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for each in listed:
-        folder, _, _ = each.id.rpartition("/") if each.what == "file" else ("", "", "")
-        kinds[each.what, each.reason, folder.split("/")[0]].append(each.id)
-    words = {"file": ("file isn't read", "files aren't read"), "name": ("name has no image", "names have no image"),
-             "annotation": ("annotation isn't used", "annotations aren't used"),
-             "case": ("image is left out", "images are left out"),
-             "patient": ("patient is left out", "patients are left out"), "flag": ("image is flagged", "images are flagged"),
-             "frames": ("file gives some of its frames or slices", "files give some of their frames or slices")}
-    return [f"{len(ids)} {words[what][len(ids) > 1]} ({some(ids)}): {reason}" for (what, reason, _), ids in kinds.items()]
-
-
-def tell_pairs(root: Path, pairs: Sequence[tuple[Path, Sequence[Path]]]) -> list[str]:
-    """What was taken for images and what for masks, by place and ending, a line for each.
-
-    Args:
-        root: the dataset's folder.
-        pairs: each image's file, and those of its masks; of an export that file.
-    """
-    taken = {"images": Counter(f"{_shared(file, root)}*{file.suffix}" for file, _ in pairs),
-             "masks": Counter(f"{_shared(mask, root)}*{_after(mask.stem, file.stem)}{mask.suffix}"
-                              if mask.suffix.lower() in READABLE or composed(mask.stem) == composed(file.stem)
-                              else str(mask.relative_to(root)) for file, masks in pairs for mask in masks)}
-    return [f"taken for {what}: {some([f'{place} ({n})' for place, n in counted.most_common()], 4)}"
-            for what, counted in taken.items() if counted]
-
-
-def _shared(file: Path, root: Path) -> str:
-    place = file.relative_to(root).parent.as_posix()
-    return "" if place == "." else f"{place}/"
-
-
-def _after(stem: str, start: str) -> str:
-    return stem[len(start):] if composed(stem).casefold().startswith(composed(start).casefold()) else ""
+def ending_of(file: Path) -> str:
+    """A file's suffix, such as `.png` or `.nii.gz`; empty for a number, as in names that are UIDs."""
+    match = re.search(r"(\.(nii|seg|tar))?\.[a-z]\w*$", file.name, re.IGNORECASE)
+    return match[0] if match else ""
 
 
 def visible_files(root: Path) -> list[Path]:
@@ -240,11 +221,21 @@ def _all_below(root: Path) -> list[Path]:
 
 
 def _remedy(file: Path, elsewhere: str) -> str:
-    suffix = file.suffix.lower()
+    name, suffix = file.name.lower(), file.suffix.lower()
     if suffix in (READABLE if elsewhere else (*READABLE, *_TEXTS)):
         return elsewhere or _NO_PLACE
-    return next((remedy for suffixes, remedy in _REMEDIES if suffix in suffixes), "save it as PNG")
+    if suffix in _TEXTS:
+        return _NO_IMAGE
+    return next((remedy for suffixes, remedy in _REMEDIES if name.endswith(suffixes)), "save it as PNG")
 
 
-def _as_pair(file: Path) -> str:
-    return "both must have one name" if file.suffix.lower() in READABLE else _remedy(file, ELSEWHERE)
+def _as_pair(file: Path, other: Path) -> str:
+    clinical = [each.name.lower().endswith(_DICOM + _VOLUMES) for each in (file, other)]
+    if _meant(file) == _meant(other):
+        return "both must have one name"
+    return f"both must be of one kind ({RECIPE})" if any(clinical) else _remedy(file, ELSEWHERE)
+
+
+def _meant(file: Path) -> str:
+    """The suffix that a counterpart of a file may have."""
+    return ".png" if file.suffix.lower() in READABLE else ending_of(file)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from meddiff.datasets.adapters.guesses import other_reading
 from meddiff.datasets.adapters.listing import composed, entry, require_pairs, visible_files
 from meddiff.datasets.adapters.raw import RawCase
 from meddiff.datasets.adapters.slicing import Slicing, class_by_name, evenly
@@ -14,11 +15,13 @@ from meddiff.environment import require_extra
 from meddiff.errors import MeddiffError, joined, likewise
 
 _SUFFIXES = (".nii", ".nii.gz", ".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd")
+_ALONE = "Add the mask, or move the image to unlabelled/"
 _SINGLE = "Name the classes in `prepare.classes`, or save the mask of the lesion alone"
 
 
 def volumes(path: Path, classes: Sequence[str] = ("lesion",), slicing: Slicing | None = None) -> list[RawCase]:
-    """Pairs `images/STEM.*` and `masks/STEM.*` (or STEM.seg.nrrd), or nnU-Net's `imagesTr/STEM_0000.*` and `labelsTr/STEM.*`.
+    """Pairs `images/STEM.*` and `masks/STEM.*` (or STEM.seg.nrrd), or nnU-Net's `imagesTr/STEM_0000.*` and `labelsTr/STEM.*`,
+    else what `guesses` reads.
 
     A volume is cut into slices, which are of one group. All slices with a lesion are cases, and `slicing.frames` of its others,
     which are lesion-free; a volume of `unlabelled/` or `normal/` gives as many. Masks, whose content decides which slices are
@@ -32,10 +35,14 @@ def volumes(path: Path, classes: Sequence[str] = ("lesion",), slicing: Slicing |
     slicing = slicing or Slicing()
     places = entry(path, "images", "imagesTr"), entry(path, "masks", "labelsTr")
     images, masks = (_files(place) for place in places)
-    require_pairs(images, masks, places, remedy="Add the mask, or move the image to unlabelled/")
-    normal, unlabelled = (_files(entry(path, *names)) for names in (("normal",), ("unlabelled", "unlabeled", "imagesTs")))
-    every = [(stem, file, masks.get(stem) if files is images else None, files is normal)
-             for files in (images, normal, unlabelled) for stem, file in files.items()]
+    if guess := other_reading(path, _stems(path), images, masks, _ALONE):
+        every = [(stem, file, guess.masks.get(file), file in guess.free) for file, stem in guess.ids.items()]
+    else:
+        require_pairs(images, masks, places, remedy=_ALONE)
+        normal, unlabelled = (_files(entry(path, *names)) for names in (("normal",), ("unlabelled", "unlabeled", "imagesTs")))
+        every = [(stem, file, masks.get(stem) if files is images else None, files is normal)
+                 for files in (images, normal, unlabelled) for stem, file in files.items()]
+    parts = guess.parts if guess else {}
     headers, faults = dict[Path, VolumeHeader](), list[MeddiffError]()
     for file in (file for _, image, mask, _ in every for file in (image, mask) if file):
         try:
@@ -50,7 +57,8 @@ def volumes(path: Path, classes: Sequence[str] = ("lesion",), slicing: Slicing |
             try:
                 drawn = _drawn(headers[mask], image, label_of, classes) if mask else ()
                 segments = headers[mask].segments if mask else ()
-                cases += _slices(stem, headers[image], mask, drawn, segments, free, slicing, len(classes))
+                cases += [replace(case, part=parts.get(image)) for case in
+                          _slices(stem, headers[image], mask, drawn, segments, free, slicing, len(classes))]
             except MeddiffError as fault:
                 faults.append(fault)
     if faults:
@@ -88,7 +96,16 @@ def explain_volume(ids: Collection[str], file: Path) -> str:
         return "it is no volume: NIfTI, NRRD and MetaImage are read"
     if file.parent.name.startswith("imagesT"):
         return "of several channels the first, _0000, is read"
-    return "only images/, masks/, normal/ and unlabelled/ are read, or imagesTr/ and labelsTr/, no folders in them: move it"
+    return "it is of no pair of image and mask, nor in normal/ or unlabelled/: name masks after their images, in masks/"
+
+
+def _stems(root: Path) -> dict[Path, str]:
+    """The volume files below a folder and their names without suffix, `a_seg` for `a.seg.nrrd` beside `a.nrrd`."""
+    suffixes = {file: suffix for file in visible_files(root) if (suffix := volume_suffix(file))}
+    stems = {file: file.name.removesuffix(suffix) for file, suffix in suffixes.items()}
+    taken = {(file.parent, stem) for file, stem in stems.items() if suffixes[file] != ".seg.nrrd"}
+    return {file: f"{stem}_seg" if suffixes[file] == ".seg.nrrd" and (file.parent, stem) in taken else stem
+            for file, stem in stems.items()}
 
 
 def _files(folder: Path) -> dict[str, Path]:

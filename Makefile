@@ -26,7 +26,7 @@ demo: $(DONE)
 	@echo "Look at the runs in MLflow with: make ui"
 
 test: $(DONE)-dev
-	python -m pytest -n auto --dist loadfile
+	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(DONE)-dev
 	ruff check .

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 SHARED_DATA = Path(__file__).parents[2] / "shared/data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start servers first: they wait for long, and beside them the many short ones fill the other processes."""
+    slow = {item.path for item in items if item.get_closest_marker("services")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def make_cases(n: int, size: int = 32, seed: int = 0, lesion: bool = True) -> list[Case]:
     """Noisy gray images with one dark ellipse each and its exact mask."""
     cases = []

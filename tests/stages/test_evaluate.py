@@ -315,12 +315,12 @@ def test_the_report_and_the_closing_lines_name_all_arms(layout, monkeypatch, cap
     assert list(summary["effects"]) == ["augmented", "copy_paste", "uncorroded", "synthetic_only", "synthetic_x0.25"]
     assert summary["n_synthetic"] == 3
     shown = capsys.readouterr().out
-    for words in ("real images, stronger augmentation", "real + pasted real lesions", "synthetic images only",
+    for words in ("real images, tuned augmentation", "real + pasted real lesions", "synthetic images only",
                   "real + synthetic images, up to 0.25 for each real one"):
         assert f"Synthetic arm against “{words}”: " in shown
         assert f"“{words}” against real images only: " in shown
         assert words in page
-    assert "stronger in one arm" in page
+    assert "in one arm of a strength chosen on validation cases" in page
     assert "Dice, synthetic images only" not in page       # some stand where there is room for a few
 
 

@@ -325,6 +325,15 @@ def test_pad_keeps_the_aspect_and_squash_fills() -> None:
     assert (squashed.image == 200).all()
 
 
+def test_pad_keeps_the_aspect_of_millimetres() -> None:
+    """Of slices 5 mm thick and pixels of 0.5 mm, ten rows are as high as a hundred columns are wide."""
+    picture, flat = np.full((10, 50, 3), 200, np.uint8), np.ones((10, 50), np.uint8)
+    for spacing, rows, columns in (((5.0, 0.5), 32, 16), ((0.5, 5.0), 1, 32), ((0.7, 0.7), 6, 32), (None, 6, 32)):
+        frame = fit_square(picture, flat, 32, "pad", spacing).frame
+        assert (frame.height, frame.width) == (rows, columns)
+    assert fit_square(picture, flat, 32, "squash", (5.0, 0.5)).frame == fit_square(picture, flat, 32, "squash").frame
+
+
 def test_resizing_is_antialiased_and_masks_stay_binary() -> None:
     checker = (np.indices((128, 128)).sum(axis=0) % 2).astype(np.uint8)
     fitted = fit_square(np.repeat(checker[:, :, None] * 255, 3, axis=2), checker, 32, "pad")

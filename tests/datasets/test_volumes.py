@@ -1,5 +1,6 @@
 """The layout `volumes`: slices as nibabel and SimpleITK read them, turned as radiologists see them, and masks that must fit."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from meddiff.datasets.adapters import decode, passed_over, read, tell_categories, tell_left_out
 from meddiff.datasets.adapters.slicing import Slicing
+from meddiff.datasets.adapters.volume_pixels import VolumeSlice
 from meddiff.datasets.adapters.volumes import count_volumes
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
@@ -114,6 +116,21 @@ def test_images_of_two_axes_and_of_one_slice_are_as_stored(tmp_path: Path) -> No
         assert (case.id, case.group, original.mode, original.spacing) == ("a", "", "L", (0.75, 0.5))
         assert (original.image == np.repeat(gray.T[:, :, None], 3, axis=2)).all()
         assert (original.mask == M[:, :, 6].T).all()
+
+
+def test_spacing_that_no_header_says_is_unknown(tmp_path: Path) -> None:
+    for name in ("a.nii", "a.nrrd", "a.mha"):
+        meta(tmp_path / name, A)
+        assert VolumeSlice(tmp_path / name, "axial", 5, 11).image().spacing == pytest.approx((0.75, 0.5))
+    raw = bytearray((tmp_path / "a.nii").read_bytes())
+    raw[80:92] = bytes(12)      # pixdim
+    raw[252:256] = bytes(4)     # neither qform nor sform
+    (tmp_path / "a.nii").write_bytes(raw)
+    nrrd.write(str(tmp_path / "a.nrrd"), A)
+    whole = (tmp_path / "a.mha").read_bytes()
+    (tmp_path / "a.mha").write_bytes(re.sub(rb"ElementSpacing.*\n", b"", whole, count=1))
+    for name in ("a.nii", "a.nrrd", "a.mha"):
+        assert VolumeSlice(tmp_path / name, "axial", 5, 11).image().spacing is None
 
 
 def test_colours(tmp_path: Path) -> None:

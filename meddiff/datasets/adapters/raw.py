@@ -216,19 +216,22 @@ def _mask(source: Path | Pixels | MaskSource, image: Decoded, raw: RawCase) -> D
     return replace(mask, pixels=mask.pixels * np.uint8(raw.label)) if raw.classes == 1 else mask
 
 
-def fit_square(image: Pixels, mask: Pixels, size: int, fit: str) -> Fitted:
+def fit_square(image: Pixels, mask: Pixels, size: int, fit: str, spacing: tuple[float, float] | None = None) -> Fitted:
     """Bring image and mask to `size`×`size` pixels: the image by antialiased bilinear, the mask by nearest interpolation.
 
-    `pad` keeps the aspect ratio, centres the frame and leaves black bars (mask 0) where it ends: bars of repeated pixels would
-    look like tissue, in which lesions might be painted. `squash` stretches the frame to the square.
+    `pad` keeps the aspect ratio, that of millimetres where the spacing is known, centres the frame and leaves black bars (mask 0)
+    where it ends: bars of repeated pixels would look like tissue, in which lesions might be painted. `squash` stretches the frame
+    to the square.
 
     Args:
         image: `[H, W, 3]` uint8.
         mask: `[H, W]` uint8 of 0 to K.
         size: side of the result [pixels].
         fit: `pad` or `squash`.
+        spacing: between rows and between columns [mm].
     """
-    height, width = image.shape[:2]
+    tall = spacing[0] / spacing[1] if spacing and min(spacing) > 0 else 1.0
+    height, width = image.shape[0] * (tall if abs(tall - 1) > 1e-3 else 1), image.shape[1]
     scale = size / max(height, width)
     rows, columns = (max(1, round(height * scale)), max(1, round(width * scale))) if fit == "pad" else (size, size)
     frame = Frame((size - rows) // 2, (size - columns) // 2, rows, columns)

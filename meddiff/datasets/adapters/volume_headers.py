@@ -2,12 +2,15 @@
 
 import gzip
 import math
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from meddiff.errors import MeddiffError
 
+_NIFTI = (".nii", ".nii.gz")
 PLANES = ("axial", "coronal", "sagittal")   # of a turned volume [z, y, x]
 
 
@@ -39,12 +42,14 @@ class VolumeHeader:
         geometry: of its voxels.
         channels: values of a voxel.
         segments: of a `.seg.nrrd` layer, value and name of each segment; else none.
+        measured: whether it says the spacing, which is 1 otherwise.
     """
 
     path: Path
     geometry: Geometry
     channels: int
     segments: tuple[tuple[int, int, str], ...]
+    measured: bool
 
     def slices(self, axis: str) -> int:
         """How many slices it has along an axis; a flat one has one."""
@@ -72,7 +77,29 @@ def read_volume_header(path: Path) -> VolumeHeader:
     segments = tuple((int(fields.get(f"{stem}_Layer", 0)), int(fields[f"{stem}_LabelValue"]), fields.get(f"{stem}_Name", ""))
                      for key in sorted(fields) if key.endswith("_LabelValue") for stem in [key.removesuffix("_LabelValue")])
     return VolumeHeader(path, Geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection()),
-                        reader.GetNumberOfComponents(), segments)
+                        reader.GetNumberOfComponents(), segments, _measured(path))
+
+
+def _measured(path: Path) -> bool:
+    """Whether a header says the spacing, which its reader makes 1 otherwise: NIfTI in numbers above 0, others in a line."""
+    if path.name.lower().endswith(_NIFTI):
+        with _opened(path) as stream:
+            head, order, second = _nifti_head(stream)
+        return bool(min(struct.unpack_from(f"{order}2{'d' if second else 'f'}", head, 112 if second else 80)) > 0)
+    with path.open("rb") as stream:
+        return bool(re.search(rb"^\s*(spacings|space directions|elementspacing|elementsize)\b", stream.read(1 << 16),
+                              re.MULTILINE | re.IGNORECASE))
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb"))
+
+
+def _nifti_head(stream: BinaryIO) -> tuple[bytes, str, bool]:
+    """The first bytes of a NIfTI file, their order, and whether it is NIfTI-2."""
+    head = stream.read(540)
+    order = "<" if head[:4] in (struct.pack("<i", 348), struct.pack("<i", 540)) else ">"
+    return head, order, struct.unpack_from(f"{order}i", head)[0] == 540
 
 
 def unreadable(path: Path, error: RuntimeError) -> MeddiffError:
@@ -99,13 +126,11 @@ def refuse_short(path: Path) -> None:
     Raises:
         MeddiffError: it holds fewer bytes than its header says.
     """
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
+    if not path.name.lower().endswith(_NIFTI):
         return
     try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
-            head = stream.read(540)
-            order = "<" if head[:4] in (struct.pack("<i", 348), struct.pack("<i", 540)) else ">"
-            second = struct.unpack_from(f"{order}i", head)[0] == 540   # NIfTI-2
+        with _opened(path) as stream:
+            head, order, second = _nifti_head(stream)
             (rank, *sides), (bits,) = struct.unpack_from(f"{order}8{'q' if second else 'h'}", head, 16 if second else 40), \
                 struct.unpack_from(f"{order}h", head, 14 if second else 72)
             (offset,) = struct.unpack_from(f"{order}{'q' if second else 'f'}", head, 168 if second else 108)

@@ -58,7 +58,8 @@ class VolumeSlice:
         pixels, steps = _cut(levels, spacing, self.axis, self.index)
         pixels = pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
         traits = {"windowed"} if self.window and mode == "I;16" else set[str]()
-        return Decoded(np.ascontiguousarray(pixels), mode="L" if traits else mode, traits=frozenset(traits), spacing=steps)
+        return Decoded(np.ascontiguousarray(pixels), mode="L" if traits else mode, traits=frozenset(traits),
+                       spacing=steps if read_volume_header(self.source).measured else None)
 
 
 @dataclass(frozen=True, eq=False)

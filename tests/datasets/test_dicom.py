@@ -173,6 +173,19 @@ def test_a_series_that_is_annotated_gives_lesion_free_slices(tmp_path: Path) -> 
     assert windowed.traits == {"windowed"}
 
 
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_slices_that_a_segmentation_leaves_empty_are_lesion_free(tmp_path: Path, kind: str) -> None:
+    """As where a program writes a frame for each slice, or one for several segments."""
+    sources, masks = stack(tmp_path, RNG.integers(0, 3000, (12, H, W)).astype(np.int16)), np.zeros((12, H, W), np.uint8)
+    masks[4:7], masks[8] = M, M * 2
+    segmentation(tmp_path / "seg.dcm", sources, masks, ("lesion", "liver"), SegmentationTypeValues(kind), omit_empty_frames=False)
+    cases = read("dicom", tmp_path, slicing=Slicing(frames=5))
+    assert [sum(bool(case.masks) for case in cases), sum(case.lesion_free for case in cases), len(cases)] == [3, 5, 8]
+    assert all(decode(case).mask.any() for case in cases if case.masks)
+    segmentation(tmp_path / "seg.dcm", sources, masks * 0, ("lesion",), SegmentationTypeValues(kind), omit_empty_frames=False)
+    assert not any(case.annotated for case in read("dicom", tmp_path)), "an empty one says nothing of any slice"
+
+
 def test_frames_of_a_video_are_taken_evenly_and_annotated_ones_always(tmp_path: Path) -> None:
     frames = RNG.integers(0, 256, (30, H, W), np.uint8)
     video = image(tmp_path / "cine", frames, NumberOfFrames=30)

@@ -41,6 +41,8 @@ def dicom(path: Path, classes: Sequence[str] = ("lesion",), slicing: Slicing | N
     headers = read_headers(dicom_files(path))
     images = _images(headers)
     marked, names = place_marks(read_marks(headers), images, classes, path)
+    stacked = {image.uid for image in images if image.stacked}   # whose frames that a segmentation leaves empty are lesion-free
+    marked = {spot: each for spot, each in marked.items() if spot[0] not in stacked or each.drawn()}
     owners, stacks = _groups(images), {image.series for image in images if image.stacked for frame in _numbers(image)
                                        if (image.uid, frame) in marked and marked[image.uid, frame].masks}
     batches: dict[str, list[tuple[DicomHeader, int]]] = defaultdict(list)

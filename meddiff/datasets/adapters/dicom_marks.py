@@ -57,6 +57,10 @@ class Marked:
     masks: tuple[DicomSegments | DicomContours, ...]
     doubt: str = ""
 
+    def drawn(self) -> bool:
+        """Whether anything was drawn, used or not."""
+        return bool(self.doubt) or any(isinstance(mask, DicomContours) or mask.drawn() for mask in self.masks)
+
 
 def read_marks(headers: Iterable[DicomHeader]) -> list[DicomMark]:
     """The marks of all segmentations and structure sets.

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,15 @@ class DicomSegments:
     source: Path
     parts: tuple[tuple[int, int, int], ...]
 
+    def drawn(self) -> bool:
+        """Whether the parts hold a pixel; true where they can't be decoded, which `mask` tells."""
+        try:
+            state = self.source.stat()
+            held = _held(self.source, (state.st_mtime_ns, state.st_size))
+        except (MeddiffError, OSError):
+            return True
+        return any(value in held[index] if value else held[index] for index, value, _ in self.parts)
+
     def mask(self, image: Decoded, classes: int) -> Decoded:
         """The parts, united; the higher class wins.
 
@@ -103,6 +113,17 @@ class DicomContours:
             inside = np.logical_xor.reduce([polygon2mask(mask.shape, contour[:, ::-1]) for contour in contours])
             mask = np.maximum(mask, inside * np.uint8(label))
         return Decoded(mask)
+
+
+@lru_cache(maxsize=8)  # a file's frames are asked for one after the other
+def _held(path: Path, stamp: tuple[int, int]) -> list[frozenset[int]]:
+    """What each frame of a segmentation holds but 0."""
+    from pydicom.pixels import pixel_array
+
+    with _decoding(path):
+        frames = np.asarray(pixel_array(path))
+    frames = frames[None] if frames.ndim == 2 else frames
+    return [frozenset((np.flatnonzero(np.bincount(each.ravel(), minlength=2)[1:]) + 1).tolist()) for each in frames]
 
 
 def _stored(path: Path, frame: int) -> NDArray[Any]:

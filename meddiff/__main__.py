@@ -6,7 +6,7 @@ import signal
 import sys
 
 from meddiff.environment import quiet
-from meddiff.errors import MeddiffError, ServiceError
+from meddiff.errors import MeddiffError, ServiceError, full_disk
 from meddiff.layout import STAGES
 from meddiff.warm import run_warm
 
@@ -25,13 +25,16 @@ def main() -> None:
 
     try:
         app()
-    except MeddiffError as e:
-        print(f"meddiff: {' '.join(str(e).split())}", file=sys.stderr)
-        sys.exit(os.EX_TEMPFAIL if isinstance(e, ServiceError) else 2)
     except SystemExit as e:
         if e.code == 130:
             print("meddiff: interrupted; the same command goes on where it stopped", file=sys.stderr)
         raise
+    except Exception as e:
+        told = e if isinstance(e, MeddiffError) else full_disk(e)
+        if told is None:
+            raise
+        print(f"meddiff: {' '.join(str(told).split())}", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if isinstance(told, ServiceError) else 2)
 
 
 if __name__ == "__main__":

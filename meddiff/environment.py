@@ -4,8 +4,8 @@ import importlib.util
 import os
 import resource
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
@@ -88,20 +88,30 @@ def gpu_names(device: str, driver: Path = Path("/proc/driver/nvidia/gpus")) -> t
     return tuple(each for each in chosen if each in names)
 
 
-@contextmanager
-def device_turn(name: str, runs: int) -> Iterator[None]:
-    """Hold one of a device's places on this machine, and wait for it where all are taken; the kernel frees those of killed
-    processes.
+def device_turn(name: str, runs: int) -> AbstractContextManager[None]:
+    """Hold one of a device's places on this machine (see `turn`).
 
     Args:
         name: of the device.
         runs: its places.
     """
     import tempfile
+
+    return turn(name, [Path(tempfile.gettempdir(), f"meddiff-{name}-{number}.lock") for number in range(runs)])
+
+
+@contextmanager
+def turn(name: str, files: Sequence[Path]) -> Iterator[None]:
+    """Hold one of several places, and wait for it where all are taken; the kernel frees those of killed processes.
+
+    Args:
+        name: of what has the places.
+        files: a file for each, in folders that are there.
+    """
     import time
 
     with ExitStack() as held:
-        places = [_open_lock(Path(tempfile.gettempdir(), f"meddiff-{name}-{number}.lock")) for number in range(runs)]
+        places = [_open_lock(file) for file in files]
         for place in places:
             held.callback(os.close, place)
         told = False

@@ -1,5 +1,7 @@
 """The one error a user meets: where it happened, the rule that was broken, and the remedy; and what nobody is shown."""
 
+import errno
+import os
 import re
 from collections.abc import Iterable, Sequence
 
@@ -37,6 +39,25 @@ class MeddiffError(Exception):
 
 class ServiceError(MeddiffError):
     """A service didn't answer: what was asked for may succeed later, unchanged."""
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """An error, and those that it comes from or came up in."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+        chain.append(cause)
+    return chain
+
+
+def full_disk(error: BaseException) -> MeddiffError | None:
+    """An error that says of itself or of its `causes` that a disk is full, as one that a user can mend; else None."""
+    for each in causes(error):
+        # That of safetensors has no number.
+        if getattr(each, "errno", 0) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(each):
+            place = getattr(each, "filename", None) or os.getcwd()
+            return ServiceError(place, "there must be room on the disk, and none is left",
+                                "Make room, as by `meddiff gc`; the same command goes on where it stopped")
+    return None
 
 
 def some(names: Iterable[object], shown: int = 3) -> str:

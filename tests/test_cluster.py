@@ -126,7 +126,7 @@ def test_stages_leave_the_same_files_with_any_number_of_workers(tiny: Params, tm
         generate.run(layout, own, Unrecorded())
         segment.run(layout, own, Unrecorded())
         outputs.append(hashes(layout.synthetic) | hashes(layout.segmenters))
-        for path in (layout.work / "segment").iterdir():
-            path.rename(tmp_path / f"{path.name}.{where.replace(':', '')}")  # so that all is trained again
+        for path in (*(layout.work / "generate").iterdir(), *(layout.work / "segment").iterdir()):
+            path.rename(tmp_path / f"{path.name}.{where.replace(':', '')}")  # so that all is made again
     assert len(outputs[0]) > 20
     assert outputs[0] == outputs[1]

@@ -6,6 +6,7 @@ from functools import partial
 
 from meddiff.cluster import share_out
 from meddiff.environment import use_machine
+from meddiff.finished import forget
 from meddiff.layout import Layout, replacing
 from meddiff.lesions.seams import seam
 from meddiff.outputs.samples import read_pair, read_samples
@@ -38,7 +39,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
         share_out(list(batches.items()), load, make, count, params.compute, synthesizer)
     with replacing(layout.synthetic) as fresh:
         shutil.copytree(work, fresh, dirs_exist_ok=True)
-    shutil.rmtree(work)
+    forget(work.parent, [work])  # this stays: whatever ends the stage or DVC from here on costs no batch
     with replacing(layout.work / "bundle") as folder:
         bundle(folder, *parts, settings)
         tracker.generator(folder)

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _turn(params: "Params", stage: str) -> Iterator[None]:
-    """The stage's turn on the GPU, if it uses one: `prepare` doesn't."""
-    from meddiff.environment import device_turn, stage_gpus
+def _turn(layout: Layout, params: "Params", stage: str) -> Iterator[None]:
+    """The stage's turn in this folder, where a process whose DVC was killed may still be at it, and on the GPU, if it uses one:
+    `prepare` doesn't."""
+    from meddiff.environment import device_turn, stage_gpus, turn
 
     names = stage_gpus(stage, params.compute.device)
-    with device_turn(f"gpu-{names[0]}", params.compute.gpu_runs) if names else nullcontext():
+    layout.work.mkdir(parents=True, exist_ok=True)
+    with (turn(f"{stage} in this folder", [layout.work / f"{stage}.lock"]),
+          device_turn(f"gpu-{names[0]}", params.compute.gpu_runs) if names else nullcontext()):
         yield
 
 
@@ -46,7 +49,7 @@ def execute(stage: str, root: Path) -> None:
         check_ahead(params, stage)
         if stage != "prepare":
             refuse_withdrawn_sources(layout)
-        with _turn(params, stage), stage_run(layout, params, stage) as tracker:
+        with _turn(layout, params, stage), stage_run(layout, params, stage) as tracker:
             import_module(f"meddiff.stages.{stage}").run(layout, params, tracker)
     except BaseException:
         if "DVC_STAGE" in os.environ:

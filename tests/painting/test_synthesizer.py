@@ -217,6 +217,8 @@ def test_stage_writes_batches_and_resumes_them(layout: Layout, tiny: Params, mon
     assert sorted(table["batch"].unique()) == ["b0000", "b0001"]
     before = {path.name: path.read_bytes() for path in layout.synthetic.rglob("*.png") if path.parent.name == "images"}
     assert len(before) == 8
+    assert not calls_of(layout, tiny, monkeypatch), "what DVC may yet lose isn't made again"
+    shutil.rmtree(layout.work / "generate")
 
     write, calls = batches.write_batch, []
 
@@ -236,6 +238,15 @@ def test_stage_writes_batches_and_resumes_them(layout: Layout, tiny: Params, mon
     assert len(calls) == 3, "the finished batch is not made again"
     after = {path.name: path.read_bytes() for path in layout.synthetic.rglob("images/*.png")}
     assert after == before
+
+
+def calls_of(layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The batches that another run of the stage writes."""
+    written: list[object] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "write_batch", lambda *given: written.append(given) or 0)
+        generate.run(layout, params, Unrecorded())
+    return written
 
 
 def test_ctrl_c_stops_the_stage_and_it_goes_on(layout: Layout, tiny: Params, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Against real `dvc` and git in temporary projects: hashes, work trees over one cache, restoring, failures."""
 
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -246,6 +247,35 @@ def test_outputs_that_dvc_removed_come_back(project: Path, tmp_path: Path) -> No
     assert not (tree / "models/segmenters").exists()
     versioning.restore_outs(tree, "segment")
     assert versioning.out_hashes(tree, "segment") == versioning.locked(tree)["segment"]
+
+
+def test_what_a_dvc_that_was_killed_left_does_not_stop_the_next(project: Path, tmp_path: Path) -> None:
+    """Each is what DVC leaves that dies, or finds no room, as it writes; by itself it fails on them from then on."""
+    root = shutil.copytree(project, tmp_path / "project")
+    note = next((root / ".dvc/cache/runs").glob("*/*/*"))
+    whole = (root / "dvc.lock").read_text()
+    broken = whole[:whole.index("params:", len(whole) // 2) + len("params")]
+    (root / "dvc.lock").write_text(broken)
+    (root / ".dvc/tmp/rwlock").write_text('{"write": {')
+    note.unlink()  # DVC dies between the making of a folder and of the file in it
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=root, capture_output=True, text=True, check=False)
+    assert "is invalid" in done.stderr
+    told: list[str] = []
+    finished = versioning.reproduce(root, "segment", {}, single=False, show=told.append)
+    assert len(finished.restored) == 2, told
+    assert len(finished.ran) == 1
+    assert (root / "dvc.lock").read_text() == whole
+    assert (root / ".work/dvc.lock.broken").read_text() == broken
+    assert sum("cut short" in line or "can't be read" in line or "DVC died" in line for line in told) == 3
+    assert versioning.settle_dvc(root) == ()
+
+
+def test_all_outputs_of_a_stage_come_back_where_one_is_missing(project: Path, tmp_path: Path) -> None:
+    tree = versioning.work_tree(project, tmp_path / "tree", {})
+    before = versioning.locked(tree)
+    shutil.rmtree(tree / "filtered")
+    versioning.restore_all(tree)
+    assert {stage: versioning.out_hashes(tree, stage) for stage in before} == before
 
 
 @pytest.mark.parametrize("ignored", [False, True], ids=["", "a script's background job ignores SIGINT"])

@@ -18,11 +18,14 @@ from meddiff.services.versioning.lock import (
     lock_text,
     locked,
     out_hashes,
+    restore_all,
     restore_outs,
     upstream,
 )
+from meddiff.services.versioning.settling import dvc_command, settle_dvc
 from meddiff.services.versioning.trees import ERROR_MARK, Reproduced, StageCrash, diff_params, reproduce, work_tree
 
-__all__ = ["ERROR_MARK", "Reproduced", "StageCrash", "cache_folder", "diff_params", "dvc_folders", "entry_hashes",
+__all__ = ["ERROR_MARK", "Reproduced", "StageCrash", "cache_folder", "diff_params", "dvc_command", "dvc_folders", "entry_hashes",
            "forget_missing", "git_commit", "git_user", "lock", "lock_entry", "lock_hashes", "lock_text", "locked",
-           "out_hashes", "referred", "remote_answers", "reproduce", "restore_outs", "unused_objects", "upstream", "work_tree"]
+           "out_hashes", "referred", "remote_answers", "reproduce", "restore_all", "restore_outs", "settle_dvc",
+           "unused_objects", "upstream", "work_tree"]

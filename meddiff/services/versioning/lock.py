@@ -3,7 +3,7 @@
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,18 @@ def restore_outs(root: Path, stage: str) -> None:
         for out in known.outs if known else ():
             if out.use_cache and out.hash_info and not out.exists:
                 out.checkout(force=True, allow_missing=True)
+
+
+def restore_all(root: Path) -> None:
+    """Bring back all outputs of each stage of which one is missing, as one leaves it that was killed; not those of a stage that
+    another DVC runs now."""
+    from dvc.lock import LockError
+
+    with dvc_repo(root) as repo, suppress(LockError), repo.lock:
+        for stage in repo.index.stages:
+            if any(out.hash_info and not out.exists for out in stage.outs):
+                with suppress(LockError):
+                    stage.checkout(force=True, allow_missing=True)
 
 
 def git_commit(root: Path) -> str:

@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from meddiff.errors import MeddiffError, ServiceError
 from meddiff.params.file import edit_params, load_params, settings_text
 from meddiff.services.versioning.cache import cache_folder
 from meddiff.services.versioning.lock import LOCK, run_git
+from meddiff.services.versioning.settling import dvc_command, settle_dvc
 
 ERROR_MARK = "meddiff: "  # how `python -m meddiff` begins the line of a MeddiffError
 _LATER = re.compile(rf"exited with {os.EX_TEMPFAIL}$")  # DVC, of a stage that a service has let down
@@ -144,6 +144,8 @@ def reproduce(root: Path, stage: str, env: Mapping[str, str], single: bool, show
         MeddiffError: a stage found something wrong; its own line.
         StageCrash: a stage failed without such a line; the last lines of output.
     """
+    for line in settle_dvc(root):
+        show(line)
     lines, memory = _dvc(root, env, show, "repro", stage, *(["--single-item"] if single else []))
 
     def named(pattern: str) -> tuple[str, ...]:
@@ -160,7 +162,7 @@ def _dvc(root: Path, env: Mapping[str, str], show: Callable[[str], None], *words
         Its lines, and the greatest memory of it and its stages [MB].
     """
     here = {**interpreter_first(), "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "dvc", *words], cwd=root, env={**os.environ, **here, **env}, text=True,
+    process = subprocess.Popen(dvc_command(*words), cwd=root, env={**os.environ, **here, **env}, text=True,
                                errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     last: deque[str] = deque(maxlen=2000)
     with process, _guarded(process):

@@ -13,16 +13,21 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    IncompleteReadError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
+    ReadTimeoutError,
+    ResponseStreamingError,
 )
 
 from meddiff.errors import MeddiffError, ServiceError
 from meddiff.services.storage.protocol import CONNECTIONS
 
 ENDPOINT_VARIABLE = "MEDDIFF_S3_ENDPOINT_URL"
+_READ_SECONDS = 30  # without a byte
+_ATTEMPTS = 3
 _CREDENTIALS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to an account that may use this bucket"
 
 
@@ -44,7 +49,8 @@ class S3Store:
     def __init__(self, bucket: str, prefix: str = "", endpoint_url: str | None = None, region: str | None = None) -> None:
         self.bucket, self.prefix = bucket, f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         # Many S3-compatible servers don't know the checksum trailers that boto3 sends by default; `put` sends Content-MD5.
-        config = Config(connect_timeout=5, read_timeout=30, retries={"total_max_attempts": 3, "mode": "standard"},
+        retries = {"total_max_attempts": _ATTEMPTS, "mode": "standard"}
+        config = Config(connect_timeout=5, read_timeout=_READ_SECONDS, retries=retries,
                         max_pool_connections=CONNECTIONS, request_checksum_calculation="when_required",
                         response_checksum_validation="when_required")
         try:
@@ -79,14 +85,20 @@ class S3Store:
         raise AssertionError("the last attempt returned or raised")
 
     def get(self, key: str) -> bytes | None:
-        with self._errors(key):
-            try:
-                data: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
-            except ClientError as e:
-                if _code(e) == "NoSuchKey":
-                    return None
-                raise
-        return data
+        for attempt in range(1, _ATTEMPTS + 1):
+            with self._errors(key):
+                try:
+                    data: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
+                except ClientError as e:
+                    if _code(e) == "NoSuchKey":
+                        return None
+                    raise
+                except (IncompleteReadError, ResponseStreamingError, ReadTimeoutError):  # boto3 asks again for an answer alone
+                    if attempt == _ATTEMPTS:
+                        raise
+                else:
+                    return data
+        raise AssertionError("the last attempt returned or raised")
 
     def folders(self) -> list[str]:
         with self._errors(""):
@@ -104,8 +116,11 @@ class S3Store:
         except ParamValidationError as e:
             raise MeddiffError(where, "bucket and key must be valid S3 names", "Correct the s3:// address") from e
         except ClientError as e:
-            raise MeddiffError(where, f"{self.endpoint} refused ({_code(e)}: {e.response.get('Error', {}).get('Message', '')})",
-                               _remedy(_code(e), self.bucket)) from e
+            failed = int(e.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500  # and may not the next time
+            rule = f"({_code(e)}: {e.response.get('Error', {}).get('Message', '')})"
+            if failed:
+                raise ServiceError(where, f"{self.endpoint} must do what is asked {rule}", "Try again; its log tells more") from e
+            raise MeddiffError(where, f"{self.endpoint} refused {rule}", _remedy(_code(e), self.bucket)) from e
         except (BotoCoreError, OSError) as e:
             raise ServiceError(where, f"{self.endpoint} must answer ({e})",
                                f"Start the server, check the network, or correct the endpoint, as in {ENDPOINT_VARIABLE}") from e

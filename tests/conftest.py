@@ -161,11 +161,21 @@ def postgres() -> Iterator[Path]:
 
 
 @pytest.fixture
-def postgres_database(postgres: Path) -> str:
-    """URL of a new, empty database in it."""
+def postgres_database(postgres: Path) -> Iterator[str]:
+    """URL of a new, empty database in it; what libraries leave open of connections is closed after the test."""
     import psycopg
+    import sqlalchemy as sa
 
-    name = f"test_{uuid4().hex}"
+    name, opened = f"test_{uuid4().hex}", list[psycopg.Connection]()
+
+    def note(connection: object, _record: object) -> None:
+        if isinstance(connection, psycopg.Connection):
+            opened.append(connection)
+
     with psycopg.connect(f"postgresql://postgres@/postgres?host={postgres}", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-    return f"postgresql+psycopg://postgres@/{name}?host={postgres}"
+    sa.event.listen(sa.pool.Pool, "connect", note)
+    yield f"postgresql+psycopg://postgres@/{name}?host={postgres}"
+    sa.event.remove(sa.pool.Pool, "connect", note)
+    for each in opened:
+        each.close()

@@ -3,6 +3,7 @@
 import os
 import pwd
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,3 +29,9 @@ def user_of_postgres() -> dict[str, Any]:
             continue
         return whose
     pytest.skip("PostgreSQL refuses to run as root, and neither `postgres` nor `nobody` can reach its programs")
+
+
+def control(folder: Path, *words: str) -> None:
+    """`pg_ctl WORDS` on the cluster of the fixture `postgres`, and its end waited for; `restart` starts it as it was started."""
+    command = [find_program("pg_ctl"), "-D", str(folder / "data"), "-w", "-t", "60", "-l", str(folder / "data/again.log"), *words]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder, **user_of_postgres())

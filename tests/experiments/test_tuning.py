@@ -28,6 +28,7 @@ from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.params.file import load_params, parse_params, write_params
 from meddiff.params.overrides import Overrides
+from tests.postgres import control
 
 SETTINGS = Path(__file__).parents[2] / "params.yaml"
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -531,3 +532,29 @@ def test_workers_share_a_study_in_postgresql_and_make_up_for_one_that_is_killed(
     (killed,) = (trial for trial in trials if trial.state == TrialState.FAIL)
     (again,) = (trial for trial in trials if trial.system_attrs.get("failed_trial") == killed.number)
     assert (again.state, again.params) == (TrialState.COMPLETE, killed.params)
+
+
+@pytest.mark.services
+def test_a_study_outlives_a_restart_of_postgresql_and_one_that_lasts_ends_in_one_line(
+        project: Layout, postgres: Path, postgres_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_params(project.params, {"tune": {"storage": postgres_database}})
+    begun, end, bowl = 1, 2, Bowl()
+
+    def shaken(overrides: Overrides, env: Mapping[str, str], hopeless: Hopeless | None) -> Outcome:
+        if len(bowl.asked) == begun:
+            control(postgres, "restart", "-m", "immediate")
+        if len(bowl.asked) == end:
+            control(postgres, "stop", "-m", "immediate")
+        return bowl(overrides, env, hopeless)
+
+    monkeypatch.setattr("meddiff.experiments.tuning.search.HEARTBEAT_SECONDS", 1)
+    try:
+        with pytest.raises(MeddiffError, match=r"tune\.storage: the study's database must answer"):
+            tune(project, read(project), trials=4, run=shaken)
+    finally:
+        control(postgres, "start", "-o", f"-c listen_addresses= -c fsync=off -k {postgres}")
+    assert len(bowl.asked) == end + 1
+    result = tune(project, read(project), trials=4, run=shaken)
+    assert len(result.rows) == 4
+    assert bowl.asked.count(bowl.asked[end]) == 2, "the trial whose end could not be told is tried again, and no other"
+    assert len(bowl.asked) == 5

@@ -1,6 +1,7 @@
 """Against a real SQLite MLflow and a real `dvc repro` in temporary projects: which runs there are, and what they hold."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,14 +16,16 @@ import pytest
 import yaml
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
-from meddiff.errors import MeddiffError
+from meddiff.errors import MeddiffError, ServiceError
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.params.file import load_params
 from meddiff.services import versioning
 from meddiff.services.tracking import end_lost, execution_run, recorded_action, recorded_run, stage_run, tracking_uri, ui_command
+from meddiff.services.tracking.execution import this_process
 from meddiff.services.tracking.runs import PROCESS, Run
 from meddiff.services.tracking.server import connect
+from tests.postgres import control
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # dvc's own, in pygtrie
 
@@ -314,6 +317,66 @@ def test_runs_of_a_killed_process_end_and_others_go_on(empty: Path, tmp_path: Pa
         pass
     (healed,) = [run for run in tops(root) if run.data.tags["meddiff.execution"] == "killed"]
     assert (healed.info.status, "meddiff.error" in healed.data.tags) == ("FINISHED", False)
+
+
+@pytest.mark.services
+def test_a_run_outlives_a_restart_of_postgresql(empty: Path, postgres: Path, postgres_database: str,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres_database)
+    monkeypatch.setenv("MEDDIFF_EXECUTION", "shaken")
+    layout, params = Layout(empty), Params()
+    with stage_run(layout, params, "filter") as tracker:
+        tracker.metrics({"loss": 1.0}, 0)
+        control(postgres, "restart", "-m", "immediate")
+        tracker.metrics({"loss": 0.5}, 1)
+        tracker.headline({"acceptance": 0.25})
+    run, client = tracker.whole, tracker.whole.server.client
+    try:
+        with pytest.raises(ServiceError, match="the tracking server must answer"), stage_run(layout, params, "filter"):
+            control(postgres, "stop", "-m", "immediate")
+    finally:
+        control(postgres, "start", "-o", f"-c listen_addresses= -c fsync=off -k {postgres}")
+    assert client.get_run(run.id).info.status == "RUNNING", "nobody could tell its end"
+    with stage_run(layout, params, "filter") as tracker:
+        tracker.headline({"acceptance": 0.5})
+    assert tracker.whole.id == run.id
+    told = client.get_run(run.id)
+    assert (told.info.status, told.data.metrics["acceptance"]) == ("FINISHED", 0.5)
+    assert len(client.search_runs([run.server.experiment], f"tags.`mlflow.parentRunId` = '{run.id}'")) == 3
+
+
+def test_what_is_measured_last_counts_though_the_clock_was_put_back(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow shows the number with the greatest time."""
+    layout, params, now = Layout(empty), Params(), time.time()
+    for hours, value in ((5, 0.25), (0, 0.5), (-30, 0.75)):
+        monkeypatch.setattr("meddiff.services.tracking.runs.time.time", lambda hours=hours: now + 3600 * hours)
+        run = execution_run(layout, params, "clock")
+        run.metrics({"acceptance": 0.1})
+        run.metrics({"acceptance": value})
+        run.status("FINISHED")
+        assert run.server.client.get_run(run.id).data.metrics["acceptance"] == value
+
+
+IS_GONE = """
+import sys
+from meddiff.services.tracking.execution import is_gone, this_process
+print(is_gone(sys.argv[1]), is_gone(sys.argv[2]))
+"""
+
+
+def test_a_process_stays_itself_when_the_clock_is_set(tmp_path: Path) -> None:
+    """The kernel tells when the machine started by the clock as it is now."""
+    own = this_process()
+    host, number, begun = own.rsplit("-", 2)
+    other = f"{host}-{number}-{float(begun) - 100:.2f}"
+    stat = re.sub(r"^btime (\d+)", lambda found: f"btime {int(found[1]) - 7200}", Path("/proc/stat").read_text(), flags=re.M)
+    (tmp_path / "stat").write_text(stat)
+    inside = 'mount --bind "$1" /proc/stat && exec "$2" -c "$3" "$4" "$5"'
+    words = ["unshare", "-rm", "sh", "-c", inside, "sh", str(tmp_path / "stat"), sys.executable, IS_GONE, own, other]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode and re.search("unshare|mount", done.stderr):
+        pytest.skip(f"no file system of its own for a process here ({done.stderr.strip()})")
+    assert done.stdout == "False True\n", done.stderr
 
 
 def test_no_password_of_the_settings_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -17,7 +18,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from meddiff import finished
-from meddiff.errors import MeddiffError
+from meddiff.errors import MeddiffError, ServiceError, causes
 from meddiff.experiments.run import Outcome, pipeline_key, read_outcome
 from meddiff.experiments.tuning.space import COPIES, Axis, Value, axes_of, current_values
 from meddiff.experiments.tuning.trials import (
@@ -41,6 +42,7 @@ from meddiff.services.catalog import record_action
 
 _STARTUP_TRIALS = 6  # random ones, before the sampler has something to learn from, and before trials are stopped
 _LEAST_BEFORE = 4    # trials at no more cost, before one is stopped for being worse than half of them
+_DRIVERS = ("sqlalchemy", "psycopg")  # whose errors reach those who use a study
 HEARTBEAT_SECONDS = 20
 STORAGE_VARIABLE = "MEDDIFF_TUNE_STORAGE"  # wins over `tune.storage`
 _MOST_FAILURES = 3  # in a row
@@ -97,7 +99,8 @@ def tune(layout: Layout, params: Params, trials: int | None = None, run: _RunTri
     axes_of(layout, params, current)  # before a study is begun
     study = _open_study(layout, params, current)
     axes = axes_of(layout, params, study.user_attrs["begun_with"])
-    with tracking.recorded_run(layout, params, f"tune {study.study_name}", study.user_attrs["execution"]) as record:
+    with (tracking.recorded_run(layout, params, f"tune {study.study_name}", study.user_attrs["execution"]) as record,
+          _answering()):
         search = _Search(layout, params, axes, study, record, run or (lambda *given: run_trial(layout, *given)))
         with bar("tune") as report:
             while (done := len(_finished(study))) < total:
@@ -181,7 +184,7 @@ def _open_study(layout: Layout, params: Params, current: Mapping[str, Value], ag
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = optuna.storages.RDBStorage(
+            storage = _Storage(
                 study_url(layout, params), heartbeat_interval=HEARTBEAT_SECONDS, grace_period=3 * HEARTBEAT_SECONDS,
                 heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=_MOST_RETRIES))
             study = optuna.create_study(storage=storage, study_name=_study_name(layout, params),
@@ -190,14 +193,39 @@ def _open_study(layout: Layout, params: Params, current: Mapping[str, Value], ag
         if again and "already exists" in str(e):  # two workers made the tables at the same moment
             time.sleep(1)
             return _open_study(layout, params, current, again=False)
-        raise MeddiffError("tune.storage", f"the study's database must answer ({' '.join(str(e).split())[:200]})",
-                           "Start it, or set a URL of the form sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME") from e
+        raise _silent(e) from e
     if "execution" not in study.user_attrs:
         study.set_metric_names(["validation Dice", "cost"])
         study.set_user_attr("begun_with", dict(current))
         study.set_user_attr("execution", f"tune-{uuid4().hex}")
         study.enqueue_trial(dict(current), {"first": True}, skip_if_exists=True)
     return study
+
+
+class _Storage(optuna.storages.RDBStorage):  # type: ignore[misc]
+    def record_heartbeat(self, trial_id: int) -> None:
+        """A sign of life; where the database doesn't take one, the next is tried: optuna would give no other, and another worker
+        would take the trial, too."""
+        with suppress(Exception):
+            super().record_heartbeat(trial_id)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Tell in a line that the database went away; optuna reconnects only once it is there again."""
+    try:
+        yield
+    except Exception as e:
+        # Of optuna comes another one, which it meets as it handles the database's.
+        theirs = [each for each in causes(e) if type(each).__module__.partition(".")[0] in _DRIVERS]
+        if isinstance(e, MeddiffError) or not theirs:
+            raise
+        raise _silent(theirs[-1]) from e
+
+
+def _silent(error: BaseException) -> ServiceError:
+    return ServiceError("tune.storage", f"the study's database must answer ({' '.join(str(error).split())[:200]})",
+                        "Start it, or set a URL of the form sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME")
 
 
 def _study_name(layout: Layout, params: Params) -> str:

@@ -3,6 +3,7 @@
 import os
 import resource
 import socket
+import sys
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,7 +12,7 @@ import psutil
 from meddiff.environment import greatest_memory
 from meddiff.layout import Layout
 
-_SAME_SECONDS = 5.0
+_SAME_SECONDS = 1.0
 
 
 def execution_id() -> str:
@@ -35,8 +36,7 @@ def is_gone(process: str) -> bool:
         if host != socket.gethostname():
             return False
         found = psutil.Process(int(number))
-        # Linux counts from the machine's start, whose time moves with corrections of the clock.
-        return bool(abs(found.create_time() - float(begun)) > _SAME_SECONDS or found.status() == psutil.STATUS_ZOMBIE)
+        return bool(abs(_begun(found) - float(begun)) > _SAME_SECONDS or found.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
     except (ValueError, psutil.Error):
@@ -68,7 +68,14 @@ def _in_stage(process: psutil.Process) -> bool:
 
 
 def _identity(process: psutil.Process) -> str:
-    return f"{socket.gethostname()}-{process.pid}-{process.create_time():.2f}"  # the time, because process ids come again
+    return f"{socket.gethostname()}-{process.pid}-{_begun(process):.2f}"  # the time, because process ids come again
+
+
+def _begun(process: psutil.Process) -> float:
+    """When a process began [seconds]; on Linux since the machine's start, which psutil adds to it by the clock as it is now: a
+    process would be another one whenever the clock is put right."""
+    begun = float(process.create_time())
+    return begun - float(psutil.boot_time()) if sys.platform == "linux" else begun
 
 
 def peak_memory() -> float:

@@ -33,8 +33,10 @@ class Run:
         error: why it failed though nothing was raised; set by whoever works in it, else empty.
     """
 
-    def __init__(self, server: Server, id: str) -> None:
-        self.server, self.id, self.env, self.error = server, id, dict[str, str](), ""
+    def __init__(self, server: Server, id: str, last: int = 0) -> None:
+        """`last`: time of the newest number in it [ms]. MLflow shows the newest of a name: none may be older than one before, as
+        after a clock was put back."""
+        self.server, self.id, self.env, self.error, self._last = server, id, dict[str, str](), "", last
         self._pending: list[Any] = []
         self._flushed = time.monotonic()
 
@@ -42,7 +44,7 @@ class Run:
         """Note numbers; they are sent in bundles, every few seconds and at the end."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        now = self._last = max(int(time.time() * 1000), self._last)
         self._pending += [Metric(name, float(value), now, step or 0) for name, value in values.items()]
         if len(self._pending) >= _FLUSH_VALUES or time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self.flush()
@@ -126,7 +128,7 @@ def execution_run(layout: Layout, params: Params, execution: str = "", parent: s
     with answering(server.uri):
         begun = server.client.search_runs([server.experiment], f"tags.`{EXECUTION}` = '{execution}'", max_results=1)
     if begun:
-        return Run(server, begun[0].info.run_id)
+        return Run(server, begun[0].info.run_id, max((metric.timestamp for metric in begun[0].data._metric_objs), default=0))
     commit = os.environ.get("MEDDIFF_GIT_COMMIT") or versioning.git_commit(layout.root)
     tags = {EXECUTION: execution, _TOP: "true", PARENT: parent or os.environ.get("MEDDIFF_PARENT_RUN", ""),
             "mlflow.source.git.commit": commit.removesuffix("-dirty"),

@@ -1,6 +1,7 @@
 """Ends the processes of a platform, the last first, once nobody holds the other end of its standard input any more.
 
-That is so when whoever started them has asked for it, and when that one was killed. A line names a process: `PID SIGNAL SECONDS`.
+That is so when whoever started them has asked for it, and when that one was killed. A line names a process: `NAME PID SIGNAL
+SECONDS`; one that was started again under its name keeps its place.
 """
 
 import os
@@ -31,12 +32,12 @@ def main() -> None:
     """Read until the end, then end them all."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    started = []
+    started = {}
     for line in sys.stdin:
-        pid, number, seconds = line.split()
+        name, pid, number, seconds = line.split()
         with suppress(psutil.NoSuchProcess):
-            started.append((psutil.Process(int(pid)), int(number), float(seconds)))
-    for process, code, patience in reversed(started):
+            started[name] = psutil.Process(int(pid)), int(number), float(seconds)
+    for process, code, patience in reversed(started.values()):
         end(process, code, patience)
 
 

@@ -1,4 +1,5 @@
-"""The processes of a platform: started in order, watched, and ended in the reverse order, whatever becomes of their starter."""
+"""The processes of a platform: started in order, watched, started again where they end, and ended in the reverse order, whatever
+becomes of their starter."""
 
 import os
 import pwd
@@ -7,14 +8,16 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGTERM, Signals
+from signal import SIGKILL, SIGTERM, Signals
 from typing import Any
 
 from meddiff.errors import MeddiffError
 
 START_SECONDS = 120.0
+RESTARTS, RESTART_SECONDS = 3, 600.0  # of a service, so many within this time
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Services:
 
     def __init__(self, project: Path, folder: Path) -> None:
         self.project, self.folder = project, folder
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, tuple[Service, subprocess.Popen[bytes]]] = {}
+        self.restarted: dict[str, list[float]] = {}
         self.guard = subprocess.Popen([sys.executable, str(Path(__file__).with_name("guard.py"))], stdin=subprocess.PIPE,
                                       start_new_session=True)
 
@@ -59,13 +63,13 @@ class Services:
 
     def start(self, service: Service) -> None:
         """Start a service, its output in its log. A session of its own: Ctrl-C reaches this process alone."""
-        with self.log(service.name).open("wb") as log:
+        with self.log(service.name).open("ab" if service.name in self.running else "wb") as log:
             process = subprocess.Popen(service.command, cwd=self.project, env=dict(service.environment), stdout=log,
                                        stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
                                        **as_user(service.user))
-        self.running[service.name] = process
+        self.running[service.name] = service, process
         assert self.guard.stdin
-        self.guard.stdin.write(f"{process.pid} {service.signal.value} {service.seconds}\n".encode())
+        self.guard.stdin.write(f"{service.name} {process.pid} {service.signal.value} {service.seconds}\n".encode())
         self.guard.stdin.flush()
 
     def wait(self, service: Service) -> None:
@@ -84,10 +88,25 @@ class Services:
 
     def check(self) -> None:
         """Raise a MeddiffError if a service has ended."""
-        for name, process in self.running.items():
+        for name, (_, process) in self.running.items():
             if process.poll() is not None:
                 raise MeddiffError(self.log(name), f"{name} must keep running, it ended with code {process.returncode} "
                                    f"({last_lines(self.log(name))})", "Read this log, then start again")
+
+    def heal(self) -> None:
+        """Start again what has ended; raise a MeddiffError if it does so again and again."""
+        for name, (service, process) in list(self.running.items()):
+            if process.poll() is None:
+                continue
+            times = [at for at in self.restarted.get(name, ()) if time.monotonic() - at < RESTART_SECONDS]
+            if len(times) == RESTARTS:
+                self.check()
+            print(f"{name} ended with code {process.returncode} and is started again; {self.log(name)} says why", flush=True)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, SIGKILL)  # what a killed one left holds its port
+            time.sleep(2 ** len(times))
+            self.restarted[name] = [*times, time.monotonic()]
+            self.start(service)
 
     def stop(self) -> None:
         """End all, the last first, and whatever they left behind."""

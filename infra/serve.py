@@ -110,12 +110,12 @@ def deploy(platform: Platform, *arguments: str) -> None:
 
 
 def watch(platform: Platform, services: Services) -> None:
-    """See that all services live, and bring each change of `params.yaml` into the forms."""
+    """Start a service again that ends, and bring each change of `params.yaml` into the forms."""
     file = platform.project / "params.yaml"
     seen = file.stat().st_mtime
     while True:
         time.sleep(1)
-        services.check()
+        services.heal()
         if file.is_file() and (now := file.stat().st_mtime) != seen:
             seen = now
             try:
@@ -178,7 +178,7 @@ def run(given: argparse.Namespace) -> None:
                 print(READY, flush=True)
                 while True:
                     time.sleep(1)
-                    services.check()
+                    services.heal()
             serve(platform, services, state)
         except KeyboardInterrupt:
             print("Stopping: the worker first, then the servers", flush=True)

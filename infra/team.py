@@ -79,6 +79,7 @@ def tell_accounts(state: TeamState, prefect_url: str, mlflow_url: str) -> Accoun
     s3 = {"AWS_ENDPOINT_URL": state.s3_url, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
     sign_on = state.folder / "mlflow.ini"
     _write(sign_on, "[mlflow]\ndefault_permission = READ\ngrant_default_workspace_access = true\nadmin_username = admin\n"
+                    "auth_cache_ttl_seconds = 60\n"  # a password is hashed at each request else: a model has 300 files
                     f"database_uri = {state.url('mlflow')}\n")
     client = {"PREFECT_API_URL": f"{prefect_url}/api", "PREFECT_API_AUTH_STRING": f"meddiff:{given['PREFECT_PASSWORD']}",
               "MLFLOW_TRACKING_URI": mlflow_url, "MEDDIFF_CATALOG_URL": state.url("meddiff"),

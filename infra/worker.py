@@ -13,13 +13,15 @@ import psutil
 
 PATIENCE = 60.0  # seconds for flow runs to end their stage; a stage itself gets 20
 SIGN_SECONDS = 30  # between signs of life of a flow run, the least that Prefect takes
+# Prefect's client waits for four minutes, ever longer, for a server that is away or whose database is.
+PATIENT = {"PREFECT_CLIENT_MAX_RETRIES": "7", "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500"}
 
 
 def main(arguments: list[str]) -> int:
     """Run `prefect worker start` with these arguments until SIGTERM or SIGINT; the worker's exit code, or 0 after a signal."""
     for number in (signal.SIGINT, signal.SIGTERM):  # set even if ignored so far, because the worker would inherit that
         signal.signal(number, signal.default_int_handler)
-    env = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(SIGN_SECONDS), **os.environ, "MEDDIFF_PROJECT": os.getcwd()}
+    env = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(SIGN_SECONDS), **PATIENT, **os.environ, "MEDDIFF_PROJECT": os.getcwd()}
     try:
         subprocess.run([sys.executable, "-m", "flows.upkeep"], env=env, check=False)
     except KeyboardInterrupt:

@@ -2,18 +2,21 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meddiff.errors import redacted
+from meddiff.errors import ServiceError, redacted
 from meddiff.layout import Layout
 
 if TYPE_CHECKING:
     from meddiff.params import Params
     from meddiff.services.tracking.recording import Recorder
+
+CATALOGUE_WAITS = (1, 2, 4, 8, 16)  # of flow runs between tries [seconds]
 
 
 @contextmanager
@@ -65,13 +68,27 @@ def execute(stage: str, root: Path) -> None:
 
 
 def _catalogue(layout: Layout, params: "Params", stage: str, tracker: "Recorder") -> None:
-    """Write the finished stage into the catalogue. Its work counts also where that fails: one line says so, a rebuild repairs."""
+    """Write the finished stage into the catalogue. Its work counts also where that fails: one line says so, a rebuild repairs.
+
+    Not so in the tree of a flow run, which goes away: there a catalogue that doesn't answer is waited for, then the stage fails.
+    """
     from meddiff.services.catalog import REBUILD, RECORDED, record_stage
+    from meddiff.services.tracking.runs import FLOW_VARIABLE
 
     if stage not in RECORDED:
         return
+    flow = FLOW_VARIABLE in os.environ
     try:
+        for seconds in CATALOGUE_WAITS if flow else ():
+            try:
+                return record_stage(layout, params, stage, **tracker.execution())
+            except ServiceError as e:
+                why = redacted(" ".join(str(e).split()))
+                print(f"{stage}: not in the catalogue yet, tried again in {seconds} s ({why})", file=sys.stderr)
+                time.sleep(seconds)
         record_stage(layout, params, stage, **tracker.execution())
     except Exception as e:
+        if flow and isinstance(e, ServiceError):
+            raise
         print(redacted(f"{stage}: finished, but not in the catalogue ({' '.join(str(e).split())}). {REBUILD} when it answers"),
               file=sys.stderr)

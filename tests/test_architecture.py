@@ -64,7 +64,7 @@ MAY: dict[str, set[str]] = {
                  "services/versioning", "services/catalog", "services/storage"},
     "lineage": {"layout", "outputs", "delivery", "services/tracking", "services/catalog", "services/versioning",
                 "services/storage"},
-    "upkeep": {"layout", "services/tracking", "services/versioning", "services/catalog", "services/storage"},
+    "upkeep": {"layout", "services/backup", "services/tracking", "services/versioning", "services/catalog", "services/storage"},
     "stages": {"layout", "finished", "cluster", "datasets", "lesions", "masks", "diffusion", "pretrained", "painting",
                "segmentation", "backgrounds", "filtering", "outputs", "evaluation", "services/tracking", "services/versioning",
                "services/catalog"},

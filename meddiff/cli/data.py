@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from meddiff.cli.project import project
+from meddiff.cli.project import served_project
 
 catalog_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What is known of the synthetic samples.")
 release_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Synthetic datasets in S3 storage or a folder.")
@@ -18,7 +18,7 @@ def catalog_rebuild() -> None:
     """Read the project's files into the catalogue anew: a repair, since stages write it as they finish."""
     from meddiff.services import catalog
 
-    counts = catalog.rebuild(*project())
+    counts = catalog.rebuild(*served_project())
     print(f"{counts.batches} batches, {counts.samples} samples, {counts.decisions} decisions, {counts.promotions} promotions")
 
 
@@ -29,7 +29,7 @@ def catalog_show(id: Annotated[str, typer.Argument(help="Of the sample.")]) -> N
 
     from meddiff.services import catalog
 
-    record = catalog.show(*project(), id)
+    record = catalog.show(*served_project(), id)
     _tell_if_outdated()
     for field in fields(record):
         if field.name != "promotions":
@@ -47,7 +47,7 @@ def catalog_list(
     """List samples by their ids."""
     from meddiff.services import catalog
 
-    for record in catalog.find(*project(), status, limit):
+    for record in catalog.find(*served_project(), status, limit):
         print(f"{record.id}  {record.verdict:<11}  {record.reason}")
     _tell_if_outdated()
 
@@ -55,7 +55,7 @@ def catalog_list(
 def _tell_if_outdated() -> None:
     from meddiff.services import catalog
 
-    if catalog.outdated(*project()):
+    if catalog.outdated(*served_project()):
         print(f"catalog: samples or decisions were written since they were read in. {catalog.REBUILD}", file=sys.stderr)
 
 
@@ -71,7 +71,7 @@ def release_publish(name: str, place: Place, endpoint: Endpoint = None) -> None:
     from meddiff.services.storage import open_store
     from meddiff.upkeep.unused import pin_release
 
-    layout, params = project()
+    layout, params = served_project()
     with bar("publish") as report:
         release = publish(layout, params, open_store(place, endpoint), name, report)
     pin_release(layout, release.name, release.url)
@@ -116,7 +116,7 @@ def export_folder(
     from meddiff.delivery.pairs import export_pairs
     from meddiff.progress import bar
 
-    layout, params = project()
+    layout, params = served_project()
     with bar("export") as report:
         made = export_pairs(layout, params, out, labels, report, kind, uid_root)
     told = "images/, masks/, samples.csv" if kind == "folder" else f"{kind}, images/, samples.csv"
@@ -135,7 +135,7 @@ def export_trained(
     from meddiff.delivery.deliveries import note_delivery, present_generators
     from meddiff.delivery.segmenters import export_segmenter
 
-    layout, params = project()
+    layout, params = served_project()
     row = export_segmenter(layout, out, kind, arm, seed).row
     note_delivery(layout, params, "export", f"segmenter {row.arm} {row.seed}", str(out.resolve()), present_generators(layout), 0)
     print(f"{out}: arm {row.arm}, seed {row.seed}, validation Dice {row.dice:.4f}; README.md says how to use it")
@@ -155,7 +155,7 @@ def export_nnunet(
     from meddiff.delivery.nnunet import export
     from meddiff.progress import bar
 
-    layout, params = project()
+    layout, params = served_project()
     with bar("export") as report:
         made = export(layout, params, out, arm, number, report, test_labels)
     print(f"{made.folder}: {made.real} real and {made.added} added training pairs, {made.validation} validation cases, "

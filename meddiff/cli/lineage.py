@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from meddiff.cli.project import project
+from meddiff.cli.project import served_project
 
 
 def lineage(
@@ -19,7 +19,7 @@ def lineage(
     from meddiff.lineage.trace import example_ids, trace
     from meddiff.lineage.words import trace_lines
 
-    layout, params = project()
+    layout, params = served_project()
     if id is None:
         for kind, ids in example_ids(layout, params).items():
             print(f"{kind}: {', '.join(ids) or 'none'}")
@@ -37,7 +37,7 @@ def withdraw(
     """Take a patient out: quarantine what was made from the data, block the models that learned from it, and train again."""
     from meddiff.lineage.withdrawal import act, plan_lines, plan_withdrawal
 
-    layout, params = project()
+    layout, params = served_project()
     plan = plan_withdrawal(layout, params, patient)
     print("\n".join(plan_lines(plan)))
     if not yes:

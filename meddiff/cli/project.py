@@ -24,6 +24,20 @@ def project(start: Path | None = None) -> tuple[Layout, "Params"]:
     return layout, load_params(layout.params)
 
 
+def served_project() -> tuple[Layout, "Params"]:
+    """The project as by `project`, for commands on what its services know.
+
+    Raises:
+        MeddiffError: its platform is a team's, and this shell would look into local files in the place of the team's servers.
+    """
+    from meddiff.services.backup import TEAM_REMEDY, missing_address
+
+    layout, params = project()
+    if missing := missing_address(layout, params):
+        raise MeddiffError(missing, "it must be set, since the platform of this project is a team's", TEAM_REMEDY)
+    return layout, params
+
+
 def any_project() -> tuple[Layout, "Params"]:
     """The project here, else the checkout that this package runs from, for commands that work from any folder."""
     from meddiff.params import Params

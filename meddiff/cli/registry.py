@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from meddiff.cli.project import project
+from meddiff.cli.project import served_project
 
 
 def promote_model(
@@ -18,7 +18,7 @@ def promote_model(
     from meddiff.delivery import promote as gate
     from meddiff.services.tracking import GENERATOR, SEGMENTER, registered_name
 
-    layout, params = project()
+    layout, params = served_project()
     kind = SEGMENTER if segmenter else GENERATOR
     decision = (gate.rollback(layout, params, kind, reason=reason) if rollback else
                 gate.promote(layout, params, version, kind, evidence, reason=reason))
@@ -37,7 +37,7 @@ def audit(
     """Who promoted, refused, rolled back, withdrew, released, tuned or backed up what, when and why."""
     from meddiff.services.catalog import list_actions
 
-    for row in list_actions(*project(), subject, limit, everywhere):
+    for row in list_actions(*served_project(), subject, limit, everywhere):
         change = f" ({row.before or 'none'} -> {row.after or 'none'})" if row.before or row.after else ""
         reason = f": {'; '.join(row.reason.splitlines())}" if row.reason else ""
         place = f"{row.project}: " if everywhere else ""
@@ -54,9 +54,9 @@ def webhook_add(url: Annotated[str, typer.Argument(help="Of the receiver: https:
 
     from meddiff.services import tracking
 
-    hook = tracking.add_webhook(*project(), url, os.environ.get(tracking.SECRET_VARIABLE, ""))
+    hook = tracking.add_webhook(*served_project(), url, os.environ.get(tracking.SECRET_VARIABLE, ""))
     print(f"webhook {hook.id} to {hook.url}; the server posts an example …")
-    print(f"the receiver took it: {tracking.try_webhook(*project(), hook.id)}")
+    print(f"the receiver took it: {tracking.try_webhook(*served_project(), hook.id)}")
 
 
 @webhook_app.command("list")
@@ -64,7 +64,7 @@ def webhook_list() -> None:
     """List the webhooks that meddiff made, with their ids."""
     from meddiff.services.tracking import list_webhooks
 
-    for hook in list_webhooks(*project()):
+    for hook in list_webhooks(*served_project()):
         print(f"{hook.id}  {hook.url}{'' if hook.active else '  (off)'}")
 
 
@@ -73,7 +73,7 @@ def webhook_try(id: Annotated[str, typer.Argument(help="As `list` tells it.")]) 
     """Let the server post an example, and tell what the receiver answered."""
     from meddiff.services.tracking import try_webhook
 
-    print(f"the receiver took it: {try_webhook(*project(), id)}")
+    print(f"the receiver took it: {try_webhook(*served_project(), id)}")
 
 
 @webhook_app.command("remove")
@@ -81,4 +81,4 @@ def webhook_remove(id: Annotated[str, typer.Argument(help="As `list` tells it.")
     """Remove a webhook."""
     from meddiff.services.tracking import remove_webhook
 
-    remove_webhook(*project(), id)
+    remove_webhook(*served_project(), id)

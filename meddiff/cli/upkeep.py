@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from meddiff.cli.project import project
+from meddiff.cli.project import project, served_project
 
 
 def gc(
@@ -18,7 +18,7 @@ def gc(
     from meddiff.upkeep.unused import find_unused, free_unused, parse_keep
 
     kept = parse_keep(keep)
-    layout, params = project()
+    layout, params = served_project()
     unused = find_unused(layout, params, kept)
     for part in unused.parts:
         print(f"{part.what:<50} {len(part.paths):>6} unused  {part.bytes / 1e6:>9.1f} MB")

@@ -18,8 +18,9 @@ from packaging.requirements import Requirement
 from meddiff import __version__
 from meddiff.errors import MeddiffError, redacted, some
 from meddiff.layout import Layout
+from meddiff.pages import counted
 from meddiff.params import Params
-from meddiff.services import catalog, storage, tracking, versioning
+from meddiff.services import backup, catalog, storage, tracking, versioning
 
 _LEAST_DISK, _LEAST_MEMORY = 5e9, 2e9  # bytes free
 _SKEW = 60.0  # seconds that a clock may be off; S3 refuses at 15 minutes
@@ -47,8 +48,8 @@ def examine(layout: Layout, params: Params) -> Iterator[Symptom]:
     """Look at everything, a symptom each as it comes; secrets in them are `redacted`."""
     looks: tuple[tuple[str, Callable[[Layout, Params], Iterator[Symptom]]], ...] = (
         ("versions", _versions), ("device", _device), ("memory", _memory), ("disk", _disk), ("folders", _folders), ("DVC", _dvc),
-        ("MLflow", _mlflow), ("Prefect", _prefect), ("catalogue", _catalogue), ("storage", _storage), ("hub", _hub),
-        ("unfinished", _unfinished), ("clock", _clock))
+        ("MLflow", _mlflow), ("Prefect", _prefect), ("catalogue", _catalogue), ("studies", _studies), ("storage", _storage),
+        ("hub", _hub), ("unfinished", _unfinished), ("clock", _clock))
     for name, look in looks:
         try:
             for symptom in look(layout, params):
@@ -130,6 +131,8 @@ def _dvc(layout: Layout, params: Params) -> Iterator[Symptom]:
 
 
 def _mlflow(layout: Layout, params: Params) -> Iterator[Symptom]:
+    if missing := backup.missing_address(layout, params):
+        yield Symptom("team", False, f"{missing} isn't set, and the platform of this project is a team's", backup.TEAM_REMEDY)
     address = tracking.tracking_uri(layout, params.tracking)
     tracking.connect(layout, params.tracking)
     yield Symptom("MLflow", True, address)
@@ -151,7 +154,7 @@ def _prefect(layout: Layout, params: Params) -> Iterator[Symptom]:
             answer = client.post("/work_pools/meddiff/workers/filter", json={})
             answer.raise_for_status() if answer.status_code != httpx.codes.NOT_FOUND else None
         except httpx.HTTPError as e:
-            line = " ".join(str(e).split())[:160]
+            line = " ".join(str(e).partition("For more information")[0].split())[:160]
             yield Symptom("Prefect", False, f"{address} must answer ({line})",
                           "Check PREFECT_API_URL and PREFECT_API_AUTH_STRING")
             return
@@ -159,7 +162,7 @@ def _prefect(layout: Layout, params: Params) -> Iterator[Symptom]:
         yield Symptom("Prefect", False, f"{address} has no work pool `meddiff`", "Run `python -m flows.deploy`")
         return
     online = [worker["name"] for worker in answer.json() if worker.get("status") == "ONLINE"]
-    yield Symptom("Prefect", bool(online), f"{address}, {len(online)} workers", "" if online else
+    yield Symptom("Prefect", bool(online), f"{address}, {counted(len(online), 'worker')}", "" if online else
                   "Start one: `python infra/worker.py --pool meddiff --type process`")
 
 
@@ -168,6 +171,11 @@ def _catalogue(layout: Layout, params: Params) -> Iterator[Symptom]:
         yield Symptom("catalogue", True, catalog.check(layout, params))
     else:
         yield Symptom("catalogue", True, "none yet; `meddiff catalog rebuild` makes it")
+
+
+def _studies(layout: Layout, params: Params) -> Iterator[Symptom]:
+    if address := os.environ.get("MEDDIFF_TUNE_STORAGE") or params.tune.storage:
+        yield Symptom("studies", True, catalog.reach_database(address, "MEDDIFF_TUNE_STORAGE or `tune.storage`"))
 
 
 def _storage(layout: Layout, params: Params) -> Iterator[Symptom]:
@@ -203,8 +211,8 @@ def _unfinished(layout: Layout, params: Params) -> Iterator[Symptom]:
                       "" if whole.exists() else f"Bring it back: mv '{old}' '{whole}'")
     trees = [path.name for path in (layout.work / "runs").glob("*") if path.is_dir()]
     if trees:
-        yield Symptom("flow runs", True, f"{len(trees)} that didn't complete or run now: {some(sorted(trees))}; Retry goes on, "
-                      "`meddiff gc` removes old ones")
+        yield Symptom("flow runs", True, f"{counted(len(trees), 'work tree')} of runs that go on, failed or were cancelled: "
+                      f"{some(sorted(trees))}; Retry goes on, `meddiff gc` removes old ones")
 
 
 def _swaps(layout: Layout) -> Iterator[Path]:

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from meddiff.cli.app import app
+from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.upkeep.doctor import Symptom, examine
@@ -19,7 +20,7 @@ from meddiff.upkeep.doctor import Symptom, examine
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "MEDDIFF_CATALOG_URL", "AWS_ENDPOINT_URL",
-                 "MEDDIFF_S3_ENDPOINT_URL", "HF_HUB_OFFLINE"):
+                 "MEDDIFF_S3_ENDPOINT_URL", "HF_HUB_OFFLINE", "MEDDIFF_TUNE_STORAGE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     root = tmp_path / "p"
@@ -49,6 +50,7 @@ def test_what_is_amiss_is_bad_with_a_remedy_and_without_a_secret(project: Layout
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:SECRET")
     monkeypatch.setenv("MEDDIFF_CATALOG_URL", f"postgresql+psycopg://u:SECRET@127.0.0.1:{port}/x")
+    monkeypatch.setenv("MEDDIFF_TUNE_STORAGE", f"postgresql+psycopg://u:SECRET@127.0.0.1:{port}/x")
     monkeypatch.setenv("MEDDIFF_S3_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRET")
@@ -59,10 +61,25 @@ def test_what_is_amiss_is_bad_with_a_remedy_and_without_a_secret(project: Layout
     found = look(project, foundation={"source": "someone/sd"}, compute={"device": "cuda"},
                  tracking={"uri": f"postgresql+psycopg://u:SECRET@127.0.0.1:{port}/m"})
     bad = {name: symptom for name, symptom in found.items() if not symptom.ok}
-    assert {"disk", "device", "MLflow", "Prefect", "catalogue", "storage", "model", "swap"} <= set(bad)
+    assert {"disk", "device", "MLflow", "Prefect", "catalogue", "studies", "storage", "model", "swap"} <= set(bad)
     assert all(symptom.remedy for symptom in bad.values())
     assert "mv '" in bad["swap"].remedy
     assert "SECRET" not in str(found)
+
+
+def test_a_shell_that_does_not_know_the_servers_of_a_team_is_told(project: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Local files would stand in for them: `gc` would find all of the team's data unused, `withdraw` no model of the patient."""
+    (project.work / "team").mkdir(parents=True)
+    (project.work / "team/environment").touch()
+    assert ". .work/team/environment" in look(project)["team"].remedy
+    for words in ("gc --yes", "withdraw Smith --yes", "promote", "lineage", "release publish v1 x"):
+        error = CliRunner().invoke(app, words.split()).exception
+        assert isinstance(error, MeddiffError)
+        assert "MLFLOW_TRACKING_URI: it must be set" in str(error)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project.work / 'mlflow.db'}")
+    assert "MEDDIFF_CATALOG_URL isn't set" in look(project)["team"].says
+    monkeypatch.setenv("MEDDIFF_CATALOG_URL", f"sqlite:///{project.work / 'catalog.db'}")
+    assert "team" not in look(project)
 
 
 def test_the_command_ends_with_1_where_something_is_amiss(project: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from meddiff.services.backup.archive import Contents, make_backup, restore_backup
 from meddiff.services.backup.servers import READY, platform_lock
-from meddiff.services.backup.team import BUCKETS, DATABASES, TeamState, find_program, team_state
+from meddiff.services.backup.team import BUCKETS, DATABASES, TEAM_REMEDY, TeamState, find_program, missing_address, team_state
 
-__all__ = ["BUCKETS", "DATABASES", "READY", "Contents", "TeamState", "find_program", "make_backup", "platform_lock",
-           "restore_backup", "team_state"]
+__all__ = ["BUCKETS", "DATABASES", "READY", "TEAM_REMEDY", "Contents", "TeamState", "find_program", "make_backup",
+           "missing_address", "platform_lock", "restore_backup", "team_state"]

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
+from meddiff.params import Params
 
 DATABASES = ("prefect", "mlflow", "optuna", "meddiff")  # each owned by a role of its name
+TEAM_REMEDY = "Read the platform's variables first: . .work/team/environment"
 BUCKETS = ("mlflow", "dvc", "releases")
 
 
@@ -61,6 +63,17 @@ def team_state(layout: Layout) -> TeamState:
     file = folder / "settings.env"
     lines = file.read_text().splitlines() if file.is_file() else []
     return TeamState(folder, dict(line.split("=", 1) for line in lines if "=" in line))
+
+
+def missing_address(layout: Layout, params: Params) -> str:
+    """The variable that this process lacks to reach the servers of the project's team; empty where nothing is amiss.
+
+    Without it, local files would stand in for them.
+    """
+    known = {"MLFLOW_TRACKING_URI": params.tracking.uri, "MEDDIFF_CATALOG_URL": params.catalog.url}
+    if not (Layout(layout.home).work / "team/environment").is_file():
+        return ""
+    return next((name for name, setting in known.items() if not (setting or os.environ.get(name))), "")
 
 
 def find_program(name: str) -> str:

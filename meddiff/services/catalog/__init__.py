@@ -7,7 +7,7 @@ each first writes its project's row in `meddiff_projects`, which makes other wri
 """
 
 from meddiff.services.catalog.audit import ACTIONS, PERSON_VARIABLE, Action, list_actions, person_of, record_action
-from meddiff.services.catalog.database import URL_VARIABLE, check, project_name
+from meddiff.services.catalog.database import URL_VARIABLE, check, project_name, reach_database
 from meddiff.services.catalog.models import FILES
 from meddiff.services.catalog.queries import REBUILD, STATUSES, find, find_sample, outdated, painted_into, read_history, show
 from meddiff.services.catalog.records import (
@@ -25,4 +25,5 @@ from meddiff.services.catalog.writing import RECORDED, rebuild, record_delivery,
 __all__ = ["ACTIONS", "FILES", "PERSON_VARIABLE", "REBUILD", "RECORDED", "STATUSES", "URL_VARIABLE", "Action", "ActionRecord",
            "CatalogCounts", "DeliveryRecord", "ExecutionRecord", "History", "MadeRecord", "PromotionRecord", "SampleRecord",
            "check", "find", "find_sample", "list_actions", "outdated", "painted_into", "person_of", "project_name",
-           "read_history", "rebuild", "record_action", "record_delivery", "record_promotion", "record_stage", "show"]
+           "reach_database", "read_history", "rebuild", "record_action", "record_delivery", "record_promotion",
+           "record_stage", "show"]

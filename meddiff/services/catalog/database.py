@@ -59,6 +59,24 @@ def check(layout: Layout, params: Params) -> str:
         return str(_url(layout, params).render_as_string(hide_password=True))
 
 
+def reach_database(address: str, named: str) -> str:
+    """Connect to a database that others keep their tables in; its address, without a password.
+
+    Args:
+        named: the settings that the address is from.
+
+    Raises:
+        MeddiffError: it is no address, or nothing answers there.
+    """
+    try:
+        url = sa.make_url(address)
+        engine = sa.create_engine(url, poolclass=sa.NullPool)
+        with engine.connect():
+            return str(url.render_as_string(hide_password=True))
+    except (sa.exc.SQLAlchemyError, ImportError, OSError) as e:
+        raise MeddiffError(address, f"the database must answer ({_cause(e)})", f"Start it, or correct {named}") from e
+
+
 def _url(layout: Layout, params: Params) -> sa.URL:
     text = os.environ.get(URL_VARIABLE) or params.catalog.url or f"sqlite:///{layout.home / '.work/catalog.db'}"
     form = "a database URL has the form sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"

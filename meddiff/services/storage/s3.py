@@ -108,7 +108,7 @@ class S3Store:
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
         """Tell the vendor's errors as ours, with bucket, key and remedy."""
-        where = self.url + key
+        where = self.url + key if self.bucket else "S3"
         try:
             yield
         except (NoCredentialsError, PartialCredentialsError) as e:

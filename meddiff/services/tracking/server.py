@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -26,6 +27,8 @@ _SILENCE = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 # The first question decides whether the server is there: seconds, not the minutes of MLflow's own patience.
 _IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+_REFUSED = re.compile(r"error code 40[13]\b")
+_ACCOUNT = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of an account that may do it"
 _VENDORS = {"mlflow", "requests", "urllib3", "sqlalchemy"}  # whose errors mean that the server or its database failed
 
 
@@ -120,9 +123,20 @@ def answering(uri: str) -> Iterator[None]:
         theirs = isinstance(e, ValueError) and last[0].f_globals["__name__"].partition(".")[0] in _VENDORS  # no number, no port
         if not isinstance(e, OSError) and type(e).__module__.partition(".")[0] not in _VENDORS and not theirs:
             raise
-        line = " ".join(str(e).split())
+        line = " ".join(str(_root(e)).split())
+        if refused := _REFUSED.search(line):
+            rule = f"the account must be known and have the right ({refused[0]})"
+            raise MeddiffError(f"MLflow at {uri}", rule, _ACCOUNT) from e
         raise ServiceError(f"MLflow at {uri}", f"the tracking server must answer ({line[:160]})",
                            "Start it, or correct MLFLOW_TRACKING_URI or `tracking.uri`; empty is a local file") from e
+
+
+def _root(error: BaseException) -> BaseException:
+    """What the network said, where that is behind an error; else the error."""
+    inner: BaseException | None = error
+    while inner:
+        error, inner = (inner if isinstance(inner, OSError) else error), inner.__cause__ or inner.__context__
+    return error
 
 
 def is_absent(error: Exception) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from meddiff.errors import MeddiffError, ServiceError
+from meddiff.errors import MeddiffError
 from meddiff.services.tracking.server import Server, answering, impatient
 
 WITHDRAWN = "withdrawn"  # tag of a version, its value says why
@@ -59,7 +59,7 @@ def refuse_withdrawn_files(folder: Path, uri: str = "") -> None:
     try:
         with answering(uri), impatient():
             versions: Any = MlflowClient(uri).search_model_versions(f"source_path = 'models:/{model}'")
-    except ServiceError as e:
+    except MeddiffError as e:
         print(f"{place}: whether this model is withdrawn isn't known ({' '.join(str(e).split())})", file=sys.stderr)
         return
     for version in versions:

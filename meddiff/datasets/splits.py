@@ -242,7 +242,7 @@ def choose_labelled(train: Iterable[str], groups: Mapping[str, str], n: int, see
 
 def _draw(text: str) -> float:
     """A number in [0, 1) that depends on `text` alone."""
-    return int(hashlib.sha1(text.encode()).hexdigest()[:12], 16) / 16**12
+    return int(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:12], 16) / 16**12
 
 
 def _part(group: str, relatives: list[Member], shares: dict[str, float]) -> str:

@@ -150,7 +150,7 @@ def read_tags(path: Path, tags: list[str] | None = None) -> "Dataset":
         tagged = dcmread(path, stop_before_pixels=True, specific_tags=tags, force=bool(path.suffix))
         if "SOPInstanceUID" in tagged and "SOPClassUID" in tagged:
             return tagged
-    except Exception:
+    except Exception:  # nosec B110: whatever it is, the next line tells
         pass
     raise MeddiffError(path, "a DICOM file must begin with an intact header", "Export it again, or take it out of the folder")
 

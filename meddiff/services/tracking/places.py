@@ -33,8 +33,8 @@ def settle_files(database: Path) -> None:
             if old == here.as_uri():
                 continue
             for table, column in _NOTED if here.is_dir() else _NOTED[:1]:
-                if table in known:
-                    connection.execute(f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ? "
+                if table in known:  # names from `_NOTED` alone
+                    connection.execute(f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ? "  # nosec B608
                                        f"AND substr({column}, ?, 1) IN ('', '/')",
                                        (here.as_uri(), len(old) + 1, len(old), old, len(old) + 1))
             print(f"MLflow: the project was moved or copied; the files of its runs are in {here}, no more in {old}",

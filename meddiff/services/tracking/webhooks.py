@@ -15,7 +15,7 @@ from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.services.tracking.server import Server, answering, connect, is_absent
 
-SECRET_VARIABLE = "MEDDIFF_WEBHOOK_SECRET"
+SECRET_VARIABLE = "MEDDIFF_WEBHOOK_SECRET"  # nosec B105: where the secret stands
 _EVENTS = ("model_version_alias.created", "model_version_alias.deleted")
 _LEAST_SECRET = 16  # characters
 _NAME = "meddiff-"  # begins the names of ours

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from meddiff.environment import quiet, require_extra
@@ -81,6 +82,8 @@ def identity() -> tuple[str, str]:
 def serve_units(address: str, name: str | None = None) -> None:
     """Be a worker of the scheduler at an address until it ends: one unit at a time, with this machine's GPU where it has one.
 
+    Dask has no sign-on: the worker listens where the scheduler is reached alone, for one of this machine on the loopback.
+
     Raises:
         MeddiffError: no scheduler answers.
     """
@@ -90,10 +93,12 @@ def serve_units(address: str, name: str | None = None) -> None:
 
     import torch
     from distributed import Nanny
+    from distributed.utils import get_ip
 
     async def serve() -> None:
         own = _resources(torch.cuda.is_available())
-        async with Nanny(address, nthreads=1, name=name, memory_limit=0, resources=own) as nanny:
+        async with Nanny(address, nthreads=1, name=name, memory_limit=0, resources=own,
+                         host=get_ip(urlsplit(address).hostname or "127.0.0.1")) as nanny:
             await nanny.finished()
 
     try:

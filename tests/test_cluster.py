@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -93,6 +94,9 @@ def test_a_scheduler_that_is_gone_ends_in_one_line(
                 assert time.monotonic() < until, "the worker never came"
                 time.sleep(0.2)
         assert results == {0: 0, 1: 1, 2: 4}
+        family = [one := psutil.Process(worker.pid), *one.children(recursive=True)]
+        listening = {c.laddr.ip for each in family for c in each.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+        assert listening == {"127.0.0.1"}  # Dask has no sign-on
         monkeypatch.setattr(cluster, "PATIENCE", 2)
         with pytest.raises(MeddiffError, match="the Dask scheduler must answer"):
             share_out(range(2), partial(begin, tmp_path), partial(ending, process.pid), results.update, compute)

@@ -1,5 +1,6 @@
 """`make platform PROFILE=team` for real: PostgreSQL, an S3 server, sign-on, rights; then a backup, put into an empty project."""
 
+import json
 import os
 import shutil
 import stat
@@ -149,6 +150,24 @@ def test_a_person_may_look_or_edit(platform: Running, state: TeamState) -> None:
             assert answer.status_code == (200 if more else 403), answer.text
             assert platform.mlflow.get(f"{first}get?experiment_id=0", auth=(name, password)).status_code == 200
         assert "there already" in subprocess.run([*script, "bob"], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_doctor_finds_each_service_and_each_wrong_password(platform: Running, state: TeamState) -> None:
+    with shell(state.folder / "environment") as variables:
+        doctor = [sys.executable, "-m", "meddiff", "doctor", "--json"]
+        known = subprocess.run(doctor, cwd=platform.project, capture_output=True, text=True, check=False)
+        secrets = {state.settings[f"{owner}_PASSWORD"] for owner in ("MLFLOW_ADMIN", "PREFECT", "MEDDIFF_DB", "OPTUNA_DB")}
+        secrets |= {variables["AWS_SECRET_ACCESS_KEY"]}
+        wrong = {name: value.replace(key, "wrong") for name, value in variables.items() for key in secrets if key in value}
+        refused = subprocess.run(doctor, cwd=platform.project, capture_output=True, text=True, check=False,
+                                 env=os.environ | wrong)
+    services = {"MLflow", "Prefect", "catalogue", "studies", "S3"}
+    assert services <= {each["name"] for each in json.loads(known.stdout) if each["ok"]}
+    bad = {each["name"]: each for each in json.loads(refused.stdout) if not each["ok"]}
+    assert {"MLflow", "Prefect", "catalogue", "studies", "storage"} <= bad.keys()
+    assert refused.returncode == 1
+    assert "MLFLOW_TRACKING_PASSWORD" in bad["MLflow"]["remedy"]
+    assert not [secret for secret in secrets if secret in known.stdout + refused.stdout]
 
 
 def test_a_backup_of_all_of_it_is_put_into_an_empty_project(platform: Running, state: TeamState, folder: Path) -> None:

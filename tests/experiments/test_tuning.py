@@ -542,9 +542,9 @@ def test_a_study_outlives_a_restart_of_postgresql_and_one_that_lasts_ends_in_one
 
     def shaken(overrides: Overrides, env: Mapping[str, str], hopeless: Hopeless | None) -> Outcome:
         if len(bowl.asked) == begun:
-            control(postgres, "restart", "-m", "immediate")
+            control(postgres, "restart", "-m", "fast")
         if len(bowl.asked) == end:
-            control(postgres, "stop", "-m", "immediate")
+            control(postgres, "stop", "-m", "fast")
         return bowl(overrides, env, hopeless)
 
     monkeypatch.setattr("meddiff.experiments.tuning.search.HEARTBEAT_SECONDS", 1)

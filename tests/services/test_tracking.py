@@ -327,13 +327,13 @@ def test_a_run_outlives_a_restart_of_postgresql(empty: Path, postgres: Path, pos
     layout, params = Layout(empty), Params()
     with stage_run(layout, params, "filter") as tracker:
         tracker.metrics({"loss": 1.0}, 0)
-        control(postgres, "restart", "-m", "immediate")
+        control(postgres, "restart", "-m", "fast")
         tracker.metrics({"loss": 0.5}, 1)
         tracker.headline({"acceptance": 0.25})
     run, client = tracker.whole, tracker.whole.server.client
     try:
         with pytest.raises(ServiceError, match="the tracking server must answer"), stage_run(layout, params, "filter"):
-            control(postgres, "stop", "-m", "immediate")
+            control(postgres, "stop", "-m", "fast")
     finally:
         control(postgres, "start", "-o", f"-c listen_addresses= -c fsync=off -k {postgres}")
     assert client.get_run(run.id).info.status == "RUNNING", "nobody could tell its end"

@@ -185,7 +185,8 @@ def _open_study(layout: Layout, params: Params, current: Mapping[str, Value], ag
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             storage = _Storage(
-                study_url(layout, params), heartbeat_interval=HEARTBEAT_SECONDS, grace_period=3 * HEARTBEAT_SECONDS,
+                study_url(layout, params), {"pool_recycle": 0},  # none from before a restart, which a ping may miss
+                heartbeat_interval=HEARTBEAT_SECONDS, grace_period=3 * HEARTBEAT_SECONDS,
                 heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=_MOST_RETRIES))
             study = optuna.create_study(storage=storage, study_name=_study_name(layout, params),
                                         directions=["maximize", "minimize"], load_if_exists=True)

@@ -185,8 +185,7 @@ class GenerateParams(Section):
     steps: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="denoising steps")
     scheduler: Literal["ddim", "dpmsolver++", "unipc"] = Field("ddim", description="solver of the denoising steps")
     guidance_scale: Annotated[float, Field(ge=1, le=20)] = Field(
-        1.0, description="1: none; above, lesions are farther from real ones (KID), at twice the time"
-    )
+        1.0, description="1: none; above, lesions are farther from real ones (KID), at twice the time")
     strength: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="share of the noise schedule that is run; 1 starts from pure noise"
     )

@@ -55,7 +55,7 @@ def cases() -> Callable[..., list[Case]]:
     return make_cases
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> Params:
     """Settings under which every stage ends in seconds."""
     return Params.model_validate(

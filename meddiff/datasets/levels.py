@@ -1,4 +1,4 @@
-"""Gray levels of more than 8 bits, shown in 8."""
+"""Gray levels of more than 8 bits, shown in 8, and the values of masks."""
 
 from typing import Any
 
@@ -46,3 +46,8 @@ def windowed(values: NDArray[Any], centre: float, width: float, function: str = 
     else:
         share = (values - (centre - 0.5)) / max(width - 1, 1e-6) + 0.5
     return np.asarray(np.rint(np.clip(share, 0, 1) * 255), np.uint8)
+
+
+def held_values(mask: NDArray[Any]) -> list[int]:
+    """What a mask of whole numbers holds but 0, rising."""
+    return [int(value) for value in np.flatnonzero(np.bincount(mask.ravel())) if value]

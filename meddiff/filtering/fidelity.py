@@ -185,22 +185,19 @@ def compare_samples(extractor: Extractor, real: RealLesions, cases: Sequence[Cas
                            for part in (cases, held_back))
     steps = list[float]()
 
-    def recognise(images: Pixels, masks: Pixels) -> Floats:
-        return real.compare(images, masks).strangeness
-
     def seams_noted() -> Iterator[_Pair]:
         for pair in painted:
             image, mask = (fitted(pixels, cases[0].image.shape[0]) for pixels in pair)
             steps.append(seam(image, mask, None, REAL_RIM))
             yield image, mask
 
-    generated = describe(extractor.features, seams_noted(), recognise=recognise)
+    generated = describe(extractor.features, seams_noted(), recognise=real.strangeness)
     sets = {"generated": generated, "accepted": generated.rows(accepted),
-            "corroded": describe(extractor.features, corroded, recognise=recognise)}
+            "corroded": describe(extractor.features, corroded, recognise=real.strangeness)}
     seen, known = np.array(steps), np.array(real_seams([image for image, _ in training], [mask for _, mask in training]))
     seams = {name: float(values[np.isfinite(values)].mean()) for name, values in
              {"training": known, "generated": seen, "accepted": seen[accepted]}.items() if np.isfinite(values).any()}
-    kept = describe(extractor.features, reference, mirrored=True, recognise=recognise)
+    kept = describe(extractor.features, reference, mirrored=True, recognise=real.strangeness)
     learned = describe(extractor.features, training, mirrored=True)
     found = infer_members(learned.spaces, kept.spaces, sets["accepted"].spaces["lesion"])
     return replace(assess_fidelity(kept, learned, sets, extractor.name, seams), membership=found)

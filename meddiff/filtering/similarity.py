@@ -1,6 +1,6 @@
 """How near a lesion is to the real ones: from noise at one end to a copy at the other. Ours."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,14 +146,10 @@ class RealLesions:
         parts, n = split_lesions(masks), len(masks)
         if not len(parts.owners):
             return Likeness(np.zeros(n), np.zeros(n), np.full(n, np.inf), [""] * n, [self.measures[0].references[-1][:0]] * n)
-        views, seen = _standardised(_views(images, parts, self.extractor), self.scales), see_lesions(images, parts)
-        similarity, copied, strange = (np.zeros(len(parts.owners)) for _ in range(3))
-        cases = np.full(len(parts.owners), "", dtype=object)
-        for label in np.unique(parts.classes):
-            chosen = parts.classes == label
-            measure = self.measures.get(int(label), self.measures[0])
+        views, similarity = _standardised(_views(images, parts, self.extractor), self.scales), np.zeros(len(parts.owners))
+        for measure, chosen in self._by_class(parts):
             similarity[chosen] = measure.similarity(_rows(views, chosen))
-            copied[chosen], strange[chosen], cases[chosen] = measure.recognise(seen[torch.from_numpy(chosen)])
+        copied, strange, cases = self._recognise(images, parts)
         least, greatest, nearest, strangeness = np.ones(n), np.zeros(n), np.full(n, "", dtype=object), np.full(n, np.inf)
         np.minimum.at(least, parts.owners, similarity)
         np.maximum.at(greatest, parts.owners, copied)
@@ -163,6 +159,24 @@ class RealLesions:
         least[masks.reshape(n, -1).max(axis=1, initial=0) == 0] = 0.0
         identities = np.split(views[-1], np.searchsorted(parts.owners, np.arange(1, n)))
         return Likeness(least, greatest, strangeness, nearest.tolist(), identities)
+
+    def strangeness(self, images: Pixels, masks: Pixels) -> Scalars:
+        """`Likeness.strangeness` of the same samples alone, without their views."""
+        parts, least = split_lesions(masks), np.full(len(masks), np.inf)
+        np.minimum.at(least, parts.owners, self._recognise(images, parts)[1])
+        return least
+
+    def _recognise(self, images: Pixels, parts: Parts) -> tuple[Scalars, Scalars, NDArray[np.object_]]:
+        """`Measure.recognise` of each lesion by the real ones of its class."""
+        seen, cases = see_lesions(images, parts), np.full(len(parts.owners), "", dtype=object)
+        copied, strange = np.zeros(len(parts.owners)), np.zeros(len(parts.owners))
+        for measure, chosen in self._by_class(parts):
+            copied[chosen], strange[chosen], cases[chosen] = measure.recognise(seen[torch.from_numpy(chosen)])
+        return copied, strange, cases
+
+    def _by_class(self, parts: Parts) -> Iterator[tuple[Measure, NDArray[np.bool_]]]:
+        for label in np.unique(parts.classes):
+            yield self.measures.get(int(label), self.measures[0]), parts.classes == label
 
     def same_within(self, similarity: float) -> float:
         """Distance of identities within which two lesions are one: `similarity` of the real ones are farther from all others."""

@@ -191,7 +191,7 @@ def train_segmenter(
     n_synthetic = max(1, round(params.share * params.batch_size)) if pool and params.share > 0 else 0
     all_images, all_masks = _tensors(real, device, classes)
     pool_images, pool_masks = _tensors(pool or real[:1], device, classes)
-    teacher = Teacher(network, classes, params.teacher_confidence) if bare.any() else None
+    teacher = Teacher(network, classes, params.teacher_confidence) if n_synthetic and bare.any() else None
     criterion = DiceCELoss(sigmoid=True) if classes == 1 else DiceCELoss(
         softmax=True, to_onehot_y=True, include_background=False, batch=True)
 

@@ -42,25 +42,9 @@ MADE_ONCE = (".work/generate/*/b0000", ".work/generate/*/b0001", ".work/segment/
 
 
 @pytest.fixture(scope="module")
-def settings() -> Params:
-    """Under which every stage ends in seconds."""
-    return Params.model_validate({
-        "prepare": {"size": 32, "n_labelled": 8, "demo_cases": 24, "demo_normal": 8},
-        "foundation": {"source": "scratch", "steps": 4, "channels": [32, 32], "batch_size": 4, "patch": 4},
-        "backgrounds": {"inspector_steps": 4, "finder_steps": 4, "fill_steps": 2},
-        "mask_model": {"steps": 4, "grid": 16, "batch_size": 4},
-        "finetune": {"steps": 4, "batch_size": 4},
-        "generate": {"n": 8, "samples_per_batch": 4, "batch_size": 4, "steps": 3},
-        "filter": {"agreement": 0.0, "similarity_low": 0.0, "keep_copies": True, "min_contrast": 0.0},
-        "segment": {"arms": ["real", "synthetic"], "steps": 4, "batch_size": 4, "seeds": [0, 1]},
-        "evaluate": {"resamples": 50, "pictures": 2},
-        "compute": {"threads": 1, "device": "cpu", "precision": "float32"}})
-
-
-@pytest.fixture(scope="module")
-def undisturbed(settings: Params, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+def undisturbed(tiny: Params, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """A project that was never disturbed, and the hashes of its files."""
-    root = make_tiny_project(tmp_path_factory.mktemp("undisturbed") / "undisturbed", settings)
+    root = make_tiny_project(tmp_path_factory.mktemp("undisturbed") / "undisturbed", tiny)
     return root, run_undisturbed(root)
 
 
@@ -74,10 +58,10 @@ def warm() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def killed(settings: Params, warm: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[Path, int]]]:
+def killed(tiny: Params, warm: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[Path, int]]]:
     """A project that was killed in every stage, and by the same command again and again was finished; and what was finished in
     `.work` at some death, with the number of its folder on the disk."""
-    root, finished = make_tiny_project(tmp_path_factory.mktemp("killed") / "killed", settings), list[tuple[Path, int]]()
+    root, finished = make_tiny_project(tmp_path_factory.mktemp("killed") / "killed", tiny), list[tuple[Path, int]]()
     for death in DEATHS:
         code, told = run(root, "meddiff", "repro", deaths=DEATHS)
         assert code != 0

@@ -14,7 +14,7 @@ from skimage.draw import polygon2mask
 from meddiff.cases import Pixels
 from meddiff.datasets.adapters.dicom_headers import frame_tags, read_tags
 from meddiff.datasets.decoding import Decoded
-from meddiff.datasets.levels import eight_bits, windowed
+from meddiff.datasets.levels import eight_bits, held_values, windowed
 from meddiff.errors import MeddiffError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _held(path: Path, stamp: tuple[int, int]) -> list[frozenset[int]]:
     with _decoding(path):
         frames = np.asarray(pixel_array(path))
     frames = frames[None] if frames.ndim == 2 else frames
-    return [frozenset((np.flatnonzero(np.bincount(each.ravel(), minlength=2)[1:]) + 1).tolist()) for each in frames]
+    return [frozenset(held_values(each)) for each in frames]
 
 
 def _stored(path: Path, frame: int) -> NDArray[Any]:

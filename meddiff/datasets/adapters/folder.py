@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meddiff.datasets.adapters.guesses import Guess, guess_pairs, other_reading
-from meddiff.datasets.adapters.listing import entry, list_files, picture_stems, require_pairs
+from meddiff.datasets.adapters.listing import LONE_IMAGE, entry, list_files, picture_stems, require_pairs
 from meddiff.datasets.adapters.parts import listed_parts
 from meddiff.datasets.adapters.raw import RawCase
 from meddiff.errors import MeddiffError
-
-_ALONE = "Add the mask, or move the image to unlabelled/"
 
 
 def folder(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
@@ -26,10 +24,10 @@ def folder(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
     places = entry(path, "images"), entry(path, "masks")
     plain = all(place.is_dir() for place in places)
     images, masks = map(list_files, places) if plain else ({}, {})
-    if guess := other_reading(path, picture_stems(path), images, masks, _ALONE):
+    if guess := other_reading(path, picture_stems(path), images, masks):
         return _guessed(path, guess, len(classes))
     images, masks = map(list_files, places)
-    require_pairs(images, masks, places, remedy=_ALONE)
+    require_pairs(images, masks, places, remedy=LONE_IMAGE)
     normal, unlabelled = (list_files(place) if (place := entry(path, *names)).is_dir() else {}
                           for names in (("normal",), ("unlabelled", "unlabeled")))
     parts = listed_parts(entry(path, "split.json"), images)

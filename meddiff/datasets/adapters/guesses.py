@@ -13,6 +13,7 @@ from pathlib import Path
 
 from meddiff.datasets.adapters.listing import (
     IMAGE_FOLDERS,
+    LONE_IMAGE,
     MASK_FOLDERS,
     composed,
     folder_word,
@@ -48,27 +49,22 @@ class Guess:
     parts: dict[Path, str]
     lone: tuple[list[Path], list[Path]]
 
-    def refuse_lone(self, root: Path, remedy: str) -> None:
-        """Refuse what has no counterpart, by the pairs that are there.
-
-        Args:
-            remedy: for an image without mask.
-        """
+    def refuse_lone(self, root: Path) -> None:
+        """Refuse what has no counterpart, by the pairs that are there."""
         images, masks = self.lone
         pair = [file.relative_to(root) for file in next(iter(self.masks.items()))]
         files, kind, other = (images, "an image", "mask") if images else (masks, "a mask", "image")
         further = likewise([file.name for file in files[1:]])
         raise MeddiffError(files[0], f"{kind} must have its {other}, as {pair[0]} has {pair[1]}{further}",
-                           remedy if images else "Add the image, or take the mask out")
+                           LONE_IMAGE if images else "Add the image, or take the mask out")
 
 
-def other_reading(root: Path, stems: Mapping[Path, str], images: Mapping[str, Path], masks: Mapping[str, Path],
-                  remedy: str) -> Guess | None:
+def other_reading(root: Path, stems: Mapping[Path, str], images: Mapping[str, Path], masks: Mapping[str, Path]
+                  ) -> Guess | None:
     """`guess_pairs` where it pairs everything, and what lies in `images/` and `masks/` isn't paired by the same stem.
 
     Args:
         images, masks: in these folders, by stem.
-        remedy: for an image without mask.
 
     Raises:
         MeddiffError: names can be read in two ways, or what is alone couldn't be told by `images` and `masks`.
@@ -82,7 +78,7 @@ def other_reading(root: Path, stems: Mapping[Path, str], images: Mapping[str, Pa
             raise
         return None
     if guess.masks and any(guess.lone) and not images.keys() & masks.keys():
-        guess.refuse_lone(root, remedy)
+        guess.refuse_lone(root)
     return guess if guess.masks and not any(guess.lone) else None
 
 

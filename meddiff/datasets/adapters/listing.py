@@ -35,6 +35,7 @@ _REMEDIES = (
     ((".npy", ".npz", ".mat"), "save its slices as PNG"),
     ((".zip", ".tar", ".gz", ".7z", ".rar"), "unpack it"))
 _NO_IMAGE = "it is no image; patients are read from groups.json or groups.csv, parts from split.json"
+LONE_IMAGE = "Add the mask, or move the image to unlabelled/"
 RECIPE = "docs/how-to/prepare-a-dataset.md#kinds-beside-each-other has a recipe"
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from meddiff.cases import Pixels
 from meddiff.datasets.adapters.volume_headers import PLANES, Geometry, read_volume_header, refuse_short, unreadable
 from meddiff.datasets.decoding import Decoded
-from meddiff.datasets.levels import spread_levels, windowed
+from meddiff.datasets.levels import held_values, spread_levels, windowed
 from meddiff.errors import MeddiffError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def label_values(path: Path) -> list[tuple[int, int]]:
 
 def values_by_slice(labelled: Pixels, axis: str) -> list[list[int]]:
     """Of each slice of a turned mask volume what it holds but 0."""
-    return [(np.flatnonzero(np.bincount(each.ravel(), minlength=2)[1:]) + 1).tolist() for each in _view(labelled, axis)]
+    return [held_values(each) for each in _view(labelled, axis)]
 
 
 def read_volume(path: Path) -> "Image":

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from meddiff.datasets.adapters.guesses import other_reading
-from meddiff.datasets.adapters.listing import composed, entry, require_pairs, visible_files
+from meddiff.datasets.adapters.listing import LONE_IMAGE, composed, entry, require_pairs, visible_files
 from meddiff.datasets.adapters.raw import RawCase
 from meddiff.datasets.adapters.slicing import Slicing, class_by_name, evenly
 from meddiff.datasets.adapters.volume_headers import VolumeHeader, read_volume_header
@@ -15,7 +15,6 @@ from meddiff.environment import require_extra
 from meddiff.errors import MeddiffError, joined, likewise
 
 _SUFFIXES = (".nii", ".nii.gz", ".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd")
-_ALONE = "Add the mask, or move the image to unlabelled/"
 _SINGLE = "Name the classes in `prepare.classes`, or save the mask of the lesion alone"
 
 
@@ -35,10 +34,10 @@ def volumes(path: Path, classes: Sequence[str] = ("lesion",), slicing: Slicing |
     slicing = slicing or Slicing()
     places = entry(path, "images", "imagesTr"), entry(path, "masks", "labelsTr")
     images, masks = (_files(place) for place in places)
-    if guess := other_reading(path, _stems(path), images, masks, _ALONE):
+    if guess := other_reading(path, _stems(path), images, masks):
         every = [(stem, file, guess.masks.get(file), file in guess.free) for file, stem in guess.ids.items()]
     else:
-        require_pairs(images, masks, places, remedy=_ALONE)
+        require_pairs(images, masks, places, remedy=LONE_IMAGE)
         normal, unlabelled = (_files(entry(path, *names)) for names in (("normal",), ("unlabelled", "unlabeled", "imagesTs")))
         every = [(stem, file, masks.get(stem) if files is images else None, files is normal)
                  for files in (images, normal, unlabelled) for stem, file in files.items()]

@@ -68,7 +68,7 @@ class S3Store:
 
     def put(self, key: str, data: bytes) -> bool:
         digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-        for attempt in (1, 2, 3):
+        for attempt in range(1, _ATTEMPTS + 1):
             with self._errors(key):
                 try:
                     name = {"Bucket": self.bucket, "Key": self.prefix + key}
@@ -77,7 +77,7 @@ class S3Store:
                     if _code(e) in ("PreconditionFailed", "412"):
                         return False
                     # 409: another writer is putting the same name at this moment.
-                    if _code(e) not in ("ConditionalRequestConflict", "409") or attempt == 3:
+                    if _code(e) not in ("ConditionalRequestConflict", "409") or attempt == _ATTEMPTS:
                         raise
                     time.sleep(attempt)
                 else:

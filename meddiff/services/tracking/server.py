@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from meddiff.errors import MeddiffError, ServiceError
+from meddiff.errors import MeddiffError, ServiceError, causes
 from meddiff.layout import Layout
 from meddiff.params import TrackingParams
 from meddiff.services.tracking.places import files_beside, settle_files
@@ -123,20 +123,13 @@ def answering(uri: str) -> Iterator[None]:
         theirs = isinstance(e, ValueError) and last[0].f_globals["__name__"].partition(".")[0] in _VENDORS  # no number, no port
         if not isinstance(e, OSError) and type(e).__module__.partition(".")[0] not in _VENDORS and not theirs:
             raise
-        line = " ".join(str(_root(e)).split())
+        root = next((each for each in reversed(causes(e)) if isinstance(each, OSError)), e)  # what the network said
+        line = " ".join(str(root).split())
         if refused := _REFUSED.search(line):
             rule = f"the account must be known and have the right ({refused[0]})"
             raise MeddiffError(f"MLflow at {uri}", rule, _ACCOUNT) from e
         raise ServiceError(f"MLflow at {uri}", f"the tracking server must answer ({line[:160]})",
                            "Start it, or correct MLFLOW_TRACKING_URI or `tracking.uri`; empty is a local file") from e
-
-
-def _root(error: BaseException) -> BaseException:
-    """What the network said, where that is behind an error; else the error."""
-    inner: BaseException | None = error
-    while inner:
-        error, inner = (inner if isinstance(inner, OSError) else error), inner.__cause__ or inner.__context__
-    return error
 
 
 def is_absent(error: Exception) -> bool:

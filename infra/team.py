@@ -15,6 +15,7 @@ import subprocess
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.request import urlopen
 
 import psycopg
 from botocore.exceptions import BotoCoreError, ClientError
@@ -197,13 +198,16 @@ def _storage(state: TeamState, port: int) -> Service:
     command = [str(shutil.which("weed")), "-logtostderr=true", "server", *places, *ports, *STORAGE]
     guard = {f"WEED_JWT_{name}_KEY": state.settings["S3_INNER_KEY"]
              for name in ("SIGNING", "SIGNING_READ", "FILER_SIGNING", "FILER_SIGNING_READ")}
-    return Service("storage", command, outer_environment() | QUIET | guard, lambda: _has_buckets(state), seconds=60.0)
+    return Service("storage", command, outer_environment() | QUIET | guard, lambda: _keeps_objects(state, port), seconds=60.0)
 
 
-def _has_buckets(state: TeamState) -> bool:
-    """Make the buckets that are missing; False while the server doesn't answer."""
+def _keeps_objects(state: TeamState, port: int) -> bool:
+    """Make the buckets that are missing; False while the server doesn't answer, or lists objects but doesn't find them yet."""
     try:
+        with urlopen(f"http://127.0.0.1:{port + _PORTS.index('master.port')}/dir/status", timeout=10) as answer:  # nosec B310
+            if not json.load(answer)["Topology"].get("DataCenters"):
+                return False
         make_buckets(bucket_client(state.s3_url, state.key("admin")), BUCKETS)
-    except (BotoCoreError, ClientError):
+    except (OSError, BotoCoreError, ClientError):
         return False
     return True

@@ -180,7 +180,7 @@ def test_what_a_killed_worker_leaves_ends_and_goes_on(fleet: Fleet, deployer: Pa
     assert "RUNNING" not in statuses(project)
     assert b"is ended, its process was killed" in (fleet.home / "other.log").read_bytes()
     fleet.client.post(f"/flow_runs/{runs[0]}/set_state", json={"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}})
-    until(lambda: fleet.runs_stage(runs[0], "foundation") and "RUNNING" in statuses(project), 120)
+    until(lambda: fleet.runs_stage(runs[0], "foundation") and statuses(project)["RUNNING"] == 2, 120)
     assert statuses(project)["KILLED"] >= 3  # the retried execution's is open again
     os.kill(worker.pid, signal.SIGTERM)
     assert worker.wait(100) == 0

@@ -20,7 +20,7 @@ from meddiff.errors import MeddiffError, ServiceError
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.params.file import load_params
-from meddiff.services import versioning
+from meddiff.services import tracking, versioning
 from meddiff.services.tracking import end_lost, execution_run, recorded_action, recorded_run, stage_run, tracking_uri, ui_command
 from meddiff.services.tracking.execution import this_process
 from meddiff.services.tracking.runs import PROCESS, Run
@@ -274,6 +274,26 @@ def test_a_run_lives_from_its_beginning_to_its_end(empty: Path) -> None:
     (part,) = runs(empty, f"tags.`mlflow.parentRunId` = '{first}'")
     assert (part.info.run_name, part.data.tags["meddiff.part"]) == ("part", "x")
     assert attempt() != first
+
+
+@pytest.mark.parametrize("moment", ["new_run", "this_process"])
+def test_an_interruption_while_runs_are_made_closes_them(empty: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    layout, params = Layout(empty), load_params(empty / "params.yaml")
+    monkeypatch.setenv("MEDDIFF_EXECUTION", f"interrupted-{moment}")
+    whole = execution_run(layout, params)
+    real = getattr(tracking.recording, moment)
+
+    def interrupted(*given: Any) -> Any:
+        monkeypatch.setattr(tracking.recording, moment, real)
+        real(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracking.recording, moment, interrupted)
+    with pytest.raises(KeyboardInterrupt), stage_run(layout, params, "filter"):
+        pytest.fail("never begins")
+    (seen,) = (run for run in tops(empty) if run.info.run_id == whole.id)
+    assert seen.info.status == "KILLED"
+    assert [run.info.status for run in below(empty, seen).values()] == ["KILLED"] * (moment == "new_run")
 
 
 KILLED = """

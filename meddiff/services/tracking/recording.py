@@ -18,7 +18,7 @@ from meddiff.services.tracking.cards import describe_generator, show_numbers
 from meddiff.services.tracking.evidence import count_looks
 from meddiff.services.tracking.execution import forget_execution, peak_memory, pending_execution, this_process
 from meddiff.services.tracking.links import HEADLINES, STAGE, link_skipped, out_tags, write_note
-from meddiff.services.tracking.runs import ERROR, EXECUTION, PARENT, PROCESS, Run, commit_of, execution_run, new_run
+from meddiff.services.tracking.runs import ERROR, EXECUTION, PARENT, PROCESS, Run, commit_of, execution_run, new_run, search_all
 from meddiff.services.tracking.server import answering
 
 _LAST_STAGE = "evaluate"
@@ -155,14 +155,17 @@ def recorded_action(layout: Layout, params: Params, action: str, name: str) -> I
 @contextmanager
 def _life(run: Run, where: str = "") -> Iterator[None]:
     """RUNNING while the block works, then FINISHED, FAILED with its error as a tag, or, interrupted, KILLED."""
-    run.tags({PROCESS: this_process()})
-    run.status("RUNNING")
     try:
+        run.tags({PROCESS: this_process()})
+        run.status("RUNNING")
         yield
     except BaseException as e:
         try:
             run.tags({ERROR: where + " ".join(f"{type(e).__name__}: {e}".split())})
             run.status("FAILED" if isinstance(e, Exception) else "KILLED")
+            if not isinstance(e, Exception):
+                for begun in _begun_below(run):
+                    begun.status("KILLED")
         except Exception as second:  # the first error matters more than that of its record
             print(f"meddiff: a failure could not be recorded: {redacted(str(second))}", file=sys.stderr)
         raise
@@ -171,6 +174,12 @@ def _life(run: Run, where: str = "") -> Iterator[None]:
     else:
         run.untag(ERROR)
     run.status("FAILED" if run.error else "FINISHED")
+
+
+def _begun_below(run: Run) -> list[Run]:
+    """This process's runs that go on below a run: those that it was interrupted in making."""
+    query = f"attributes.status = 'RUNNING' and tags.`{PARENT}` = '{run.id}' and tags.`{PROCESS}` = '{this_process()}'"
+    return [Run(run.server, found.info.run_id) for found in search_all(run.server, query)]
 
 
 def _show(recorder: Recorder, stage: str, measured: Mapping[str, float]) -> None:

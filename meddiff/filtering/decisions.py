@@ -105,7 +105,7 @@ def decide(scores: Scores, real: RealLesions, params: FilterParams, report: Repo
 
 
 def copy_bound(params: FilterParams) -> float:
-    """Similarity above which a sample is a copy; 1, which none reaches, where copies are kept."""
+    """`Likeness.greatest` above which a sample is a copy; 1, which none reaches, where copies are kept."""
     return 1.0 if params.keep_copies else params.similarity_high
 
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 from meddiff.cases import CLASS_COLOURS, Case, Pixels, outlined
 from meddiff.filtering.alike import nearest_alike
-from meddiff.filtering.decisions import copy_bound
 from meddiff.filtering.features import Extractor
 from meddiff.filtering.reviewing import PERSON
 from meddiff.pages import Picture, render
@@ -119,24 +118,22 @@ def _shares(decisions: pd.DataFrame) -> list[tuple[str, str, int, str]]:
 def _charts(decisions: pd.DataFrame, params: FilterParams) -> list[Picture]:
     """Histograms of the scores, with their bounds."""
     reach = max(4 * params.min_contrast, float(decisions["contrast"].max()), 1.0)
-    charts = (("similarity", "Similarity to the nearest real lesion; 0 is unlike any, 1 a copy", 1.0,
-               (params.similarity_low, copy_bound(params))),
-              ("agreement", "Agreement of the mask with the independent segmenter (Dice)", 1.0, (params.agreement,)),
-              ("contrast", "Contrast across the mask's border (gray levels)", reach, (params.min_contrast,)))
-    return [Picture(score, _histogram(decisions, score, top, bounds),
-                    f"{title}. Accepted in colour, others gray, bound at {' and '.join(f'{bound:g}' for bound in bounds)}.")
-            for score, title, top, bounds in charts]
+    charts = (("similarity", "Similarity to the nearest real lesion; 0 is unlike any", 1.0, params.similarity_low),
+              ("agreement", "Agreement of the mask with the independent segmenter (Dice)", 1.0, params.agreement),
+              ("contrast", "Contrast across the mask's border (gray levels)", reach, params.min_contrast))
+    return [Picture(score, _histogram(decisions, score, top, bound),
+                    f"{title}. Accepted in colour, others gray, bound at {bound:g}.")
+            for score, title, top, bound in charts]
 
 
-def _histogram(decisions: pd.DataFrame, score: str, top: float, bounds: Sequence[float]) -> bytes:
-    """PNG of the counts of accepted samples below, of all others above, with dashed lines at the bounds."""
+def _histogram(decisions: pd.DataFrame, score: str, top: float, bound: float) -> bytes:
+    """PNG of the counts of accepted samples below, of all others above, with a dashed line at the bound."""
     accepted = decisions["verdict"] == "accepted"
     figure = Figure(figsize=(3.4, 1.7), dpi=200, layout="constrained")
     axes = figure.subplots()
     axes.hist([decisions.loc[part, score].dropna() for part in (accepted, ~accepted)], bins=28, range=(0, top), stacked=True,
               rwidth=0.9, color=[_KINDS["accepted"], _OTHERS])
-    for bound in bounds:
-        axes.axvline(min(bound, top), color=_BOUND, linestyle="--", linewidth=1)
+    axes.axvline(min(bound, top), color=_BOUND, linestyle="--", linewidth=1)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(colors=_SOFT, labelsize=8, left=False)
     axes.locator_params("y", nbins=3, integer=True)

@@ -5,6 +5,7 @@ and waits; the process imports the stage, so that the next finds its libraries t
 imported here, and meddiff's own modules are imported anew in each fork: code that changes counts at the next stage.
 """
 
+import atexit
 import json
 import os
 import select
@@ -74,9 +75,11 @@ def run_warm(stages: tuple[str, ...]) -> int | None:
 
 
 def serve(address: str) -> None:
-    """Fork a stage for each connection, until standard input ends; then it ends at once, without the tear-down of a gigabyte of
-    libraries, which the one who waits for it would wait for. Returns in a fork's own process, when its stage ends."""
+    """Fork a stage for each connection, until standard input ends. This process and its forks end without the tear-down of a
+    gigabyte of libraries, which the one who waits for them would wait for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    exit_code = [1]  # of an error that nobody foresaw
+    atexit.register(_end, exit_code)  # before the libraries' own, and so after them, and after the threads
     running = dict[int, tuple[int, socket.socket]]()  # by the descriptor of a fork: its id and its client
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
@@ -101,7 +104,7 @@ def serve(address: str) -> None:
                     _import(asked)
                     if not (fork := os.fork()):
                         listener.close()
-                        _run(client, streams, asked)
+                        _run(client, streams, asked, exit_code)
                     running[os.pidfd_open(fork)] = fork, client
                 else:
                     client.close()
@@ -118,8 +121,16 @@ def _import(asked: dict[str, Any]) -> None:
             import_module(name)
 
 
-def _run(client: socket.socket, streams: list[int], asked: dict[str, Any]) -> None:
-    """Become the stage's process; ends as its command does, by SystemExit."""
+def _end(exit_code: list[int]) -> None:
+    """End this process at once with the code in the list."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(exit_code[0])
+
+
+def _run(client: socket.socket, streams: list[int], asked: dict[str, Any], exit_code: list[int]) -> None:
+    """Become the stage's process; ends as its command does, by SystemExit, whose code goes into the list for `_end`."""
     os.setpgid(0, 0)  # so that an interrupt of the terminal comes once, from the client
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -141,5 +152,9 @@ def _run(client: socket.socket, streams: list[int], asked: dict[str, Any]) -> No
     with suppress(OSError):  # a client that has gone is noticed by the thread
         client.sendall(f"{os.getpid()}\n".encode())
     Thread(target=end_with_client, daemon=True).start()
-    import_module(f"{_PACKAGE}.__main__").main()
-    sys.exit()
+    try:
+        import_module(f"{_PACKAGE}.__main__").main()
+        sys.exit()
+    except SystemExit as e:
+        exit_code[0] = e.code if isinstance(e.code, int) else int(e.code is not None)
+        raise

@@ -69,6 +69,14 @@ def test_a_stage_is_a_fork_with_the_libraries_loaded(work: str, code: int, other
     assert ("ZeroDivisionError" in err) == (code == 1)
 
 
+def test_a_stage_ends_by_its_exit_functions_alone(other: Path) -> None:
+    work = "import atexit; atexit.register(print, 'at exit'); sys.exit('why')"
+    process = client(other, "sys.kept = type('Kept', (), {'__del__': lambda _: print('torn down')})(); " + work)
+    out, err = process.communicate(timeout=100)
+    assert out.endswith("\nat exit\n")
+    assert (process.returncode, err) == (1, "a word of its own\nwhy\n")
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stage_ends_with_its_command(sent: signal.Signals, other: Path) -> None:
     with client(other, "time.sleep(1000)") as process:

@@ -366,6 +366,13 @@ def of_studio(*results: dict[str, Any], **changes: Any) -> Callable[[Path], None
     return make
 
 
+def of_studio_min(root: Path) -> None:
+    """Label Studio's short form, which tells no task from its annotations."""
+    picture(root / "a.png")
+    shape = {"points": PERCENT, "polygonlabels": ["lesion"], "original_width": SIZE[1], "original_height": SIZE[0]}
+    save(root / "project.json", [{"id": 1, "image": "/data/a.png", "tag": [shape]}])
+
+
 def of_yolo(text: str, names: str = "names: [polyp]", image: str = "a") -> Callable[[Path], None]:
     def make(root: Path) -> None:
         picture(root / f"images/{image}.png")
@@ -473,6 +480,7 @@ FAULTS: list[tuple[str, Callable[[Path], None], str]] = [
      "tracks of a video aren't read. Export the task as CVAT for images"),
     ("label_studio", cut(of_studio(region("brush", {"rle": BRUSH})), "project.json"),
      "as Label Studio .JSON, not JSON-MIN. writes it"),
+    ("label_studio", of_studio_min, "as Label Studio .JSON, not JSON-MIN. writes it .0.data: Field required"),
     ("label_studio", of_studio(region("brush", {"rle": BRUSH[:-8]})), "task 1: run lengths are cut short on the image"),
     ("label_studio", of_studio(region("brush", {"rle": BRUSH}, original_width=31)), "must cover four channels of 31×20"),
     ("label_studio", of_studio(region("brush", {"rle": [300]})), "task 1: Input should be less than or equal to 255"),

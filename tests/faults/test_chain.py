@@ -17,7 +17,18 @@ from meddiff.services.tracking import Unrecorded
 from meddiff.services.tracking.server import connect
 from meddiff.stages import finetune
 from meddiff.warm import warm_stages
-from tests.faults.projects import DEADLY, change, half_made, make_tiny_project, output_files, run, run_undisturbed, seen, start
+from tests.faults.projects import (
+    DEADLY,
+    change,
+    environment,
+    half_made,
+    make_tiny_project,
+    output_files,
+    run,
+    run_undisturbed,
+    seen,
+    start,
+)
 from tests.infra.platforms import until
 
 pytestmark = pytest.mark.services
@@ -125,6 +136,25 @@ def test_a_stage_killed_when_it_ran_again_leaves_the_outputs_of_before(killed: t
     assert code == 0, told
     assert output_files(copy) == before
     assert "Running stage" not in told
+
+
+def test_a_second_clone_pulls_the_numbers_of_the_report(killed: tuple[Path, object], copy: Path, tmp_path: Path) -> None:
+    def do(root: Path, *words: str) -> str:
+        done = subprocess.run(words, cwd=root, env=environment(root), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    do(copy, "dvc", "remote", "add", "--default", "shared", str(tmp_path / "remote"))
+    do(copy, "dvc", "push")
+    do(copy, "git", "add", "--all")
+    do(copy, "git", "-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "--message", "A run")
+    second = tmp_path / "second"
+    do(tmp_path, "git", "clone", "--quiet", str(copy), str(second))
+    assert not (second / "reports").exists()
+    do(second, "dvc", "pull")
+    assert output_files(second) == output_files(killed[0])
+    assert (second / "reports/evaluation/report.html").is_file()
+    assert "Running stage" not in do(second, "dvc", "repro")
 
 
 def test_of_two_runs_at_once_one_works_and_one_that_lost_its_dvc_is_waited_for(

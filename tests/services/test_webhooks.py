@@ -4,22 +4,14 @@ import base64
 import hashlib
 import hmac
 import json
-import os
 import queue
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
-import httpx
 import pytest
-from cryptography.fernet import Fernet
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
@@ -65,38 +57,9 @@ def receiver() -> Iterator[tuple[str, "queue.Queue[Post]"]]:
         thread.join()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of an MLflow server that may post to loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder, address = tmp_path_factory.mktemp("mlflow"), f"http://127.0.0.1:{port}"
-    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
-           "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Fernet.generate_key().decode()}
-    env.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
-               "--artifacts-destination", str(folder / "files"), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=folder,
-                                                              start_new_session=True) as process:
-        try:
-            until = time.monotonic() + 120
-            while True:
-                try:
-                    if httpx.get(f"{address}/health").status_code == 200:
-                        break
-                except httpx.HTTPError:
-                    if time.monotonic() > until or process.poll() is not None:
-                        raise
-                    time.sleep(0.3)
-            yield address
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-
-
 @pytest.fixture
-def project(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+def project(mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
     monkeypatch.delenv("MEDDIFF_CATALOG_URL", raising=False)
     (tmp_path / "params.yaml").write_text("{}\n")
     return Layout(tmp_path)
@@ -115,11 +78,11 @@ def register(server: str, name: str) -> None:
     client.create_model_version(name, f"runs:/{run}/model", run)
 
 
-def test_a_promoted_champion_reaches_the_receiver_signed(project: Layout, server: str,
+def test_a_promoted_champion_reaches_the_receiver_signed(project: Layout, mlflow_server: str,
                                                          receiver: tuple[str, "queue.Queue[Post]"]) -> None:
     url, posts = receiver
     params = Params.model_validate({"promote": {"model": "posted"}})
-    register(server, "posted")
+    register(mlflow_server, "posted")
     hook = tracking.add_webhook(project, params, url, SECRET)
     assert tracking.list_webhooks(project, params) == [hook]
     assert tracking.add_webhook(project, params, url, SECRET).id == hook.id
@@ -137,7 +100,7 @@ def test_a_promoted_champion_reaches_the_receiver_signed(project: Layout, server
     assert tracking.list_webhooks(project, params) == []
 
 
-def test_what_the_server_or_the_receiver_refuses(project: Layout, server: str) -> None:
+def test_what_the_server_or_the_receiver_refuses(project: Layout, mlflow_server: str) -> None:
     with pytest.raises(MeddiffError, match="16 characters or more"):
         tracking.add_webhook(project, Params(), "http://127.0.0.1:9/x", "short")
     with pytest.raises(MeddiffError, match="MLFLOW_WEBHOOK_ALLOWED_SCHEMES"):

@@ -26,7 +26,7 @@ AGAIN = "Export it again, or mend the place named"
 _NOT_A_MASK = "{} is no mask: the image counts as not annotated; draw its outline, or name the other categories by --classes"
 _OTHERS = "its shapes are of categories that aren't named in `prepare.classes`: the image counts as not annotated"
 _TELLING = ("images", "annotations", "categories", "shapes", "imagePath", "imageData", "shape_type", "data", "result", "filename",
-            "regions")
+            "regions", "original_width")
 _T = TypeVar("_T")
 
 

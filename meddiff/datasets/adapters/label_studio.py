@@ -118,8 +118,9 @@ def label_studio(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCa
 
 
 def label_studio_files(path: Path) -> list[Path]:
-    """The JSON files below a folder that are Label Studio's."""
-    return [file for file in files_below(path, (".json",)) if {"data", "annotations", "result"} <= keys_of(file)]
+    """The JSON files below a folder that are Label Studio's; its JSON-MIN too, so that it is told."""
+    return [file for file in files_below(path, (".json",)) if {"data", "annotations", "result"} <= (keys := keys_of(file))
+            or ("original_width" in keys and "result" not in keys)]
 
 
 def _annotation(task: _Task) -> Sequence[_Result] | None:

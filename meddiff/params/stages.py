@@ -28,7 +28,7 @@ class PrepareParams(Section):
     duplicate_bits: Annotated[int, Field(ge=0, le=32)] = Field(
         4, description="64-bit perceptual hashes that differ in at most this many bits are near-duplicates"
     )
-    demo_cases: Positive = Field(420, description="phantoms with a lesion")
+    demo_cases: Positive = Field(1200, description="phantoms with a lesion")
     demo_normal: Positive = Field(60, description="lesion-free phantoms")
     demo_modality: Literal["ultrasound", "dermoscopy", "mixed"] = Field("mixed", description="what the phantoms look like")
     demo_lesions: Annotated[int, Field(ge=1, le=5)] = Field(1, description="greatest number of lesions in one phantom")
@@ -256,7 +256,7 @@ class SegmentParams(Section):
         (BASELINE, TREATED, COMBINED), description=f"of {', '.join(arm_names())}: docs/reference/segmenters.md"
     )
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field((0, 1, 2), description="each arm is trained once with each")
-    steps: Positive = Field(160, description="optimizer steps, the same in every arm")
+    steps: Positive = Field(320, description="optimizer steps, the same in every arm")
     batch_size: Positive = Field(8, description="images of a training step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(3e-3, description="at its peak")
     ratio: Annotated[float, Field(gt=0)] = Field(10.0, description="synthetic pairs used for each real pair, at most")

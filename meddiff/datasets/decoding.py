@@ -41,6 +41,7 @@ class Decoded:
         traits: what isn't plain about the file: `min_is_white`, `deep_colour` (16 bits a channel, of which 8 are kept), `halos`
             (a JPEG's, which were thresholded).
         spacing: between rows and between columns as stored [mm], None where nobody knows it.
+        aspect: height of a pixel as stored over its width, of a file that says it without millimetres.
     """
 
     pixels: Pixels
@@ -49,6 +50,13 @@ class Decoded:
     colour: str = ""
     traits: frozenset[str] = field(default_factory=frozenset)
     spacing: tuple[float, float] | None = None
+    aspect: float | None = None
+
+    @property
+    def steps(self) -> tuple[float, float] | None:
+        """Between rows and between columns, in one unit, turned as the orientation says; None where nobody knows it."""
+        steps = self.spacing or (self.aspect and (self.aspect, 1.0)) or None
+        return steps if steps is None or self.orientation < 5 else (steps[1], steps[0])
 
 
 @dataclass(frozen=True, eq=False)

@@ -254,7 +254,7 @@ def _prepare(raw: RawCase, settings: PrepareParams, keep: Callable[[str, Pixels,
         case = decode(raw)
     except MeddiffError as fault:
         return fault
-    fitted = fit_square(case.image, case.mask, settings.size, settings.fit, case.spacing)
+    fitted = fit_square(case.image, case.mask, settings.size, settings.fit, case.steps)
     areas = np.bincount(fitted.mask.ravel(), minlength=2)[1:]
     label = int(areas.argmax()) + 1 if areas.any() else 0
     empty = bool(raw.masks) and not raw.lesion_free and not case.mask.any()

@@ -106,8 +106,7 @@ def _read(case: RawCase, ensemble: Ensemble) -> _Input | MeddiffError:
         return fault
     pixels = np.ascontiguousarray(turned(image.pixels, image.orientation))
     height, width = pixels.shape[:2]
-    spacing = image.spacing if image.spacing is None or image.orientation < 5 else image.spacing[::-1]
-    fitted = fit_square(pixels, np.zeros((height, width), np.uint8), ensemble.recipe.size, ensemble.recipe.fit, spacing)
+    fitted = fit_square(pixels, np.zeros((height, width), np.uint8), ensemble.recipe.size, ensemble.recipe.fit, image.steps)
     small = Image.fromarray(pixels)
     small.thumbnail((_SHOWN, _SHOWN), Image.Resampling.BILINEAR)
     return _Input(fitted.image, fitted.frame, height, width, image.orientation, image.spacing, np.asarray(small))

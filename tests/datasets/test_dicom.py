@@ -118,6 +118,10 @@ def test_spacing_is_that_of_the_pixels(tmp_path: Path) -> None:
     image(tmp_path / "none.dcm", GRAY)
     spacings = [DicomFrame(tmp_path / name).image().spacing for name in ("us.dcm", "ct.dcm", "none.dcm")]
     assert spacings == [pytest.approx((0.3, 0.2)), (0.5, 0.7), None]
+    image(tmp_path / "video.dcm", GRAY, PixelAspectRatio=[4, 3])  # height and width of a pixel
+    digitised = DicomFrame(tmp_path / "video.dcm").image()
+    assert digitised.spacing is None
+    assert digitised.steps == pytest.approx((4 / 3, 1))
 
 
 # ---- masks
@@ -167,7 +171,7 @@ def test_a_series_that_is_annotated_gives_lesion_free_slices(tmp_path: Path) -> 
     segmentation(tmp_path / "seg.dcm", sources, masks)
     cases = read("dicom", tmp_path, slicing=Slicing(frames=5))
     assert [sum(bool(case.masks) for case in cases), sum(case.lesion_free for case in cases), len(cases)] == [3, 5, 8]
-    assert all(decode(case).spacing == (0.5, 0.7) for case in cases)
+    assert all(decode(case).steps == (0.5, 0.7) for case in cases)
     assert "4 files aren't read" in " ".join(tell_left_out(passed_over("dicom", tmp_path, cases)))
     windowed = decode(read("dicom", tmp_path, slicing=Slicing((40, 400)))[0])
     assert windowed.traits == {"windowed"}

@@ -59,6 +59,6 @@ def test_the_recipe_makes_a_volume_of_a_series(tmp_path: Path, monkeypatch: pyte
         (tmp_path / folder).rename(tmp_path / f"dataset/{folder}")
     (case,) = (case for case in read("volumes", tmp_path / "dataset") if case.masks)
     whole = decode(case)
-    assert whole.spacing == pytest.approx((0.5, 0.7))
+    assert whole.steps == pytest.approx((0.5, 0.7))
     assert (whole.mask == M).all()
     assert np.corrcoef(whole.image[:, :, 0].ravel(), levels[2].ravel())[0, 1] > 0.999

@@ -90,7 +90,7 @@ def test_slices_are_those_that_nibabel_reads(tmp_path: Path, direction: str, axi
         assert (case.lesion_free, case.group) == (not mask.any(), "a")
     turned = nibabel.as_closest_canonical(nibabel.load(tmp_path / "images/a.nii.gz")).header.get_zooms()
     across = {"axial": 2, "coronal": 1, "sagittal": 0}[axis]
-    assert original.spacing == pytest.approx([turned[i] for i in (2, 1, 0) if i != across], rel=1e-5)
+    assert original.steps == pytest.approx([turned[i] for i in (2, 1, 0) if i != across], rel=1e-5)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".nhdr", ".mha", ".mhd"])
@@ -113,7 +113,7 @@ def test_images_of_two_axes_and_of_one_slice_are_as_stored(tmp_path: Path) -> No
     for name in ("flat", "one"):
         (case,) = read("volumes", tmp_path / name, slicing=Slicing(axis="coronal"))
         original = decode(case)
-        assert (case.id, case.group, original.mode, original.spacing) == ("a", "", "L", (0.75, 0.5))
+        assert (case.id, case.group, original.mode, original.steps) == ("a", "", "L", (0.75, 0.5))
         assert (original.image == np.repeat(gray.T[:, :, None], 3, axis=2)).all()
         assert (original.mask == M[:, :, 6].T).all()
 

@@ -58,7 +58,8 @@ class DicomFrame:
             else:
                 pixels, mode = _coloured(self.source, stored, tags), "P" if space == "PALETTE COLOR" else "RGB"
                 traits |= {"deep_colour"} if mode == "RGB" and stored.dtype.itemsize > 1 else set()
-            return Decoded(pixels, mode=mode, traits=frozenset(traits), spacing=_spacing(own))
+            return Decoded(pixels, mode=mode, traits=frozenset(traits), spacing=_spacing(own),
+                           aspect=_aspect(tags))
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +182,12 @@ def _spacing(own: "Dataset") -> tuple[float, float] | None:
              for region in own.get("SequenceOfUltrasoundRegions") or [] if region.get("RegionSpatialFormat") == 1
              and region.get("PhysicalUnitsXDirection") == region.get("PhysicalUnitsYDirection") == 3}   # centimetres
     return steps.pop() if len(steps) == 1 and min(map(min, steps)) > 0 else None
+
+
+def _aspect(tags: "Dataset") -> float | None:
+    """Height of a pixel over its width, of digitised videos and films."""
+    height, width = (float(each) for each in tags.get("PixelAspectRatio") or (0, 0))
+    return height / width if height > 0 and width > 0 else None
 
 
 def _first(value: Any) -> float | None:

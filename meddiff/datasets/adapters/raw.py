@@ -134,7 +134,7 @@ class Original:
         colours: of the lesion in the mask files of one class, see `Decoded`.
         traits: what isn't plain about the files, see `Decoded`; `turned` for an image that was turned as its orientation says,
             `as_stored` for one whose mask shows that it must not be.
-        spacing: between rows and between columns [mm], None where nobody knows it.
+        steps: between rows and between columns, in one unit, None where nobody knows it.
     """
 
     image: Pixels
@@ -142,7 +142,7 @@ class Original:
     mode: str
     colours: frozenset[str]
     traits: frozenset[str]
-    spacing: tuple[float, float] | None = None
+    steps: tuple[float, float] | None = None
 
 
 def decoded_image(raw: RawCase) -> Decoded:
@@ -187,8 +187,8 @@ def _joined(raw: RawCase, image: Decoded) -> Original:
     traits = frozenset().union(image.traits, *(mask.traits for _, mask in sources))
     if image.orientation > 1:
         traits |= {"as_stored" if turn == 1 else "turned"}
-    spacing = image.spacing if image.spacing is None or turn < 5 else (image.spacing[1], image.spacing[0])
-    return Original(pixels, union, image.mode, frozenset(mask.colour for _, mask in sources if mask.colour), traits, spacing)
+    colours = frozenset(mask.colour for _, mask in sources if mask.colour)
+    return Original(pixels, union, image.mode, colours, traits, replace(image, orientation=turn).steps)
 
 
 def _turns(where: object, image: Decoded, mask: Decoded) -> tuple[int, int]:
@@ -216,10 +216,10 @@ def _mask(source: Path | Pixels | MaskSource, image: Decoded, raw: RawCase) -> D
     return replace(mask, pixels=mask.pixels * np.uint8(raw.label)) if raw.classes == 1 else mask
 
 
-def fit_square(image: Pixels, mask: Pixels, size: int, fit: str, spacing: tuple[float, float] | None = None) -> Fitted:
+def fit_square(image: Pixels, mask: Pixels, size: int, fit: str, steps: tuple[float, float] | None = None) -> Fitted:
     """Bring image and mask to `size`×`size` pixels: the image by antialiased bilinear, the mask by nearest interpolation.
 
-    `pad` keeps the aspect ratio, that of millimetres where the spacing is known, centres the frame and leaves black bars (mask 0)
+    `pad` keeps the aspect ratio, in millimetres where they are known, centres the frame and leaves black bars (mask 0)
     where it ends: bars of repeated pixels would look like tissue, in which lesions might be painted. `squash` stretches the frame
     to the square.
 
@@ -228,9 +228,9 @@ def fit_square(image: Pixels, mask: Pixels, size: int, fit: str, spacing: tuple[
         mask: `[H, W]` uint8 of 0 to K.
         size: side of the result [pixels].
         fit: `pad` or `squash`.
-        spacing: between rows and between columns [mm].
+        steps: between rows and between columns, in one unit.
     """
-    tall = spacing[0] / spacing[1] if spacing and min(spacing) > 0 else 1.0
+    tall = steps[0] / steps[1] if steps and min(steps) > 0 else 1.0
     height, width = image.shape[0] * (tall if abs(tall - 1) > 1e-3 else 1), image.shape[1]
     scale = size / max(height, width)
     rows, columns = (max(1, round(height * scale)), max(1, round(width * scale))) if fit == "pad" else (size, size)

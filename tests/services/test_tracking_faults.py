@@ -19,7 +19,7 @@ pytestmark = pytest.mark.services
 
 def test_a_stage_outlives_a_server_that_is_away_for_a_moment(mlflow_server: str, tmp_path: Path,
                                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "params.yaml").touch()
+    (tmp_path / "params.yaml").write_text("{}\n")
     with standing_before(mlflow_server) as proxy:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.address)
         with stage_run(Layout(tmp_path), Params(), "filter") as tracker:

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import httpx
 from accounts import make_account
 from filelock import Timeout
 from processes import Service, Services, answers, last_lines, outer_environment
@@ -21,8 +22,9 @@ from team import Accounts, prepare, start_state, tell_accounts, write_shell
 from meddiff.environment import QUIET, require_port
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
+from meddiff.params.file import load_params
 from meddiff.services.backup import READY, TeamState, platform_lock, team_state
-from meddiff.services.tracking import settle_files
+from meddiff.services.tracking import runs_page, settle_files
 
 _NOBODY = Accounts({}, {}, {}, {})
 
@@ -142,12 +144,22 @@ def serve(platform: Platform, services: Services, state: TeamState | None) -> No
                      state.settings["MLFLOW_WORKER_PASSWORD"], edit=True)
     services.start(worker)
     services.wait(worker)
-    print(f"Prefect  {platform.prefect_url}/deployments   press Run on `pipeline`", f"MLflow   {platform.mlflow_url}", sep="\n")
+    print(f"Prefect  {platform.prefect_url}/deployments   press Run on `pipeline`")
+    print(f"MLflow   {_runs_address(platform, state)}")
     if state:
         print(f"S3       {state.s3_url}", f"Sign-on  `admin` to MLflow, `meddiff` to Prefect; passwords are in {state.file}",
               f"Shell    . {write_shell(state, platform.accounts.person)}", sep="\n")
     print(READY, flush=True)
     watch(platform, services)
+
+
+def _runs_address(platform: Platform, state: TeamState | None) -> str:
+    """Of the project's runs, which the worker made a place for; where it didn't, of MLflow's front page, about other things."""
+    address, sign_on = platform.mlflow_url, ("admin", state.settings["MLFLOW_ADMIN_PASSWORD"]) if state else None
+    name = load_params(Layout(platform.project).params).tracking.experiment
+    place = f"{address}/api/2.0/mlflow/experiments/get-by-name"
+    found = httpx.get(place, params={"experiment_name": name}, auth=sign_on, timeout=60)
+    return runs_page(address, found.json()["experiment"]["experiment_id"]) if found.is_success else address
 
 
 def run(given: argparse.Namespace) -> None:

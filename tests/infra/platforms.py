@@ -1,6 +1,7 @@
 """A copy of the project for tests that start its platform, and the platform that runs."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -108,7 +109,8 @@ def running(project: Path, ports: list[int], output: Path, *more: str) -> Iterat
         until(lambda: "End with Ctrl-C" in output.read_text() or process.poll() is not None, 400)
         assert process.poll() is None, output.read_text()
         addresses = [f"http://127.0.0.1:{port}" for port in ports]
-        assert all(address in output.read_text() for address in addresses)
+        assert f"{addresses[0]}/deployments" in output.read_text()
+        assert re.search(rf"{addresses[1]}/#/experiments/\d+/runs", output.read_text()), "not MLflow's front page"
         # Prefect's own client: it tries again where SQLite was busy with another writer (503).
         with (PrefectHttpxSyncClient(base_url=f"{addresses[0]}/api", timeout=60, raise_on_all_errors=False) as prefect,
               httpx.Client(base_url=addresses[1], timeout=60) as mlflow):

@@ -15,8 +15,8 @@ import subprocess
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.request import urlopen
 
+import httpx
 import psycopg
 from botocore.exceptions import BotoCoreError, ClientError
 from processes import Service, Services, as_user, outer_environment
@@ -204,10 +204,10 @@ def _storage(state: TeamState, port: int) -> Service:
 def _keeps_objects(state: TeamState, port: int) -> bool:
     """Make the buckets that are missing; False while the server doesn't answer, or lists objects but doesn't find them yet."""
     try:
-        with urlopen(f"http://127.0.0.1:{port + _PORTS.index('master.port')}/dir/status", timeout=10) as answer:  # nosec B310
-            if not json.load(answer)["Topology"].get("DataCenters"):
-                return False
+        volumes = httpx.get(f"http://127.0.0.1:{port + _PORTS.index('master.port')}/dir/status", timeout=10).raise_for_status()
+        if not volumes.json()["Topology"].get("DataCenters"):
+            return False
         make_buckets(bucket_client(state.s3_url, state.key("admin")), BUCKETS)
-    except (OSError, BotoCoreError, ClientError):
+    except (httpx.HTTPError, BotoCoreError, ClientError):
         return False
     return True

@@ -55,7 +55,7 @@ class Decoded:
     @property
     def steps(self) -> tuple[float, float] | None:
         """Between rows and between columns, in one unit, turned as the orientation says; None where nobody knows it."""
-        steps = self.spacing or (self.aspect and (self.aspect, 1.0)) or None
+        steps = (self.aspect, 1.0) if self.spacing is None and self.aspect else self.spacing
         return steps if steps is None or self.orientation < 5 else (steps[1], steps[0])
 
 

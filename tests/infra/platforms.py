@@ -66,6 +66,13 @@ def until(condition: Callable[[], Any], seconds: float) -> None:
         time.sleep(0.5)
 
 
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=10).is_success
+    except httpx.HTTPError:
+        return False
+
+
 def free_ports(n: int) -> list[int]:
     sockets = [socket.socket() for _ in range(n)]
     for each in sockets:

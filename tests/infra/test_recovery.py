@@ -18,7 +18,6 @@ from threading import Thread
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import psutil
 import pytest
 from prefect.client.base import PrefectHttpxSyncClient
@@ -27,7 +26,7 @@ from flows.automations import FELL
 from meddiff.layout import Layout
 from meddiff.params.file import edit_params, load_params, settings_text
 from meddiff.services.tracking.server import connect
-from tests.infra.platforms import clean_environment, copy_project, free_ports, until
+from tests.infra.platforms import answers, clean_environment, copy_project, free_ports, until
 
 pytestmark = pytest.mark.services
 SMALL = {"demo_cases": 24, "demo_normal": 8}
@@ -74,13 +73,6 @@ class Fleet:
     def runs_stage(self, run: str, stage: str) -> bool:
         found = self.client.post("/task_runs/filter", json={"flow_runs": {"id": {"any_": [run]}}}).json()
         return any(task["name"] == stage and task["state_type"] == "RUNNING" for task in found)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=10).is_success
-    except httpx.HTTPError:
-        return False
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

@@ -2,18 +2,16 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
-import httpx
 import pytest
 from cryptography.fernet import Fernet
 
 from meddiff.params import Params
 from meddiff.services import catalog
+from tests.infra.platforms import answers, free_ports, until
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
@@ -27,10 +25,8 @@ def params(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.fixture(scope="module")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of an MLflow server that may post to loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """Address of an MLflow server, whose webhooks may post to loopback."""
+    (port,) = free_ports(1)
     folder, address = tmp_path_factory.mktemp("mlflow"), f"http://127.0.0.1:{port}"
     env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
            "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Fernet.generate_key().decode()}
@@ -40,15 +36,8 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (folder / "log").open("wb") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=folder,
                                                               start_new_session=True) as process:
         try:
-            until = time.monotonic() + 120
-            while True:
-                try:
-                    if httpx.get(f"{address}/health").status_code == 200:
-                        break
-                except httpx.HTTPError:
-                    if time.monotonic() > until or process.poll() is not None:
-                        raise
-                    time.sleep(0.3)
+            until(lambda: answers(f"{address}/health") or process.poll() is not None, 120)
+            assert process.poll() is None, (folder / "log").read_text()
             yield address
         finally:
             os.killpg(process.pid, signal.SIGTERM)

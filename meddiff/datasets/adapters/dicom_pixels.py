@@ -58,8 +58,7 @@ class DicomFrame:
             else:
                 pixels, mode = _coloured(self.source, stored, tags), "P" if space == "PALETTE COLOR" else "RGB"
                 traits |= {"deep_colour"} if mode == "RGB" and stored.dtype.itemsize > 1 else set()
-            return Decoded(pixels, mode=mode, traits=frozenset(traits), spacing=_spacing(own),
-                           aspect=_aspect(tags))
+            return Decoded(pixels, mode=mode, traits=frozenset(traits), spacing=_spacing(own), aspect=_aspect(tags))
 
 
 @dataclass(frozen=True, eq=False)

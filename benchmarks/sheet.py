@@ -11,9 +11,10 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
-from meddiff.cases import read_image, read_mask
+from meddiff.cases import read_image
 from meddiff.layout import Layout
 from meddiff.outputs.cases import read_cases
+from meddiff.outputs.samples import read_pair, read_samples
 
 
 def main() -> None:
@@ -26,13 +27,12 @@ def main() -> None:
     options = parser.parse_args()
     layout = Layout(options.project)
     decisions = pd.read_parquet(layout.filtered / "decisions.parquet")
-    samples = pd.concat(pd.read_parquet(path) for path in sorted(layout.synthetic.glob("*/batch.parquet"))).set_index("id")
+    samples = read_samples(layout.synthetic, "id", "background").set_index("id")
     chosen = decisions[decisions["verdict"] == options.verdict].sort_values("id").sample(options.n, random_state=0)
     real = {case.id: case for case in read_cases(layout.cases("train"))}
     rows = []
     for row in chosen.itertuples():
-        folder = layout.synthetic / row.batch
-        image, mask = read_image(folder / "images" / f"{row.id}.png"), read_mask(folder / "masks" / f"{row.id}.png")
+        image, mask = read_pair(layout.synthetic, row.batch, row.id)
         ground = read_image(layout.backgrounds / "images" / f"{samples.loc[row.id, 'background']}.png")
         nearest = real[row.nearest].image.copy()
         edge = (real[row.nearest].mask > 0) & ~ndimage.binary_erosion(real[row.nearest].mask > 0)

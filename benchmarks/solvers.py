@@ -3,13 +3,12 @@
 import time
 from pathlib import Path
 
-import pandas as pd
-
-from meddiff.cases import Pixels, read_image, read_mask
+from meddiff.cases import Pixels, read_image
 from meddiff.filtering.features import load_extractor
 from meddiff.filtering.fidelity import assess_fidelity, describe
 from meddiff.layout import Layout
 from meddiff.outputs.cases import read_cases
+from meddiff.outputs.samples import read_pair, read_samples
 from meddiff.painting.painter import load_painter
 from meddiff.params import GenerateParams
 
@@ -21,9 +20,9 @@ COMPARED = (("ddim", 50, 7.5), ("ddim", 20, 7.5), ("ddim", 50, 1.5), ("ddim", 20
 def solvers(project: Path, n: int) -> None:
     """Fidelity of lesions that one generator paints into the same backgrounds under the same masks, by solver and guidance."""
     layout, extract = Layout(project), load_extractor().features
-    table = pd.concat(pd.read_parquet(path) for path in layout.synthetic.glob("*/batch.parquet")).sort_values("id").head(n)
+    table = read_samples(layout.synthetic, "id", "batch", "background").head(n)
     grounds = [read_image(layout.backgrounds / f"images/{row.background}.png") for row in table.itertuples()]
-    masks = [read_mask(layout.synthetic / row.batch / f"masks/{row.id}.png") for row in table.itertuples()]
+    masks = [read_pair(layout.synthetic, row.batch, row.id)[1] for row in table.itertuples()]
     chosen = [i for i, mask in enumerate(masks) if mask.any()]
     painter = load_painter(layout.generator, "cpu")
     sets, seconds = {}, {}

@@ -8,7 +8,9 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,15 @@ DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")    # Pillow's modes of one 
 CLASS_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
                  (187, 187, 187))
 PALETTE = [0, 0, 0, *(level for colour in CLASS_COLOURS for level in colour)]
+
+
+class Encoded(Protocol):
+    """What holds an encoded picture: a file's path, or a place elsewhere whose text names it."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read_bytes(self) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -66,27 +77,27 @@ class Case:
         return np.ones(self.image.shape[:2], dtype=bool) if self.frame is None else self.frame.mask(len(self.image))
 
 
-def read_image(path: Path) -> Pixels:
-    """Decode an image file that meddiff wrote to `[H, W, 3]` uint8 RGB; those of others are read by `datasets.decoding`.
+def read_image(path: Encoded) -> Pixels:
+    """Decode an image that meddiff wrote to `[H, W, 3]` uint8 RGB; those of others are read by `datasets.decoding`.
 
     Raises:
         MeddiffError: the file is missing, is no image, or is cut short.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(BytesIO(path.read_bytes())) as picture:
             return np.array(picture.convert("RGB"), dtype=np.uint8)
     except UNREADABLE as e:
         raise MeddiffError(path, f"an image must be there and decode ({e})", "Replace the file with an intact copy") from e
 
 
-def read_mask(path: Path) -> Pixels:
-    """Decode a mask file that meddiff wrote, of one class or of several, to `[H, W]` uint8, 0 = background and 1 to K = class.
+def read_mask(path: Encoded) -> Pixels:
+    """Decode a mask that meddiff wrote, of one class or of several, to `[H, W]` uint8, 0 = background and 1 to K = class.
 
     Raises:
         MeddiffError: the file is missing, is no image, or holds other values.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(BytesIO(path.read_bytes())) as picture:
             indexed = picture.mode == "P"
             pixels = np.array(picture if indexed else picture.convert("L"))
     except UNREADABLE as e:
@@ -113,17 +124,29 @@ def tiled(tiles: Sequence[Pixels], columns: int) -> Image.Image:
 def write_image(path: Path, image: Pixels) -> None:
     """Write `[H, W, 3]` uint8 RGB as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image, mode=None).save(path, compress_level=3)
+    path.write_bytes(image_png(image))
+
+
+def image_png(image: Pixels) -> bytes:
+    """PNG of `[H, W, 3]` uint8 RGB."""
+    stream = BytesIO()
+    Image.fromarray(image, mode=None).save(stream, "png", compress_level=3)
+    return stream.getvalue()
 
 
 def write_mask(path: Path, mask: Pixels, classes: int = 1, orientation: int = 1) -> None:
-    """Write a `[H, W]` mask of 0 to K as PNG: 0 and 255 for one class, indices with a palette for several.
+    """Write a `[H, W]` mask of 0 to K as `mask_png` gives it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(mask_png(mask, classes, orientation))
+
+
+def mask_png(mask: Pixels, classes: int = 1, orientation: int = 1) -> bytes:
+    """PNG of a `[H, W]` mask of 0 to K: 0 and 255 for one class, indices with a palette for several.
 
     Args:
         classes: K; a mask with an index above 1 is written with a palette whatever is said here.
         orientation: EXIF's, of the picture that the mask lies on: viewers turn both alike.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     several = max(classes, int(mask.max(initial=0))) > 1
     picture = Image.fromarray(mask.astype(np.uint8) if several else (mask > 0).astype(np.uint8) * 255)
     if several:
@@ -131,7 +154,9 @@ def write_mask(path: Path, mask: Pixels, classes: int = 1, orientation: int = 1)
     exif = Image.Exif()
     if orientation > 1:
         exif[ExifTags.Base.Orientation] = orientation
-    picture.save(path, compress_level=3, exif=exif)
+    stream = BytesIO()
+    picture.save(stream, "png", compress_level=3, exif=exif)
+    return stream.getvalue()
 
 
 def sha256(path: Path) -> str:

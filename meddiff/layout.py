@@ -103,12 +103,12 @@ class Layout:
 
     @property
     def synthetic(self) -> Path:
-        """`BATCH/{images,masks}/ID.png` and `BATCH/batch.parquet`."""
+        """`BATCH/batch.parquet`: a row a sample, its image and mask in it."""
         return self.root / "synthetic"
 
     @property
     def filtered(self) -> Path:
-        """`decisions.parquet` (one row a sample), `masks/ID.png` (corroded, accepted samples only), `batches.json`."""
+        """`decisions.parquet` (one row a sample), `masks.parquet` (corroded, accepted samples only), `batches.json`."""
         return self.root / "filtered"
 
     @property

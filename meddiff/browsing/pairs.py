@@ -11,7 +11,7 @@ from meddiff.errors import MeddiffError
 from meddiff.evaluation.page import REASONS
 from meddiff.layout import Layout
 from meddiff.outputs.reviews import ACCEPT, REJECT, ReviewRow, holds, read_reviews
-from meddiff.outputs.samples import read_pair, read_records
+from meddiff.outputs.samples import final_mask, read_pair, read_records
 from meddiff.outputs.tables import DECISIONS
 
 
@@ -99,8 +99,7 @@ def pair_picture(layout: Layout, pair: PairView, kind: str, classes: int) -> byt
     image, mask = read_pair(layout.synthetic, pair.batch, pair.id)
     if kind == "image":
         return outlined_png(image)
-    final = layout.filtered / "masks" / f"{pair.id}.png"
-    used = [(read_mask(final), FINAL)] if pair.verdict == "accepted" and final.is_file() else []
+    used = [(read_mask(final_mask(layout.filtered, pair.id)), FINAL)] if pair.verdict == "accepted" else []
     return outlined_png(image, [(mask, INVENTED), *used] if classes == 1 else used or [(mask, INVENTED)], classes)
 
 

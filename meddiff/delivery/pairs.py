@@ -1,6 +1,5 @@
 """The accepted pairs in a folder, for any program."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -67,7 +66,7 @@ def export_pairs(layout: Layout, params: Params, out: Path, labels: bool = False
             for done, files in enumerate(pairs, start=1):
                 case, place = files.read(), fresh / "masks" / files.image.name
                 if kind not in _IMAGES:
-                    shutil.copyfile(files.image, fresh / "images" / files.image.name)
+                    (fresh / "images" / files.image.name).write_bytes(files.image.read_bytes())
                 if kind in _MASKED and (labels or len(classes) > 1):
                     write_labels(place, case, len(classes))
                 elif kind in _MASKED and case.mask is not None:

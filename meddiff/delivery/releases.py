@@ -20,7 +20,8 @@ from meddiff.delivery.deliveries import note_delivery
 from meddiff.delivery.release_card import release_card
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout, replacing
-from meddiff.outputs.samples import Records, read_records
+from meddiff.outputs.samples import Records, final_mask, read_records, sample_image
+from meddiff.outputs.shards import InShard
 from meddiff.outputs.withdrawals import refuse_withdrawn
 from meddiff.params import Params
 from meddiff.progress import Report, silent
@@ -80,15 +81,15 @@ def publish(layout: Layout, params: Params, store: ObjectStore, name: str, repor
     _refuse_taken(store, name)
     manifest = {"format": _FORMAT, "name": name, "meddiff": __version__, "generators": sorted(set(table["generator"])),
                 "counts": _counts(records), "params": _public(params)}
-    content: dict[str, Path | bytes] = {
+    content: dict[str, InShard | bytes] = {
         "samples.csv": table.to_csv(index=False, lineterminator="\n").encode(),
         "README.md": release_card(manifest, layout.report / "summary.json").encode()}
     for id, batch in zip(table["id"], table["batch"], strict=True):
-        content[f"images/{id}.png"] = layout.synthetic / batch / "images" / f"{id}.png"
-        content[f"masks/{id}.png"] = layout.filtered / "masks" / f"{id}.png"
+        content[f"images/{id}.png"] = sample_image(layout.synthetic, batch, id)
+        content[f"masks/{id}.png"] = final_mask(layout.filtered, id)
 
     def upload(path: str) -> tuple[str, dict[str, Any]]:
-        data = _content(content[path])
+        data = source if isinstance(source := content[path], bytes) else source.read_bytes()
         _put(store, f"{name}/{path}", data, name)
         return path, {"sha256": _hash(data), "size": len(data)}
 
@@ -221,15 +222,6 @@ def _release(store: ObjectStore, manifest: dict[str, Any]) -> Release:
     files = manifest["files"]
     return Release(manifest["name"], f"{store.url}{manifest['name']}", sum(path.startswith("images/") for path in files),
                    sum(told["size"] for told in files.values()), tuple(manifest["generators"]), manifest["created"])
-
-
-def _content(source: Path | bytes) -> bytes:
-    if isinstance(source, bytes):
-        return source
-    try:
-        return source.read_bytes()
-    except OSError as e:
-        raise MeddiffError(source, "an accepted sample's file must be there", "Run `dvc repro filter`") from e
 
 
 def _hash(data: bytes) -> str:

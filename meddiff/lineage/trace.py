@@ -135,7 +135,7 @@ def _pair(known: Knowledge, id: str) -> Trace | None:
              "settings": f"seed {record.seed}, guidance {record.guidance_scale:g}, {record.steps} steps",
              "painted into": f"{record.background}, case {record.source} of patient {record.patient or 'unknown'}",
              "nearest": f"case {record.nearest} of patient {patients.get(record.nearest, 'unknown')}" if record.nearest else "",
-             "files": f"{record.image}, {record.corroded or record.mask}"} | _withdrawn(known, [record.generator])
+             "files": ", ".join(filter(None, (record.pictures, record.corroded)))} | _withdrawn(known, [record.generator])
     own = [each for each in executions if each.id == record.execution and each.id != FILES] or executions
     made = [each for each in products(known, executions, LEARNED) if each.kind in ("release", "export", "segmenter")]
     used = record.verdict == "accepted"  # the arms' other samples aren't named one by one

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from meddiff.cases import Case, read_image, read_mask
+from meddiff.cases import Case, Encoded, read_image, read_mask
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
-from meddiff.outputs.samples import read_samples
+from meddiff.outputs.samples import final_mask, read_samples, sample_image, sample_mask
 from meddiff.outputs.tables import BACKGROUNDS, CASES, DECISIONS
 from meddiff.outputs.withdrawals import read_withdrawals, refuse_withdrawn
 
@@ -20,8 +19,8 @@ class PairFiles:
     """A pair, or an image without mask, that isn't read yet: of a hundred thousand only those that are used come into memory."""
 
     id: str
-    image: Path
-    mask: Path | None
+    image: Encoded
+    mask: Encoded | None
     group: str = ""
 
     def read(self) -> Case:
@@ -32,15 +31,14 @@ def list_accepted(layout: Layout, corroded: bool = True) -> list[PairFiles]:
     """The accepted synthetic pairs in the order of their ids; a pair's group is its batch.
 
     Args:
-        layout: `synthetic` holds `BATCH/{images,masks}/ID.png`; `filtered` holds `decisions.parquet` (id, batch, verdict, …) and
-            `masks/ID.png` of the accepted samples.
+        layout: `synthetic` holds `BATCH/batch.parquet`; `filtered` holds `decisions.parquet` (id, batch, verdict, …) and
+            `masks.parquet` of the accepted samples.
         corroded: with their corroded masks, else with the masks that guided the painting.
 
     Raises:
         MeddiffError: the table is missing, or a patient was withdrawn of whom they were made.
     """
-    return [_files(layout, id, batch, layout.filtered if corroded else layout.synthetic / batch)
-            for id, batch, verdict in _decisions(layout) if verdict == "accepted"]
+    return [_sample(layout, id, batch, corroded) for id, batch, verdict in _decisions(layout) if verdict == "accepted"]
 
 
 def list_unfiltered(layout: Layout, seed: int = 0) -> list[PairFiles]:
@@ -56,7 +54,7 @@ def list_unfiltered(layout: Layout, seed: int = 0) -> list[PairFiles]:
     rows = _decisions(layout)
     n = sum(verdict == "accepted" for _, _, verdict in rows)
     drawn = sorted(np.random.default_rng(seed).permutation(len(rows))[:n])
-    return [_files(layout, id, batch, layout.synthetic / batch) for id, batch, _ in (rows[i] for i in drawn)]
+    return [_sample(layout, id, batch) for id, batch, _ in (rows[i] for i in drawn)]
 
 
 def list_found(layout: Layout) -> list[PairFiles]:
@@ -109,8 +107,9 @@ def nothing(layout: Layout, kind: str, arm: str, instead: str = "Leave the arm o
                         "none", "Look at reports/quality, then train the generator longer or widen the filter's bounds")
 
 
-def _files(layout: Layout, id: str, batch: str, masks: Path) -> PairFiles:
-    return PairFiles(id, layout.synthetic / batch / "images" / f"{id}.png", masks / "masks" / f"{id}.png", batch)
+def _sample(layout: Layout, id: str, batch: str, corroded: bool = False) -> PairFiles:
+    mask = final_mask(layout.filtered, id) if corroded else sample_mask(layout.synthetic, batch, id)
+    return PairFiles(id, sample_image(layout.synthetic, batch, id), mask, batch)
 
 
 def _decisions(layout: Layout) -> list[tuple[str, str, str]]:

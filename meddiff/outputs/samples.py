@@ -1,21 +1,25 @@
-"""What is known of synthetic samples: the tables of `generate` and `filter`, and their files."""
+"""What is known of synthetic samples: the tables of `generate` and `filter`, and their pictures."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
 from PIL import Image
 
-from meddiff.cases import Pixels, read_image, read_mask
+from meddiff.cases import Pixels, image_png, mask_png, read_image, read_mask
 from meddiff.errors import MeddiffError
+from meddiff.outputs.rows import SampleRow
+from meddiff.outputs.shards import InShard, write_shard
 from meddiff.outputs.tables import DECISIONS, SAMPLES
 from meddiff.progress import with_progress
 
 SAMPLE_COLUMNS = ("id", "batch", "seed", "background", "area", "guidance_scale", "steps", "generator")
 DECISION_COLUMNS = DECISIONS.columns
 VERDICTS = ("accepted", "rejected", "quarantined")
+MASKS = "masks.parquet"
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,42 @@ class Records:
         return sum(bool(reasons) for reasons in self.reasons.values())
 
 
+def write_batch(folder: Path, samples: Iterable[tuple[SampleRow, Pixels, Pixels]], classes: int = 1) -> None:
+    """Write a batch's shard: `SAMPLES`, with the pictures as columns `image` and `mask`.
+
+    Args:
+        folder: of the batch, which has its name.
+        samples: of each its row, image `[H, W, 3]` uint8 RGB and mask `[H, W]` of 0 to K.
+        classes: K.
+    """
+    rows, images, masks = zip(*samples, strict=True)
+    write_shard(folder / SAMPLES.name, SAMPLES.table(rows), {
+        "image": [image_png(image) for image in images], "mask": [mask_png(mask, classes) for mask in masks]})
+
+
+def sample_image(synthetic: Path, batch: str, id: str) -> InShard:
+    """The image of a sample."""
+    return InShard(synthetic / batch / SAMPLES.name, id, "image", SAMPLES.stage)
+
+
+def sample_mask(synthetic: Path, batch: str, id: str) -> InShard:
+    """The mask by which a sample was painted."""
+    return InShard(synthetic / batch / SAMPLES.name, id, "mask", SAMPLES.stage)
+
+
+def write_masks(filtered: Path, masks: Mapping[str, bytes]) -> None:
+    """Write the final masks, PNG by the ids of accepted samples."""
+    write_shard(filtered / MASKS, pd.DataFrame({"id": list(masks)}, dtype="str"), {"mask": list(masks.values())})
+
+
+def final_mask(filtered: Path, id: str) -> InShard:
+    """The mask of an accepted sample after corrosion."""
+    return InShard(filtered / MASKS, id, "mask", DECISIONS.stage)
+
+
 def read_pair(synthetic: Path, batch: str, id: str) -> tuple[Pixels, Pixels]:
-    """Image `[H, W, 3]` and mask `[H, W]` of a sample; any size that the files have."""
-    return read_image(synthetic / batch / "images" / f"{id}.png"), read_mask(synthetic / batch / "masks" / f"{id}.png")
+    """Image `[H, W, 3]` and mask `[H, W]` of a sample; any size that the pictures have."""
+    return read_image(sample_image(synthetic, batch, id)), read_mask(sample_mask(synthetic, batch, id))
 
 
 def read_pairs(synthetic: Path, rows: pd.DataFrame, label: str) -> Iterator[tuple[Pixels, Pixels]]:
@@ -55,8 +92,8 @@ def read_pairs(synthetic: Path, rows: pd.DataFrame, label: str) -> Iterator[tupl
 
 
 def read_mode(synthetic: Path, batch: str, id: str) -> str:
-    """Pillow's pixel format of a sample's image file."""
-    with Image.open(synthetic / batch / "images" / f"{id}.png") as header:
+    """Pillow's pixel format of a sample's image."""
+    with Image.open(BytesIO(sample_image(synthetic, batch, id).read_bytes())) as header:
         return header.mode
 
 

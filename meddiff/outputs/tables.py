@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pyarrow import parquet
 
 from meddiff.errors import MeddiffError
 from meddiff.outputs.rows import (
@@ -75,7 +76,7 @@ class StageTable(Generic[_Row]):
         types = {name: kind for name, (kind, _) in known.items()}
         blanks = {name: [""] for name, kind in types.items() if kind is float}
         try:
-            table = (pd.read_parquet(path) if path.suffix == ".parquet" else
+            table = (_read_parquet(path, known) if path.suffix == ".parquet" else
                      pd.read_csv(path, dtype=types, keep_default_na=False, na_values=blanks))
         except (OSError, ValueError) as e:  # pyarrow's and pandas' errors are subclasses of both
             raise MeddiffError(path, f"a table must decode ({' '.join(str(e).split())})", remedy) from e
@@ -97,19 +98,27 @@ class StageTable(Generic[_Row]):
 
     def write(self, folder: Path, rows: Iterable[_Row] | pd.DataFrame, further: Sequence[str] = ()) -> pd.DataFrame:
         """Write rows, or a table's columns of these and `further` names, into a folder; return what was written."""
-        if not isinstance(rows, pd.DataFrame):
-            names = [field.name for field in fields(self.row)]
-            rows = pd.DataFrame([[getattr(row, name) for name in names] for row in rows], columns=list(self.columns))
-        table, path = rows[[*self.columns, *further]], folder / self.name
+        table = (rows if isinstance(rows, pd.DataFrame) else self.table(rows))[[*self.columns, *further]]
+        path = folder / self.name
         if path.suffix == ".parquet":
             table.to_parquet(path, index=False)
         else:
             table.to_csv(path, index=False, float_format=self.digits, lineterminator="\n")
         return table
 
+    def table(self, rows: Iterable[_Row]) -> pd.DataFrame:
+        """Rows as they are written."""
+        names = [field.name for field in fields(self.row)]
+        return pd.DataFrame([[getattr(row, name) for name in names] for row in rows], columns=list(self.columns))
+
     def _columns(self) -> dict[str, tuple[type, object]]:
         """Type and default of each column."""
         return {field.name.rstrip("_"): (field.type, field.default) for field in fields(self.row)}  # type: ignore[misc]
+
+
+def _read_parquet(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+    """Those of the columns that are there: a shard has pictures, too."""
+    return pd.read_parquet(path, columns=[name for name in parquet.read_schema(path).names if name in columns])
 
 
 def write_losses(folder: Path, losses: Iterable[float]) -> None:

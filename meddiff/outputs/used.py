@@ -7,7 +7,7 @@ from meddiff.datasets.leakage import Used, look
 from meddiff.layout import Layout
 from meddiff.outputs.pairs import KINDS
 from meddiff.outputs.rows import CaseRow
-from meddiff.outputs.samples import Records
+from meddiff.outputs.samples import Records, sample_image
 from meddiff.outputs.tables import BACKGROUNDS, CASES, NORMAL
 from meddiff.params.arms import arm_of
 
@@ -47,6 +47,6 @@ def list_used(layout: Layout, records: Records, arms: Collection[str]) -> Iterat
         learned.update(pair.id for pair in KINDS[kind](layout))
     for id, batch, background in records.samples[["id", "batch", "background"]].itertuples(index=False):
         origin = origins.get(background, background.removesuffix("_removed").removesuffix("_site"))
-        image = layout.synthetic / batch / "images" / f"{id}.png"
+        image = sample_image(layout.synthetic, batch, id)
         yield Used(f"synthetic/{batch}", id, origin, look=look(read_image(image), frames.get(origin)) if id in learned else None,
                    painted=True)

@@ -179,7 +179,7 @@ class GenerateParams(Section):
     """Painting invented lesions into lesion-free images, and over lesions of images without annotation."""
 
     n: Annotated[int, Field(ge=1, le=1_000_000)] = Field(75, description="samples to make")
-    samples_per_batch: Positive = Field(25, description="samples of one folder, the unit of resume and of quality control")
+    samples_per_batch: Positive | None = Field(None, description="of a shard, the unit of resume and checks; null: 25 or n / 400")
     batch_size: Positive = Field(16, description="samples computed together")
     precision: SharedPrecision = "float32"
     steps: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="denoising steps")

@@ -6,11 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-from meddiff.cases import write_image, write_mask
 from meddiff.environment import use_machine
 from meddiff.layout import replacing
 from meddiff.outputs.rows import SampleRow
-from meddiff.outputs.tables import SAMPLES
+from meddiff.outputs.samples import write_batch
 from meddiff.painting.synthesizer import Request, Sample, Synthesizer
 from meddiff.params import GenerateParams, Params
 
@@ -37,19 +36,17 @@ def make_batches(settings: GenerateParams, model: str, synthesizer: Synthesizer,
         for (folder, _), samples in zip(batches, stream, strict=True):
             if written:
                 count(written.popleft().result())
-            written.append(writer.submit(write_batch, folder, samples, settings, model, classes))
+            written.append(writer.submit(keep_batch, folder, samples, settings, model, classes))
         if written:
             count(written.popleft().result())
 
 
-def write_batch(folder: Path, made: Callable[[], list[Sample]], settings: GenerateParams, model: str, classes: int) -> int:
+def keep_batch(folder: Path, made: Callable[[], list[Sample]], settings: GenerateParams, model: str, classes: int) -> int:
     """Write a batch of samples, swapped in whole; returns their number."""
     samples = made()
+    rows = (SampleRow(
+        sample.id, folder.name, sample.seed, sample.background, float((sample.mask > 0).mean()), sample.likeness,
+        sample.site_iou, settings.guidance_scale, settings.steps, model) for sample in samples)
     with replacing(folder) as fresh:
-        for sample in samples:
-            write_image(fresh / "images" / f"{sample.id}.png", sample.image)
-            write_mask(fresh / "masks" / f"{sample.id}.png", sample.mask, classes)
-        SAMPLES.write(fresh, (
-            SampleRow(sample.id, folder.name, sample.seed, sample.background, float((sample.mask > 0).mean()), sample.likeness,
-                      sample.site_iou, settings.guidance_scale, settings.steps, model) for sample in samples))
+        write_batch(fresh, ((row, sample.image, sample.mask) for row, sample in zip(rows, samples, strict=True)), classes)
     return len(samples)

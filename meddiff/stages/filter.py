@@ -5,7 +5,7 @@ import time
 from dataclasses import asdict
 from functools import partial
 
-from meddiff.cases import read_mask, write_mask
+from meddiff.cases import mask_png, read_mask
 from meddiff.environment import use_machine
 from meddiff.filtering.checks import check_batches, describe_batches
 from meddiff.filtering.corrosion import corrode_samples
@@ -19,7 +19,7 @@ from meddiff.filtering.similarity import measure_real
 from meddiff.layout import Layout, replacing
 from meddiff.outputs.cases import read_cases
 from meddiff.outputs.reviews import current_reviews
-from meddiff.outputs.samples import read_mode, read_pair, read_pairs, read_samples
+from meddiff.outputs.samples import final_mask, read_mode, read_pair, read_pairs, read_samples, write_masks
 from meddiff.outputs.tables import CORROSION, DECISIONS
 from meddiff.params import Params
 from meddiff.progress import bar, tell
@@ -55,19 +55,19 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
         if reviews:
             (filtered / "reviews.json").write_text(json.dumps(asdict(reviewed), indent=1) + "\n")
         accepted, lesions = decisions[decisions["verdict"] == "accepted"], decisions[decisions["area"] > 0]
-        masks, ids, kept = filtered / "masks", accepted["id"].tolist(), (lesions["verdict"] == "accepted").to_numpy()
-        masks.mkdir()
+        masks, ids, kept = dict[str, bytes](), accepted["id"].tolist(), (lesions["verdict"] == "accepted").to_numpy()
         corrosion = corrode_samples(cases, partial(read_pairs, layout.synthetic, accepted),
-                                    lambda number, mask: write_mask(masks / f"{ids[number]}.png", mask), settings)
+                                    lambda number, mask: masks.update({ids[number]: mask_png(mask)}), settings)
+        write_masks(filtered, masks)
         CORROSION.write(filtered, corrosion.profiles)
         painted = read_pairs(layout.synthetic, lesions, "fidelity")
-        corroded = ((image, read_mask(masks / f"{id}.png")) for id, (image, _) in zip(
+        corroded = ((image, read_mask(final_mask(filtered, id))) for id, (image, _) in zip(
             lesions["id"][kept], read_pairs(layout.synthetic, lesions[kept], "fidelity, corroded"), strict=True))
         fidelity = compare_samples(extractor, real, cases, read_cases(layout.cases("val")), painted, kept, corroded)
         numbers = fidelity.as_json() | {"corrosion": corrosion.numbers()}
         (filtered / "fidelity.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
         page = quality_page(verdicts, decisions, settings, make_tiles(
-            decisions, cases, read, lambda id: read_mask(masks / f"{id}.png"), extractor), "data_docs/index.html",
+            decisions, cases, read, lambda id: read_mask(final_mask(filtered, id)), extractor), "data_docs/index.html",
             params.prepare.classes, reviewed.words, tracker.about())
         (quality / "index.html").write_text(page, encoding="utf-8")
     tracker.headline({"acceptance": len(accepted) / len(decisions), "copies": float((table["rule"] == "copy").mean())})

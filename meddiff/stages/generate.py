@@ -1,5 +1,6 @@
 """Stage `generate`: synthetic pairs in batches; a batch that is finished is never made again."""
 
+import math
 import shutil
 import time
 from functools import partial
@@ -19,6 +20,8 @@ from meddiff.services.tracking import StageRun
 from meddiff.stages.batches import load_synthesizer, make_batches
 from meddiff.stages.resume import work_folder
 
+_LEAST, _MOST = 25, 400  # samples of a batch, and batches, where the settings leave it open
+
 
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     """Make `params.generate.n` samples with the seeds that follow `prepare.seed`."""
@@ -26,8 +29,9 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     settings, begun, parts = params.generate, time.monotonic(), (layout.generator, layout.mask_model, layout.backgrounds)
     synthesizer = load_synthesizer(params, *parts)
     work, first = work_folder(layout, "generate", settings, *parts), settings.seed * 1_000_000
-    batches = {work / f"b{number:04d}": range(first + start, first + min(start + settings.samples_per_batch, settings.n))
-               for number, start in enumerate(range(0, settings.n, settings.samples_per_batch))}
+    size = settings.samples_per_batch or max(_LEAST, math.ceil(settings.n / _MOST))
+    batches = {work / f"b{number:04d}": range(first + start, first + min(start + size, settings.n))
+               for number, start in enumerate(range(0, settings.n, size))}
     with bar("generate") as report:
         def count(made: int) -> None:
             nonlocal done

@@ -17,7 +17,7 @@ from meddiff.evaluation.tables import latex_tables, number_table
 from meddiff.layout import Layout, replacing
 from meddiff.outputs.cases import read_cases
 from meddiff.outputs.pairs import list_accepted
-from meddiff.outputs.samples import Records
+from meddiff.outputs.samples import Records, sample_mask
 from meddiff.outputs.tables import CASE_SCORES, ENSEMBLE_SCORES
 from meddiff.pages import Picture
 from meddiff.params import EvaluateParams
@@ -76,5 +76,5 @@ def draw_pairs(layout: Layout, records: Records, settings: EvaluateParams) -> li
     """At random from the accepted pairs; without those whose background isn't there any more."""
     accepted, background = list_accepted(layout), dict(zip(records.samples["id"], records.samples["background"], strict=True))
     drawn = [accepted[i] for i in np.random.default_rng(settings.seed).permutation(len(accepted))[:settings.pictures]]
-    return [Pair(files.read(), read_image(place), read_mask(layout.synthetic / files.group / "masks" / f"{files.id}.png"))
+    return [Pair(files.read(), read_image(place), read_mask(sample_mask(layout.synthetic, files.group, files.id)))
             for files in drawn if (place := layout.backgrounds / "images" / f"{background[files.id]}.png").is_file()]

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from meddiff.cases import write_image, write_mask
+from meddiff.cases import image_png, write_mask
 from meddiff.layout import Layout
 from meddiff.outputs.cases import read_cases
 from meddiff.outputs.samples import read_records
 from meddiff.outputs.tables import CASE_SCORES
+from tests.shards import change
 from tests.stages.test_evaluate import fill
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     layout = fill(tmp_path_factory.mktemp("project"))
     (layout.root / "params.yaml").write_text("prepare: {size: 32}\n")
     ids = read_records(layout.synthetic, layout.filtered).samples["id"]
-    write_image(layout.synthetic / f"b0000/images/{ids[0]}.png", np.full((32, 32, 3), 99, np.uint8))
+    change(layout.synthetic / "b0000/batch.parquet", ids[0], image=image_png(np.full((32, 32, 3), 99, np.uint8)))
     rows = []
     for case in read_cases(layout.cases("test")):
         for arm, dice in (("real", 0.4), ("synthetic", 0.6)):

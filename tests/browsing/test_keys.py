@@ -7,13 +7,14 @@ import pytest
 from meddiff.outputs.reviews import read_reviews
 from tests.browsing.chromium import PROGRAM, browser
 from tests.browsing.conftest import Served
+from tests.shards import images_of
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine")
 
 
 def test_keys_decide_and_undo(served: Served, tmp_path: Path) -> None:
     served.layout.reviews.unlink(missing_ok=True)
-    pairs = sorted(path.stem for path in served.layout.synthetic.glob("*/images/*.png"))
+    pairs = sorted(images_of(served.layout))
     with browser(tmp_path / "profile") as tab:
         tab.open(served.entry)
         tab.wait("location.pathname === '/pairs' && !location.search")  # the key is gone from the address

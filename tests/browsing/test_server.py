@@ -11,12 +11,13 @@ from PIL import Image
 from meddiff.outputs.reviews import read_reviews
 from tests.browsing.conftest import Served
 from tests.markup import VOID, Checker
+from tests.shards import images_of
 
 VOID.update(("input", "link"))
 
 
 def ids(served: Served) -> list[str]:
-    return sorted(path.stem for path in served.layout.synthetic.glob("*/images/*.png"))
+    return sorted(images_of(served.layout))
 
 
 @pytest.fixture(autouse=True)

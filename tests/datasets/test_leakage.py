@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from meddiff.cases import Case, Frame, Pixels, read_image, write_image
+from meddiff.cases import Case, Frame, Pixels, image_png, read_image, write_image
 from meddiff.datasets.demo import make_phantoms
 from meddiff.datasets.leakage import Used, look, photographed, refuse_leaks
 from meddiff.datasets.splits import near_duplicates, thumbnail
@@ -20,10 +20,12 @@ from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.outputs.cases import read_cases
 from meddiff.outputs.pairs import list_unfiltered
+from meddiff.outputs.samples import sample_image
 from meddiff.params import Params
 from meddiff.pretrained import FOUNDATION, photographs
 from meddiff.services.tracking import Unrecorded
 from meddiff.stages import evaluate, prepare
+from tests.shards import change, put_batch
 from tests.stages.test_prepare import raw_folder
 
 SETTINGS = Params.model_validate({"prepare": {"size": 64, "dataset": "folder", "path": "raw", "n_labelled": 12},
@@ -59,10 +61,11 @@ def layout(prepared: Path, tmp_path: Path) -> Layout:
     removed = {"id": f"{train.id}_removed", "source": f"removed:{train.id}", "group": train.group}
     pd.concat([table, pd.DataFrame([removed])]).to_csv(layout.backgrounds / "backgrounds.csv", index=False)
     background = table["id"][0]
-    write_image(layout.synthetic / "b0000/images/s0.png", read_image(layout.normal / f"images/{background}.png"))
-    pd.DataFrame([{"id": id, "batch": "b0000", "seed": i, "background": b, "area": 0.1, "guidance_scale": 1.5, "steps": 3,
-                   "generator": "g"} for i, (id, b) in enumerate((("s0", background), ("s1", f"{train.id}_removed")))]
-                 ).to_parquet(layout.synthetic / "b0000/batch.parquet")
+    grounds = (("s0", background), ("s1", f"{train.id}_removed"))
+    put_batch(layout.synthetic / "b0000", [
+        {"id": id, "batch": "b0000", "seed": i, "background": b, "area": 0.1, "guidance_scale": 1.5, "steps": 3, "generator": "g"}
+        for i, (id, b) in enumerate(grounds)], [(image := read_image(layout.backgrounds / f"images/{b}.png"), image[..., 0] * 0)
+                                                for _, b in grounds])
     layout.filtered.mkdir()
     pd.DataFrame([{"id": id, "batch": "b0000", "similarity": 0.5, "nearest": train.id, "agreement": 0.9, "contrast": 9.0,
                    "area": 0.1, "verdict": verdict, "reason": ""} for id, verdict in (("s0", "accepted"), ("s1", "rejected"))]
@@ -119,7 +122,7 @@ def turned(turns: int, flip: int, words: str) -> Callable[[Layout, Case], str]:
 
 
 def mirrored_sample(layout: Layout, case: Case) -> str:
-    write_image(layout.synthetic / "b0000/images/s0.png", changed(case.image)[:, ::-1])
+    change(layout.synthetic / "b0000/batch.parquet", "s0", image=image_png(changed(case.image)[:, ::-1]))
     return rf"synthetic/b0000/s0: .*`s0` is a mirrored near-duplicate of test case `{case.id}`"
 
 
@@ -155,14 +158,14 @@ def recorded(ending: str) -> Callable[[Layout, Case], str]:
         table = layout.synthetic / "b0000/batch.parquet"
         rows = pd.read_parquet(table)
         rows.loc[1, "background"] = case.id + ending   # of the rejected sample
-        rows.to_parquet(table)
+        rows.to_parquet(table)                         # in one row group, as any program writes it
         return rf"synthetic/b0000/s1: .*`s1` is test case `{case.id}` or made from it"
 
     return spoil
 
 
 def as_sample(layout: Layout, case: Case) -> str:
-    write_image(layout.synthetic / "b0000/images/s0.png", changed(case.image))
+    change(layout.synthetic / "b0000/batch.parquet", "s0", image=image_png(changed(case.image)))
     return rf"synthetic/b0000/s0: .*`s0` is a near-duplicate of test case `{case.id}`"
 
 
@@ -173,12 +176,12 @@ def test_a_clean_project_goes_on(layout: Layout) -> None:
 
 def test_a_rejected_sample_is_looked_at_where_an_arm_learns_from_it(layout: Layout) -> None:
     case, drawn = lesion_and_free(layout)[0], list_unfiltered(layout)[0].id
-    clean = read_image(layout.synthetic / "b0000/images/s0.png")
+    clean = read_image(sample_image(layout.synthetic, "b0000", "s0"))
     table = layout.filtered / "decisions.parquet"
     decisions = pd.read_parquet(table)
     decisions.assign(verdict=np.where(decisions["id"] == drawn, "rejected", "accepted")).to_parquet(table)
     for id in decisions["id"]:
-        write_image(layout.synthetic / f"b0000/images/{id}.png", changed(case.image) if id == drawn else clean)
+        change(layout.synthetic / "b0000/batch.parquet", id, image=image_png(changed(case.image) if id == drawn else clean))
     with pytest.raises(MeddiffError, match=PASSED):
         evaluate.run(layout, SETTINGS, Unrecorded())
     with (layout.segmenters / "validation.csv").open("a") as trained:

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from meddiff.cases import write_image, write_mask
 from meddiff.layout import Layout
+from tests.shards import put_batch, put_masks
 
 
 @pytest.fixture
@@ -16,13 +16,12 @@ def layout(tmp_path: Path) -> Layout:
     """Six samples in two batches, of which four were accepted."""
     layout = Layout(tmp_path / "project")
     rng = np.random.default_rng(0)
-    decisions = []
+    decisions, masks = [], {}
     for batch in ("b0000", "b0001"):
-        rows = []
+        rows, images = [], []
         for i in range(3):
             id = f"s{batch[-1]}{i}"
-            write_image(layout.synthetic / batch / "images" / f"{id}.png", rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
-            write_mask(layout.synthetic / batch / "masks" / f"{id}.png", np.ones((32, 32), np.uint8))
+            images.append(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
             rows.append({"id": id, "batch": batch, "seed": i, "background": "n1", "area": 0.2, "guidance_scale": 1.5, "steps": 20,
                          "generator": "abc"})
             accepted = i > 0
@@ -30,8 +29,9 @@ def layout(tmp_path: Path) -> Layout:
                               "area": 0.2, "verdict": "accepted" if accepted else "rejected",
                               "reason": "" if accepted else "copy"})
             if accepted:
-                write_mask(layout.filtered / "masks" / f"{id}.png", rng.integers(0, 2, (32, 32), dtype=np.uint8))
-        pd.DataFrame(rows).to_parquet(layout.synthetic / batch / "batch.parquet")
+                masks[id] = rng.integers(0, 2, (32, 32), dtype=np.uint8)
+        put_batch(layout.synthetic / batch, rows, [(image, np.ones((32, 32), np.uint8)) for image in images])
+    put_masks(layout, masks)
     pd.DataFrame(decisions).to_parquet(layout.filtered / "decisions.parquet")
     (layout.filtered / "batches.json").write_text(json.dumps({b: {"passed": True, "reasons": []} for b in ("b0000", "b0001")}))
     return layout

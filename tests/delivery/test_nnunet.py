@@ -18,6 +18,7 @@ from meddiff.delivery.nnunet import export
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.params import Params
+from tests.shards import put_batch, put_masks
 
 ONE, TWO = ["lesion"], ["benign", "malignant"]
 
@@ -48,12 +49,10 @@ def project(root: Path, cases, classes: int = 1) -> Layout:
     write_split(layout.cases("val"), made(3, 2), classes, 3)
     write_split(layout.cases("test"), made(2, 3), classes, 2)
     pairs = [replace(case, id=f"s{i}") for i, case in enumerate(made(6, 4))]
-    for pair in pairs:
-        write_image(layout.synthetic / "b0/images" / f"{pair.id}.png", pair.image)
-        write_mask(layout.synthetic / "b0/masks" / f"{pair.id}.png", pair.mask, classes)
-    for pair in pairs[:4]:
-        corroded = pair.mask * (np.arange(32) % 2 == 0).astype(np.uint8)
-        write_mask(layout.filtered / "masks" / f"{pair.id}.png", corroded, classes)
+    rows = [{"id": pair.id, "batch": "b0", "seed": 0, "background": "n", "area": 0.1, "guidance_scale": 1.0, "steps": 3,
+             "generator": "abc"} for pair in pairs]
+    put_batch(layout.synthetic / "b0", rows, [(pair.image, pair.mask) for pair in pairs], classes)
+    put_masks(layout, {pair.id: pair.mask * (np.arange(32) % 2 == 0).astype(np.uint8) for pair in pairs[:4]}, classes)
     pd.DataFrame({"id": [pair.id for pair in pairs], "batch": "b0", "verdict": ["accepted"] * 4 + ["rejected"] * 2}).to_parquet(
         layout.filtered / "decisions.parquet")
     return layout

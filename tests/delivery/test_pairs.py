@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -19,14 +20,16 @@ from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
 from meddiff import segmentation
-from meddiff.cases import read_mask, write_mask
+from meddiff.cases import image_png, read_mask
 from meddiff.cli.app import app
 from meddiff.datasets import adapters
 from meddiff.delivery.pair_formats import FORMATS
 from meddiff.delivery.pairs import export_pairs
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
+from meddiff.outputs.samples import final_mask
 from meddiff.params import Params
+from tests.shards import change, images_of, put_masks
 
 IDS = ["s01", "s02", "s11", "s12"]
 
@@ -45,9 +48,9 @@ def test_accepted_pairs_go_out_with_their_final_masks(layout: Layout, tmp_path: 
     for kind in ("images", "masks"):
         assert sorted(path.stem for path in (out / kind).iterdir()) == IDS
     for id in IDS:
-        final = read_mask(layout.filtered / "masks" / f"{id}.png")
+        final = read_mask(final_mask(layout.filtered, id))
         assert np.array_equal(grays(out / "masks" / f"{id}.png"), final * 255)
-        assert (out / f"images/{id}.png").read_bytes() == next(layout.synthetic.glob(f"*/images/{id}.png")).read_bytes()
+        assert (out / f"images/{id}.png").read_bytes() == images_of(layout)[id]
     table = pd.read_csv(out / "samples.csv", keep_default_na=False)
     assert table["id"].tolist() == IDS
     assert set(table["verdict"]) == {"accepted"}
@@ -59,7 +62,8 @@ def test_labels_are_indices_for_one_class_and_for_several(layout: Layout, tmp_pa
     export_pairs(layout, Params(), tmp_path / "one", labels=True)
     assert np.unique(grays(tmp_path / "one/masks/s01.png")).tolist() == [0, 1]
     assert "| 1 | lesion |" in (tmp_path / "one/README.md").read_text()
-    write_mask(layout.filtered / "masks/s01.png", np.tri(32, dtype=np.uint8) + np.eye(32, dtype=np.uint8), 2)
+    two_classes = np.tri(32, dtype=np.uint8) + np.eye(32, dtype=np.uint8)
+    put_masks(layout, dict.fromkeys(IDS, two_classes), 2)
     two = Params.model_validate({"prepare": {"classes": ["benign", "malignant"]}})
     export_pairs(layout, two, tmp_path / "two")
     assert np.array_equal(grays(tmp_path / "two/masks/s01.png"), np.tri(32) + np.eye(32))
@@ -102,15 +106,14 @@ def masks(layout: Layout) -> dict[str, np.ndarray]:
     hard = {"s01": ring + 2 * specks, "s02": ((y - 9) ** 2 / 60 + (x - 20) ** 2 / 30 < 1) * 2,
             "s11": np.random.default_rng(3).integers(0, 3, (32, 32)), "s12": np.zeros((32, 32))}
     found = {id: np.clip(mask, 0, 2).astype(np.uint8) for id, mask in hard.items()}
-    for id, mask in found.items():
-        write_mask(layout.filtered / f"masks/{id}.png", mask, 2)
+    put_masks(layout, found, 2)
     return found
 
 
 def exported(layout: Layout, out: Path, kind: str) -> Path:
     assert export_pairs(layout, TWO, out, kind=kind) == 4
     for id in IDS:
-        assert (out / f"images/{id}.png").read_bytes() == next(layout.synthetic.glob(f"*/images/{id}.png")).read_bytes()
+        assert (out / f"images/{id}.png").read_bytes() == images_of(layout)[id]
     return out
 
 
@@ -222,14 +225,14 @@ def test_labels_are_for_formats_with_mask_files(layout: Layout, tmp_path: Path) 
 # ---- the clinic's formats: out, and in again by the formats' own readers and by ours
 
 def originals(layout: Layout) -> dict[str, np.ndarray]:
-    return {id: np.array(Image.open(next(layout.synthetic.glob(f"*/images/{id}.png")))) for id in IDS}
+    return {id: np.array(Image.open(BytesIO(images_of(layout)[id]))) for id in IDS}
 
 
 def grayed(layout: Layout) -> None:
     """Two of the images have equal channels, as ultrasound does."""
     for id in ("s01", "s11"):
-        file = next(layout.synthetic.glob(f"*/images/{id}.png"))
-        Image.open(file).convert("L").convert("RGB").save(file)
+        gray = np.array(Image.open(BytesIO(images_of(layout)[id])).convert("L").convert("RGB"))
+        change(layout.synthetic / f"b000{id[1]}/batch.parquet", id, image=image_png(gray))
 
 
 def in_again(dataset: str, out: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -12,9 +12,11 @@ from meddiff.evaluation.bootstrap import Interval
 from meddiff.evaluation.quality import Quality
 from meddiff.evaluation.summary import Summary
 from meddiff.layout import Layout
+from meddiff.outputs.samples import final_mask, sample_image
 from meddiff.params import Params
 from meddiff.services.catalog import list_actions
 from meddiff.services.storage import FolderStore, ObjectStore
+from tests.shards import change
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
@@ -32,8 +34,8 @@ def test_a_release_comes_back_whole(layout: Layout, store: ObjectStore, tmp_path
     assert fetch(store, "v1", dest) == published == list_releases(store)[0]
     assert {path.name for path in dest.iterdir()} == {"images", "masks", "samples.csv", "README.md", MANIFEST}
     for id, batch in (("s01", "b0000"), ("s12", "b0001")):
-        assert (dest / "images" / f"{id}.png").read_bytes() == (layout.synthetic / batch / "images" / f"{id}.png").read_bytes()
-        assert (dest / "masks" / f"{id}.png").read_bytes() == (layout.filtered / "masks" / f"{id}.png").read_bytes()
+        assert (dest / "images" / f"{id}.png").read_bytes() == sample_image(layout.synthetic, batch, id).read_bytes()
+        assert (dest / "masks" / f"{id}.png").read_bytes() == final_mask(layout.filtered, id).read_bytes()
     table = pd.read_csv(dest / "samples.csv")
     assert table["id"].tolist() == ["s01", "s02", "s11", "s12"]
     assert {"seed", "background", "similarity", "generator"} <= set(table)
@@ -129,8 +131,8 @@ def test_other_content_under_an_unfinished_name_is_refused(layout: Layout, store
 
 
 def test_nothing_accepted_or_a_missing_file(layout: Layout, store: ObjectStore) -> None:
-    (layout.filtered / "masks/s01.png").unlink()
-    with pytest.raises(MeddiffError, match=r"s01\.png: an accepted sample's file must be there"):
+    change(layout.filtered / "masks.parquet", "s01", mask=None)
+    with pytest.raises(MeddiffError, match=r"masks\.parquet \(mask of s01\): the row has no picture"):
         publish(layout, Params(), store, "v1")
     table = pd.read_parquet(layout.filtered / "decisions.parquet").assign(verdict="rejected")
     table.to_parquet(layout.filtered / "decisions.parquet")

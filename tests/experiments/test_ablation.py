@@ -186,11 +186,12 @@ STAGES = {
     "generate": """
 picture(root / "backgrounds/images/n.png", (9, 9, 9), "RGB")
 folder, shade = root / "synthetic/b0000", round(50 * p["generate"]["guidance_scale"])
-for i in range(6):
-    picture(folder / f"images/s{i}.png", (shade, shade, shade), "RGB")
-    picture(folder / f"masks/s{i}.png", 255, "L")
-pd.DataFrame([{"id": f"s{i}", "batch": "b0000", "seed": i, "background": "n", "area": 0.1, "steps": 20, "generator": "g",
-               "guidance_scale": 1.0} for i in range(6)]).to_parquet(folder / "batch.parquet")
+rows = [{"id": f"s{i}", "batch": "b0000", "seed": i, "background": "n", "area": 0.1, "steps": 20, "generator": "g",
+         "guidance_scale": 1.0} for i in range(6)]
+from meddiff.cases import image_png, mask_png
+from meddiff.outputs.shards import write_shard
+write_shard(folder / "batch.parquet", pd.DataFrame(rows), {
+    "image": [image_png(np.full((16, 16, 3), shade, np.uint8))] * 6, "mask": [mask_png(np.ones((16, 16), np.uint8))] * 6})
 """,
     "filter": """
 folder = root / "filtered"; folder.mkdir(exist_ok=True)
@@ -200,6 +201,9 @@ if p["filter"].get("min_contrast") == 0 and p["filter"]["agreement"]:
 pd.DataFrame([{"id": f"s{i}", "batch": "b0000", "similarity": 0.5, "nearest": "c", "agreement": 0.9, "contrast": 9.0, "area": 0.1,
                "verdict": "accepted" if i < kept else "rejected", "reason": "" if i < kept else "agreement"} for i in range(6)]
              ).to_parquet(folder / "decisions.parquet")
+from meddiff.cases import mask_png
+from meddiff.outputs.samples import write_masks
+write_masks(folder, {f"s{i}": mask_png(np.ones((16, 16), np.uint8)) for i in range(kept)})
 (folder / "batches.json").write_text(json.dumps({"b0000": {"passed": True, "reasons": []}}))
 (folder / "fidelity.json").write_text(json.dumps({"sets": {"accepted": {"seam": 0.1 * kept, "n": kept, "of": "x", "bad": None}}}))
 """,

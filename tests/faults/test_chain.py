@@ -45,7 +45,7 @@ DEATHS = (
     r"after rename /\.work/generate/\w+/b0000$",                # between two batches
     r"open /\.work/\.bundle\.new/",                             # all batches done
     r"half open /killed/dvc\.lock$",                            # DVC, as it writes dvc.lock
-    r"open /\.filtered\.new/masks/",
+    r"open /\.filtered\.new/masks\.parquet$",
     r"after rename /\.work/segment/\w{16}$",                    # one of four segmenters done
     "rename /reports/evaluation$",
 )

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from meddiff.cases import write_image, write_mask
+from meddiff.cases import image_png, mask_png
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.outputs.reviews import current_reviews, decide_pair, put_review, read_reviews
+from tests.shards import change, put_batch
 
 SHIPPED = Path(__file__).parents[2] / "reviews.csv"
 IDS = [f"s{i}" for i in range(6)]
@@ -20,9 +21,8 @@ SAMPLES = pd.DataFrame({"id": IDS, "batch": "b0"})
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     layout = Layout(tmp_path)
-    for i, id in enumerate(IDS):
-        write_image(layout.synthetic / f"b0/images/{id}.png", np.full((8, 8, 3), 30 * i, np.uint8))
-        write_mask(layout.synthetic / f"b0/masks/{id}.png", np.eye(8, dtype=np.uint8))
+    put_batch(layout.synthetic / "b0", [{"id": id} for id in IDS],
+              [(np.full((8, 8, 3), 30 * i, np.uint8), np.eye(8, dtype=np.uint8)) for i in range(len(IDS))])
     layout.reviews.write_bytes(SHIPPED.read_bytes())
     return layout
 
@@ -49,8 +49,8 @@ def test_a_pair_that_is_painted_anew_or_gone_has_no_decision(layout: Layout) -> 
     for id in ("s0", "s1", "s2"):
         decide_pair(layout, "b0", id, "accept", "Bo")
     assert current_reviews(layout, SAMPLES) == dict.fromkeys(("s0", "s1", "s2"), "accept")
-    write_image(layout.synthetic / "b0/images/s0.png", np.full((8, 8, 3), 7, np.uint8))
-    write_mask(layout.synthetic / "b0/masks/s1.png", np.ones((8, 8), np.uint8))
+    change(layout.synthetic / "b0/batch.parquet", "s0", image=image_png(np.full((8, 8, 3), 7, np.uint8)))
+    change(layout.synthetic / "b0/batch.parquet", "s1", mask=mask_png(np.ones((8, 8), np.uint8)))
     assert current_reviews(layout, SAMPLES) == {"s0": "outdated", "s1": "outdated", "s2": "accept"}
     assert current_reviews(layout, SAMPLES.head(2))["s2"] == "outdated"
     layout.reviews.unlink()

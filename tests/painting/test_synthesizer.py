@@ -17,18 +17,20 @@ import yaml
 from PIL import Image
 
 from meddiff import served
-from meddiff.cases import Case, read_image, read_mask, write_image, write_mask
+from meddiff.cases import Case, read_image, write_image, write_mask
 from meddiff.diffusion.inpainting import to_tensor
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.lesions.seams import seam
 from meddiff.masks.model import fit_mask_model
+from meddiff.outputs.samples import read_pair
 from meddiff.painting.synthesizer import Plan, Request, Sample, Synthesizer, bundle, load_bundle
 from meddiff.params import GenerateParams, MaskModelParams, Params
 from meddiff.services.tracking import Unrecorded
 from meddiff.stages import batches, generate
 from tests.conftest import make_cases
 from tests.pipelines import embedded
+from tests.shards import images_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -168,8 +170,7 @@ def test_stage_records_how_visible_the_borders_are(layout: Layout, tiny: Params)
     grounds = {path.stem: read_image(path) for path in layout.backgrounds.glob("images/*.png")}
     found = [
         seam(
-            read_image(layout.synthetic / row.batch / f"images/{row.id}.png"),
-            read_mask(layout.synthetic / row.batch / f"masks/{row.id}.png"),
+            *read_pair(layout.synthetic, row.batch, row.id),
             grounds[row.background],
             tiny.generate.rim,
         )
@@ -204,7 +205,7 @@ def test_stage_tells_how_alike_masks_are_to_what_was_there(layout: Layout, tiny:
     assert table["site_iou"].notna().equals(table.index.to_series().isin(at.index))
     known = {case.id: case.mask for case in found}
     for row in at.itertuples():
-        mask, old = read_mask(own.synthetic / row.batch / f"masks/{row.Index}.png") > 0, known[row.background] > 0
+        mask, old = read_pair(own.synthetic, row.batch, row.Index)[1] > 0, known[row.background] > 0
         assert row.site_iou == pytest.approx((mask & old).sum() / (mask | old).sum())
     assert values["site_iou_mean"] == pytest.approx(at["site_iou"].mean())
     assert values["site_iou_max"] == pytest.approx(at["site_iou"].max())
@@ -215,12 +216,12 @@ def test_stage_writes_batches_and_resumes_them(layout: Layout, tiny: Params, mon
     table = pd.concat(pd.read_parquet(path) for path in sorted(layout.synthetic.glob("*/batch.parquet")))
     assert list(table["seed"]) == list(range(8))
     assert sorted(table["batch"].unique()) == ["b0000", "b0001"]
-    before = {path.name: path.read_bytes() for path in layout.synthetic.rglob("*.png") if path.parent.name == "images"}
+    before = images_of(layout)
     assert len(before) == 8
     assert not calls_of(layout, tiny, monkeypatch), "what DVC may yet lose isn't made again"
     shutil.rmtree(layout.work / "generate")
 
-    write, calls = batches.write_batch, []
+    write, calls = batches.keep_batch, []
 
     def interrupted(folder: Path, *rest: object) -> int:
         calls.append(folder)
@@ -228,23 +229,20 @@ def test_stage_writes_batches_and_resumes_them(layout: Layout, tiny: Params, mon
             raise KeyboardInterrupt
         return write(folder, *rest)
 
-    monkeypatch.setattr(batches, "write_batch", interrupted)
+    monkeypatch.setattr(batches, "keep_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate.run(layout, tiny, Unrecorded())
-    assert {path.name for path in layout.synthetic.rglob("images/*.png")} == set(before), (
-        "an interrupted run leaves the old output"
-    )
+    assert images_of(layout) == before, "an interrupted run leaves the old output"
     generate.run(layout, tiny, Unrecorded())
     assert len(calls) == 3, "the finished batch is not made again"
-    after = {path.name: path.read_bytes() for path in layout.synthetic.rglob("images/*.png")}
-    assert after == before
+    assert images_of(layout) == before
 
 
 def calls_of(layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The batches that another run of the stage writes."""
     written: list[object] = []
     with monkeypatch.context() as patch:
-        patch.setattr(batches, "write_batch", lambda *given: written.append(given) or 0)
+        patch.setattr(batches, "keep_batch", lambda *given: written.append(given) or 0)
         generate.run(layout, params, Unrecorded())
     return written
 
@@ -275,7 +273,7 @@ def test_ctrl_c_stops_the_stage_and_it_goes_on(layout: Layout, tiny: Params, tmp
     assert process.returncode == 0, told
     assert "generate: 40/40" in told
     assert (tmp_path / "synthetic/b0000/batch.parquet").stat().st_mtime_ns == made
-    assert len(list(tmp_path.glob("synthetic/*/images/*.png"))) == 40
+    assert len(images_of(Layout(tmp_path))) == 40
 
 
 def test_a_bundle_keeps_its_settings_and_computes_in_bfloat16_only_where_that_is_in_hardware(

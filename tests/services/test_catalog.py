@@ -101,8 +101,7 @@ def test_show_tells_where_a_sample_comes_from(params: Params, tmp_path: Path) ->
     record = catalog.show(layout, params, "s0000000000")
     assert (record.seed, record.background, record.generator, record.guidance_scale) == (5_000_000_000, "normal_0", "abc123", 1.5)
     assert (record.verdict, record.similarity, record.nearest, record.batch_passed) == ("accepted", 0.5, "case_1", True)
-    assert record.mask == "synthetic/b0000/masks/s0000000000.png"
-    assert record.corroded == "filtered/masks/s0000000000.png"
+    assert (record.pictures, record.corroded) == ("synthetic/b0000/batch.parquet", "filtered/masks.parquet")
     rejected = catalog.show(layout, params, "s0000000001")
     assert (rejected.verdict, rejected.reason, rejected.corroded, rejected.similarity) == ("rejected", "copy", None, None)
     quarantined = catalog.show(layout, params, "s0000000003")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from meddiff.cases import Case, read_mask, write_image, write_mask
+from meddiff.cases import Case, mask_png, read_mask, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.evaluation.bootstrap import nearer_p
 from meddiff.layout import Layout
@@ -27,6 +27,7 @@ from meddiff.services.tracking import Unrecorded
 from meddiff.stages import arms as stage_arms
 from meddiff.stages import evaluate, prepare, segment
 from tests.conftest import make_cases
+from tests.shards import change, mask_ids, put_batch, put_masks
 from tests.stages.test_prepare import wide_folder
 
 
@@ -58,24 +59,22 @@ def put_split(layout: Layout, split: str, cases: list[Case]) -> None:
 
 
 def put_synthetic(layout: Layout, accepted: int = 3) -> None:
-    decisions = []
+    decisions, masks = [], {}
     for batch, seed in (("b0000", 20), ("b0001", 21)):
-        rows, folder = [], layout.synthetic / batch
-        for i, case in enumerate(make_cases(4, seed=seed)):
-            write_image(folder / "images" / f"{case.id}.png", case.image)
-            write_mask(folder / "masks" / f"{case.id}.png", case.mask)
+        rows, made = [], make_cases(4, seed=seed)
+        for i, case in enumerate(made):
             rows.append({"id": case.id, "batch": batch, "seed": i, "background": f"bg{i}", "area": 0.1, "guidance_scale": 1.5,
                          "steps": 3, "generator": "g"})
             good = batch == "b0000" and i < accepted
             bad = ("rejected", "copy") if batch == "b0000" else ("quarantined", "batch: contrast")
             verdict, reason = ("accepted", "") if good else bad
             if good:
-                write_mask(layout.filtered / "masks" / f"{case.id}.png", case.mask)
+                masks[case.id] = case.mask
             write_image(layout.backgrounds / "images" / f"bg{i}.png", case.image)
             decisions.append({"id": case.id, "batch": batch, "similarity": 0.5, "nearest": "case_0_000", "agreement": 0.9,
                               "contrast": 9.0, "area": 0.1, "verdict": verdict, "reason": reason})
-        pd.DataFrame(rows).to_parquet(folder / "batch.parquet")
-    layout.filtered.mkdir(parents=True, exist_ok=True)
+        put_batch(layout.synthetic / batch, rows, [(case.image, case.mask) for case in made])
+    put_masks(layout, masks)
     pd.DataFrame(decisions).to_parquet(layout.filtered / "decisions.parquet")
     (layout.filtered / "batches.json").write_text(json.dumps({"b0000": {"reasons": []}, "b0001": {"reasons": ["contrast: 0.1"]}}))
 
@@ -151,14 +150,15 @@ def test_every_synthetic_arm_has_as_many_pairs_and_its_own_masks(layout, monkeyp
         used[len(used)] = {case.id: (case.mask > 0).sum() for case in synthetic}
         return train(real, synthetic, *rest)
 
-    path = next((layout.filtered / "masks").iterdir())
-    write_mask(path, np.pad(np.ones((2, 2), np.uint8), ((15, 15), (15, 15))))
+    first = min(mask_ids(layout))
+    small = mask_png(np.pad(np.ones((2, 2), np.uint8), ((15, 15), (15, 15))))
+    change(layout.filtered / "masks.parquet", first, mask=small)
     monkeypatch.setattr(stage_arms, "train_segmenter", spy)
     arms = ["real", "synthetic", "uncorroded", "unfiltered"]
     segment.run(layout, settings(segment={"arms": arms, "seeds": [0]}), Unrecorded())
     assert [len(pairs) for pairs in used.values()] == [0, 3, 3, 3]
     assert used[1].keys() == used[2].keys() != used[3].keys()
-    assert used[1][path.stem] == 4 < used[2][path.stem]
+    assert used[1][first] == 4 < used[2][first]
     decided = pd.read_parquet(layout.filtered / "decisions.parquet").set_index("id")["verdict"]
     assert set(decided[list(used[3])]) - {"accepted"}
     table = pd.read_csv(layout.segmenters / "validation.csv")

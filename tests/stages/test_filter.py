@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from benchmarks.filter import speed
 from benchmarks.floors import Machine
-from meddiff.cases import Case, read_mask, write_image, write_mask
+from meddiff.cases import Case, image_png, write_image, write_mask
 from meddiff.errors import MeddiffError
 from meddiff.filtering.similarity import measure_real
 from meddiff.layout import Layout
@@ -30,6 +30,7 @@ from meddiff.params import Params
 from meddiff.segmentation.segmenter import Architecture, Segmenter
 from meddiff.services.tracking import Unrecorded
 from tests.conftest import make_cases
+from tests.shards import change, mask_ids, put_batch
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Great Expectations imports modules that Python 3.11 deprecates
@@ -75,15 +76,10 @@ def write_cases(layout: Layout, cases: list[Case], split: str = "train") -> None
 
 def write_batch(layout: Layout, batch: str, cases: list[Case]) -> None:
     """The cases as samples named after batch and place."""
-    folder, rows = layout.synthetic / batch, []
-    for i, case in enumerate(cases):
-        id = f"s_{batch}_{i:02d}"
-        assert case.mask is not None
-        write_image(folder / f"images/{id}.png", case.image)
-        write_mask(folder / f"masks/{id}.png", case.mask)
-        rows.append({"id": id, "batch": batch, "seed": i, "background": "normal_0", "area": float(case.mask.mean()),
-                     "guidance_scale": 1.5, "steps": 3, "generator": "abc"})
-    pd.DataFrame(rows).to_parquet(folder / "batch.parquet", index=False)
+    put_batch(layout.synthetic / batch, [
+        {"id": f"s_{batch}_{i:02d}", "batch": batch, "seed": i, "background": "normal_0", "area": float(np.mean(case.mask)),
+         "guidance_scale": 1.5, "steps": 3, "generator": "abc"} for i, case in enumerate(cases)],
+        [(case.image, np.asarray(case.mask)) for case in cases])
 
 
 def settings(tiny: Params, **changes: float | str) -> Params:
@@ -117,7 +113,7 @@ def test_everything_is_written_and_belongs_together(layout: Layout, tiny: Params
     assert records.decisions["area"].to_numpy() == pytest.approx(records.samples["area"].to_numpy())
     assert records.decisions["nearest"][N:].tolist() == [f"case_1_{i:03d}" for i in range(N)]
     for case in accepted(layout):
-        guiding = read_mask(layout.synthetic / case.group / f"masks/{case.id}.png")
+        guiding = read_pair(layout.synthetic, case.group, case.id)[1]
         assert case.mask is not None
         assert 0 < case.mask.sum() < guiding.sum()
         assert (case.mask <= guiding).all()
@@ -170,17 +166,16 @@ def test_copies_are_rejected_and_their_batch_is_quarantined(layout: Layout, tiny
     assert by_batch["b1"] == {"quarantined"}
     assert set(records.decisions["reason"][N:]) == {"batch: acceptance; copy"}
     assert records.reasons["b1"] == ("At least 50% of the samples are accepted: 0",)
-    assert {path.stem for path in (layout.filtered / "masks").iterdir()} == {pair.id for pair in list_accepted(layout)}
-    assert not list((layout.filtered / "masks").glob("s_b1*"))
+    assert mask_ids(layout) == {pair.id for pair in list_accepted(layout)}
+    assert not any(id.startswith("s_b1") for id in mask_ids(layout))
     assert recorder.headlines["copies"] >= 0.5
     assert recorder.values["batches_quarantined"] == 1
     assert not json.loads((layout.filtered / "batches.json").read_text())["b1"]["passed"]
 
 
 def test_a_wrong_size_quarantines_the_batch_with_its_good_samples(layout: Layout, tiny: Params) -> None:
-    path = layout.synthetic / "b0/images/s_b0_02.png"
-    with Image.open(path) as image:
-        image.resize((48, 48)).save(path)
+    image = Image.fromarray(read_pair(layout.synthetic, "b0", "s_b0_02")[0]).resize((48, 48))
+    change(layout.synthetic / "b0/batch.parquet", "s_b0_02", image=image_png(np.array(image)))
     stage.run(layout, tiny, Unrecorded())
     decisions = read_records(layout.synthetic, layout.filtered).decisions
     assert set(decisions["reason"][:N]) == {"batch: image size"}
@@ -225,7 +220,7 @@ def test_people_remove_and_keep_pairs_but_no_copies(layout: Layout, tiny: Params
     assert after.loc["s_b0_01", ["verdict", "reason"]].tolist() == ["accepted", "person"]
     assert after.drop("s_b0_01").equals(before.drop("s_b0_01"))
     assert [pair.id for pair in list_accepted(layout)] == ["s_b0_01"]
-    assert (layout.filtered / "masks/s_b0_01.png").is_file()
+    assert mask_ids(layout) == {"s_b0_01"}
     assert json.loads((layout.filtered / "reviews.json").read_text()) == {
         "kept": 1, "removed": 0, "agreed": 1, "refused": 1, "outdated": 0}
     assert recorder.values["reviewed_kept"] == 1
@@ -238,7 +233,7 @@ def test_people_remove_and_keep_pairs_but_no_copies(layout: Layout, tiny: Params
     stage.run(layout, open_bounds, Unrecorded())
     after = read_records(layout.synthetic, layout.filtered).decisions.set_index("id")
     assert after.loc["s_b0_02", ["verdict", "reason"]].tolist() == ["rejected", "person"]
-    assert not (layout.filtered / "masks/s_b0_02.png").exists()
+    assert "s_b0_02" not in mask_ids(layout)
     assert "person <b>1</b>" in (layout.quality / "index.html").read_text(encoding="utf-8")
 
 
@@ -270,14 +265,16 @@ def test_another_extractor_changes_similarity_alone(layout: Layout, tiny: Params
 def test_nothing_accepted_is_written_and_said(layout: Layout, tiny: Params, capsys: pytest.CaptureFixture[str]) -> None:
     stage.run(layout, settings(tiny, min_contrast=250.0, min_acceptance=0.0), Unrecorded())
     assert f"none of {2 * N} samples was accepted" in capsys.readouterr().err
-    assert not list((layout.filtered / "masks").iterdir())
+    assert mask_ids(layout) == set()
     assert (layout.quality / "index.html").is_file()
     assert list_accepted(layout) == []
 
 
 @pytest.mark.parametrize(("damage", "message"), [
-    (lambda root: (root / "synthetic/b0/images/s_b0_01.png").unlink(), r"images/s_b0_01\.png"),
-    (lambda root: (root / "synthetic/b1/masks/s_b1_03.png").unlink(), r"masks/s_b1_03\.png"),
+    (lambda root: change(root / "synthetic/b0/batch.parquet", "s_b0_01", image=None),
+     r"b0/batch\.parquet \(image of s_b0_01\): the row has no picture\. Run `dvc repro generate`"),
+    (lambda root: change(root / "synthetic/b1/batch.parquet", "s_b1_03", mask=b"GIF"),
+     r"mask of s_b1_03\): a mask must be there and decode"),
     (lambda root: (root / "synthetic/b1/batch.parquet").unlink(), r"b1/batch\.parquet: a batch's table must be there"),
     (lambda root: (root / "synthetic").rename(root / "elsewhere"), r"synthetic: .*at least one batch"),
     (lambda root: (root / "data/train/cases.csv").unlink(), r"cases\.csv"),

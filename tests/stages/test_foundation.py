@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
-from meddiff.cases import read_image, read_mask, write_image, write_mask
+from meddiff.cases import read_image, write_image, write_mask
 from meddiff.diffusion.foundation import load_foundation
 from meddiff.layout import Layout
 from meddiff.masks.model import fit_mask_model
+from meddiff.outputs.samples import read_pair
 from meddiff.params import MaskModelParams, Params
 from meddiff.pretrained import FOUNDATION
 from meddiff.services.tracking import Unrecorded
@@ -80,8 +81,8 @@ def test_a_folder_of_stable_diffusions_kind_goes_through_to_samples(layout: Layo
     table = pd.concat(map(pd.read_parquet, sorted(layout.synthetic.glob("*/batch.parquet"))))
     assert len(table) == tiny.generate.n
     for row in table.itertuples():
-        image = read_image(layout.synthetic / row.batch / f"images/{row.id}.png")
-        mask = read_mask(layout.synthetic / row.batch / f"masks/{row.id}.png") > 0
+        image, mask = read_pair(layout.synthetic, row.batch, row.id)
+        mask = mask > 0
         ground = read_image(layout.backgrounds / f"images/{row.background}.png")
         assert (image[mask] != ground[mask]).any()
         assert np.array_equal(image[0], ground[0]) or mask[:2].any()

@@ -9,7 +9,7 @@ import pandas as pd
 from meddiff.cases import Pixels, read_image, read_mask, write_image
 from meddiff.experiments.run import Outcome, tree_run
 from meddiff.layout import Layout
-from meddiff.outputs.samples import read_records
+from meddiff.outputs.samples import final_mask, read_pair, read_records
 from meddiff.params.overrides import Overrides
 
 TILE_GAP = 3  # between pictures [pixels]
@@ -42,12 +42,10 @@ def _write_tiles(tree: Layout, shown: int, tiles: Path) -> None:
     table = records.samples.merge(records.decisions[["id", "verdict", "reason"]], on="id", how="left").sort_values("seed")
     verdicts = []
     for sample in table.head(shown).itertuples():
-        file = f"{sample.id}.png"
-        final = tree.filtered / "masks" / file
+        final = read_mask(final_mask(tree.filtered, sample.id)) if sample.verdict == "accepted" else None
+        image, mask = read_pair(tree.synthetic, sample.batch, sample.id)
         write_image(tiles / f"{sample.seed}.png", tile(
-            read_image(tree.backgrounds / "images" / f"{sample.background}.png"),
-            read_mask(tree.synthetic / sample.batch / "masks" / file), read_mask(final) if final.is_file() else None,
-            read_image(tree.synthetic / sample.batch / "images" / file)))
+            read_image(tree.backgrounds / "images" / f"{sample.background}.png"), mask, final, image))
         verdicts.append((sample.seed, "accepted" if sample.verdict == "accepted" else f"{sample.verdict}: {sample.reason}"))
     pd.DataFrame(verdicts, columns=["seed", "verdict"]).to_csv(tiles / _VERDICTS, index=False)
 

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
-from meddiff.outputs.samples import SAMPLE_COLUMNS, VERDICTS
+from meddiff.outputs.samples import MASKS, SAMPLE_COLUMNS, VERDICTS
 from meddiff.outputs.sources import Source
+from meddiff.outputs.tables import SAMPLES
 from meddiff.params import Params
 from meddiff.services.catalog.database import open_session, project_name
 from meddiff.services.catalog.models import (
@@ -162,6 +163,5 @@ def _record(sample: SampleEntry, batch: BatchEntry, decision: DecisionEntry | No
     values |= {name: getattr(decision, name) for name in SCORES} | {"model": model}
     accepted = decision.verdict == "accepted"
     return SampleRecord(**values, batch_passed=batch.passed, batch_reasons=tuple(json.loads(batch.reasons)),
-                        image=f"synthetic/{batch.id}/images/{sample.id}.png",
-                        mask=f"synthetic/{batch.id}/masks/{sample.id}.png",
-                        corroded=f"filtered/masks/{sample.id}.png" if accepted else None, promotions=tuple(promotions))
+                        pictures=f"synthetic/{batch.id}/{SAMPLES.name}", corroded=f"filtered/{MASKS}" if accepted else None,
+                        promotions=tuple(promotions))

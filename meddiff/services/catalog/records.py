@@ -125,7 +125,7 @@ class SampleRecord:
         similarity, nearest, agreement, contrast: the filter's scores and the nearest real case; None before `filter` ran.
         verdict: accepted, rejected, quarantined or, before `filter` ran, undecided; with its reason.
         batch_passed: verdict of the batch's quality check, None before `filter` ran; `batch_reasons` says why not.
-        image, mask, corroded: paths below the project folder; `corroded` is the tightened mask, None unless accepted.
+        pictures, corroded: shards below the project folder: of its image and mask, and of the tightened mask, or None.
     """
 
     id: str
@@ -148,7 +148,6 @@ class SampleRecord:
     reason: str
     batch_passed: bool | None
     batch_reasons: tuple[str, ...]
-    image: str
-    mask: str
+    pictures: str
     corroded: str | None
     promotions: tuple[PromotionRecord, ...]

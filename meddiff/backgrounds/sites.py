@@ -55,7 +55,8 @@ def search_sites(cases: Sequence[Case], settings: BackgroundsParams, training: T
     """
     found, rounds = list[Case](), settings.finder_rounds if cases else 0
     params = SegmentParams(steps=max(1, settings.finder_steps), share=_TAUGHT, ratio=max(1, len(cases)),
-                           precision=settings.precision)
+                           precision=settings.precision, network=settings.finder_network, encoder=settings.finder_encoder,
+                           encoder_revision=settings.finder_encoder_revision)
     for number in range(rounds):
         names = {f"finder {number + 1}{name}": settings.seed + 1 + _APART * (2 * number + i) for i, name in enumerate("ab")}
         jobs = {name: partial(training, name, partial(train_finder, taught=found), params, seed, found)
@@ -93,7 +94,8 @@ def train_finder(
 
     The other arguments and what is raised: see `segmentation.train_segmenter`.
     """
-    return train_segmenter(reduced(cases), reduced(taught), params, seed, device=device, checkpoint=checkpoint, report=report,
+    cases, taught = reduced(cases, params.network), reduced(taught, params.network)
+    return train_segmenter(cases, taught, params, seed, device=device, checkpoint=checkpoint, report=report,
                            classes=classes)
 
 

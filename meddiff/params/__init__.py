@@ -15,11 +15,11 @@ from meddiff.params.actions import (
     TuneParams,
 )
 from meddiff.params.arms import arm_of
+from meddiff.params.comparison import EvaluateParams, SegmentParams
 from meddiff.params.section import ArmName, Section, Seed
 from meddiff.params.stages import (
     MASK_RANDOMNESS,
     BackgroundsParams,
-    EvaluateParams,
     FilterParams,
     FinetuneParams,
     FoundationParams,
@@ -27,7 +27,6 @@ from meddiff.params.stages import (
     MaskModelParams,
     MaskRandomness,
     PrepareParams,
-    SegmentParams,
 )
 
 __all__ = [

@@ -1,6 +1,7 @@
 """Sites: which images without annotation get one, how they are cleared, the lesions drawn there, and what arms make of them."""
 
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from meddiff.masks import placement
 from meddiff.masks.model import MaskModel, fit_mask_model
 from meddiff.masks.placement import Site, rank_sites
 from meddiff.painting.synthesizer import Request, Synthesizer, bundle, load_bundle
-from meddiff.params import GenerateParams, MaskModelParams, Params
+from meddiff.params import BackgroundsParams, GenerateParams, MaskModelParams, Params, SegmentParams
 from meddiff.segmentation.inspector import near_lesions
 from meddiff.segmentation.metrics import dice
 from meddiff.segmentation.segmenter import Architecture, Segmenter
@@ -80,6 +81,27 @@ def test_what_is_seen_on_the_bars_of_padding_is_no_site(monkeypatch: pytest.Monk
     seen = lesion(8, 30, 6)
     assert found(monkeypatch, seen, seen, frame=Frame(16, 0, 32, 64)) is None
     assert found(monkeypatch, seen, seen, frame=Frame(0, 0, 32, 64)) is not None
+
+
+def test_finders_on_an_encoder_look_from_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[Segmenter] = []
+    lite = Architecture("encoder_unet", 16)
+
+    def train(cases: list[Case], taught: list[Case], params: SegmentParams, seed: int, **_: object) -> Segmenter:
+        assert {len(case.image) for case in [*cases, *taught]} == {128}
+        assert (params.network, params.encoder, params.encoder_revision, params.steps) == ("encoder_unet", "a/b", "c", 7)
+        torch.manual_seed(seed)
+        built.append(Segmenter(lite.build().eval(), lite))
+        return built[-1]
+
+    monkeypatch.setattr(sites, "train_segmenter", train)
+    settings = BackgroundsParams(finder_network="encoder_unet", finder_encoder="a/b", finder_encoder_revision="c", finder_steps=7,
+                                 site_agreement=0.0, largest=1.0)
+    known, others = make_cases(2, 192), [replace(case, mask=None) for case in make_cases(3, 192, seed=1)]
+    search = sites.search_sites(others, settings, lambda name, fit, params, seed, taught, report: fit(
+        known, params=params, seed=seed), "cpu")
+    assert len(built) == 2
+    assert all(case.mask is not None and case.mask.shape == (192, 192) for case in search)
 
 
 def test_a_site_is_cleared_and_nothing_else() -> None:

@@ -28,6 +28,10 @@ def test_small_masks_keep_the_class_of_the_larger_share() -> None:
     assert case.frame is None
     assert case.mask is not None
     assert np.array_equal(case.mask, mask[::2, ::2])  # a quarter of a pixel is none
+    (finer,) = reduced([replace(case, image=np.zeros((256, 256, 3), np.uint8), mask=np.kron(mask, np.ones((2, 2), np.uint8)))],
+                       "encoder_unet")
+    assert finer.image.shape == (128, 128, 3)
+    assert np.array_equal(finer.mask, mask)  # type: ignore[arg-type]
     (same,) = reduced(make_cases(1, 32))
     assert np.array_equal(same.mask, make_cases(1, 32)[0].mask)  # type: ignore[arg-type]
     assert reduced([replace(case, mask=None)]) == []

@@ -127,7 +127,7 @@ def separation(folder: Path, size: int, source: str, draws: int) -> None:
 
 def speed(project: Path) -> None:
     from meddiff.filtering.decisions import score
-    from meddiff.filtering.measuring import measure_samples
+    from meddiff.filtering.measuring import Judge, measure_samples
     from meddiff.layout import Layout
     from meddiff.outputs.samples import read_mode, read_pair, read_samples
     from meddiff.segmentation.segmenter import Segmenter
@@ -135,13 +135,13 @@ def speed(project: Path) -> None:
     torch.set_num_threads(2)
     layout = Layout(project)
     cases, samples = read_cases(layout.cases("train")), read_samples(layout.synthetic)
-    inspector = Segmenter.load(layout.inspector)
-    real = measure_real(cases)
+    judge = Judge(cases, load_extractor(), Segmenter.load(layout.inspector), partial(read_pair, layout.synthetic),
+                  partial(read_mode, layout.synthetic))
+    real, inspector = judge.real, judge.inspector
     clocks = []
     for _ in range(6):
         begun = time.perf_counter(), time.process_time()
-        measure_samples(samples, partial(read_pair, layout.synthetic), partial(read_mode, layout.synthetic), real, inspector,
-                        cases[0].image.shape[0])
+        measure_samples(samples, judge.measure)
         clocks.append((time.perf_counter() - begun[0], time.process_time() - begun[1]))
     wall, cpu = np.array(clocks[1:]).T
     name, rows = next(iter(samples.groupby("batch")))

@@ -20,7 +20,6 @@ from benchmarks.filter import speed
 from benchmarks.floors import Machine
 from meddiff.cases import Case, image_png, write_image, write_mask
 from meddiff.errors import MeddiffError
-from meddiff.filtering.similarity import measure_real
 from meddiff.layout import Layout
 from meddiff.outputs.cases import read_cases
 from meddiff.outputs.pairs import list_accepted
@@ -34,7 +33,8 @@ from tests.shards import change, mask_ids, put_batch
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Great Expectations imports modules that Python 3.11 deprecates
-    from meddiff.filtering.measuring import measure_samples
+    from meddiff.filtering.features import load_extractor
+    from meddiff.filtering.measuring import Judge, measure_samples
     from meddiff.stages import filter as stage
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -299,12 +299,12 @@ def test_scores_do_not_depend_on_the_number_of_threads(layout: Layout) -> None:
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            measured = measure_samples(samples, read, mode_of, measure_real(cases), inspector, 32)
+            measured = measure_samples(samples, Judge(cases, load_extractor(), inspector, read, mode_of).measure)
             assert torch.get_num_threads() == threads
             tables.append(measured.facts.join(measured.scores.table))
     finally:
         torch.set_num_threads(before)
-    pd.testing.assert_frame_equal(*tables, rtol=1e-6)
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
     assert tables[0]["id"].is_monotonic_increasing
 
 

@@ -430,6 +430,10 @@ FAULTS: list[tuple[str, Callable[[Path], None], str]] = [
      "annotation 0: .*(cut short|must cover)"),
     ("coco", drawn({"size": [20, 30], "counts": "zzz\n"}), "annotation 0: compressed run lengths must be"),
     ("coco", drawn([[100, 100, 120, 100, 110, 120]]), "image 0 .*a shape lies outside on the image of 30×20"),
+    ("coco", of_coco(lambda export: export.update(annotations=[
+        {"image_id": "0", "file_name": "0.png", "segments_info": [{"id": 1, "category_id": 1, "area": 20}]}])),
+     "coco.json: the file: annotations must be instances.*these are panoptic"),
+    ("coco", of_coco(lambda export: export["annotations"][0].pop("category_id")), "its category None must be in"),
     ("coco", of_coco(lambda it: it["annotations"][1].update(category_id=7)),
      "annotation 1: .*its category 7 must be in the file"),
     ("coco", of_coco(lambda it: it["annotations"][1].update(image_id=7)), "annotation 1: its image 7"),

@@ -38,8 +38,9 @@ class _Runs(Record):
 class _Annotation(Record):
     id: int | str | None = None
     image_id: int | str
-    category_id: int
+    category_id: int | None = None
     segmentation: list[list[float]] | _Runs | None = None
+    segments_info: list[object] | None = None  # of panoptic annotations
 
 
 class _Coco(Record):
@@ -63,6 +64,9 @@ def coco(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
     for file in coco_files(path):
         with collecting(faults, file, "the file"):
             export = read_export(file, _KIND, "COCO")
+            if any(each.segments_info is not None for each in export.annotations):
+                raise ValueError("annotations must be instances, polygons or run lengths; these are panoptic, whose masks are "
+                                 "PNG files of their own")
             for what, ids in (("images", [each.id for each in export.images]),
                               ("categories", [each.id for each in export.categories]),
                               ("annotations", [each.id for each in export.annotations if each.id is not None])):
@@ -74,7 +78,7 @@ def coco(path: Path, classes: Sequence[str] = ("lesion",)) -> list[RawCase]:
             known = {image.id for image in export.images}
             for i, each in enumerate(export.annotations):
                 with collecting(faults, file, f"annotation {i if each.id is None else each.id}"):
-                    if each.image_id not in known or each.category_id not in categories:
+                    if each.image_id not in known or each.category_id is None or each.category_id not in categories:
                         raise ValueError(f"its image {each.image_id} and its category {each.category_id} must be in the file")
                     marks[each.image_id] += [Mark(categories[each.category_id], shape) for shape in _shapes(each)]
             names += categories.values()

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from tempfile import mkstemp
 
 import yaml
 
@@ -60,15 +61,15 @@ def project_salt(layout: Layout) -> str:
     place = layout.home / ".work/salt"
     if not place.is_file():
         place.parent.mkdir(parents=True, exist_ok=True)
-        fresh = place.with_name(f"salt.{os.getpid()}")
-        fresh.touch(mode=0o600)
-        fresh.write_text(secrets.token_hex(16))
+        stream, fresh = mkstemp(prefix="salt.", dir=place.parent)  # which its owner alone can read
+        with os.fdopen(stream, "w") as file:
+            file.write(secrets.token_hex(16))
         try:
-            os.link(fresh, place)  # of two processes at the same moment the first one's holds
+            os.link(fresh, place)  # of two threads or processes at the same moment the first one's holds
         except FileExistsError:
             pass
         finally:
-            fresh.unlink()
+            os.unlink(fresh)
     return place.read_text().strip()
 
 

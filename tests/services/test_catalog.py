@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Barrier
 
 import pandas as pd
 import pytest
@@ -19,6 +20,7 @@ from meddiff.errors import MeddiffError
 from meddiff.layout import Layout
 from meddiff.outputs.rows import BackgroundRow, CaseRow
 from meddiff.outputs.tables import BACKGROUNDS, CASES
+from meddiff.outputs.withdrawals import project_salt
 from meddiff.params import Params
 from meddiff.services import catalog
 from meddiff.services.catalog.models import VERSION_TABLE, Base
@@ -320,6 +322,22 @@ def test_stages_write_the_catalogue_by_execution(params: Params, tmp_path: Path)
     (images,) = history.cases.values()
     assert [(image.id, image.part) for image in images] == [(f"case_{i}", "train") for i in range(5)] + [("case_5", "val")]
     assert {pair[1] for pair in catalog.painted_into(layout, params, images[0].patient)} == {"s0000000000", "s0000000001"}
+
+
+def test_threads_that_ask_at_the_same_moment_get_one_salt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEDDIFF_SALT", raising=False)
+    layout, together, link = Layout(tmp_path), Barrier(4, timeout=20), os.link
+
+    def at_once(*names: str) -> None:
+        together.wait()
+        link(*names)
+
+    monkeypatch.setattr(os, "link", at_once)
+    with ThreadPoolExecutor(4) as pool:
+        salts = set(pool.map(lambda _: project_salt(layout), range(4)))
+    assert salts == {(layout.work / "salt").read_text()}
+    assert [path.name for path in layout.work.iterdir()] == ["salt"]
+    assert (layout.work / "salt").stat().st_mode & 0o077 == 0
 
 
 def test_a_patient_is_a_salted_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """What is written into the catalogue: executions as their stages finish, promotions, deliveries, and the files anew."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC
 from typing import Any
@@ -31,7 +31,8 @@ from meddiff.services.catalog.records import CatalogCounts, PromotionRecord
 SCORES = tuple(name for name in DECISION_COLUMNS if name not in SAMPLE_COLUMNS)
 RECORDED = ("prepare", "generate", "filter", "segment", "evaluate")  # stages after which there is something to write
 _WITH_SAMPLES = ("generate", "filter")
-_Rows = dict[type[Base], list[dict[str, Any]]]
+_TOGETHER = 20_000  # rows in memory as the database takes them
+_Tables = dict[type[Base], pd.DataFrame]
 
 
 def record_stage(layout: Layout, params: Params, stage: str, execution: str, run: str = "", commit: str = "", generator: str = "",
@@ -63,7 +64,7 @@ def rebuild(layout: Layout, params: Params) -> CatalogCounts:
 
 def _write(layout: Layout, params: Params, own: ExecutionEntry, samples: bool) -> CatalogCounts:
     project, sources = project_name(layout, params), list_sources(layout)
-    rows = _rows(layout, project, own.id, sources) if samples else {}
+    tables = _tables(layout, sources) if samples else {}
     own.project, own.dataset, own.at = project, dataset_digest(sources), utc_now()
     with open_session(layout, params) as session:
         claim_project(session, project, own.at if samples else None)
@@ -74,11 +75,11 @@ def _write(layout: Layout, params: Params, own: ExecutionEntry, samples: bool) -
             session.execute(sa.insert(CaseEntry), [keys | asdict(each) for each in sources])
         for table in (DecisionEntry, SampleEntry, BatchEntry) if samples else ():
             session.execute(sa.delete(table).where(table.project == project, table.execution == own.id))
-        for kind, values in rows.items():
-            if values:
+        for kind, table in tables.items():
+            for values in _rows(table, {"project": project, "execution": own.id}):
                 session.execute(sa.insert(kind), values)
         promotions = session.scalar(sa.select(sa.func.count(PromotionEntry.number)).where(PromotionEntry.project == project)) or 0
-    batches, made, decided = (len(rows.get(kind, ())) for kind in (BatchEntry, SampleEntry, DecisionEntry))
+    batches, made, decided = (len(tables.get(kind, ())) for kind in (BatchEntry, SampleEntry, DecisionEntry))
     return CatalogCounts(batches, made, decided, promotions)
 
 
@@ -121,20 +122,22 @@ def promotion_record(row: PromotionEntry) -> PromotionRecord:
     return PromotionRecord(row.model, row.version, row.passed, reasons, row.generator, row.at.replace(tzinfo=UTC))
 
 
-def _rows(layout: Layout, project: str, execution: str, sources: Sequence[Source]) -> _Rows:
-    """Rows of the three tables of samples, in the order of insertion; a score that isn't a number becomes NULL."""
+def _tables(layout: Layout, sources: Sequence[Source]) -> _Tables:
+    """The three tables of samples, in the order of insertion."""
     records: Records = read_records(layout.synthetic, layout.filtered)
     origins, patients = list_origins(layout), {source.id: source.patient for source in sources}
-    keys = {"project": project, "execution": execution}
+    sizes = records.samples.groupby("batch").size()
+    names = [str(batch) for batch in sizes.index]
+    batches = pd.DataFrame({
+        "id": names, "samples": sizes.to_numpy(), "reasons": [json.dumps(records.reasons.get(batch, ())) for batch in names],
+        "passed": [not records.reasons[batch] if batch in records.reasons else None for batch in names]})
+    source = [origins.get(background, (background, ""))[0] for background in records.samples["background"]]
+    samples = records.samples.assign(source=source, patient=[patients.get(id, "") for id in source])
+    return {BatchEntry: batches, SampleEntry: samples, DecisionEntry: records.decisions[["id", *SCORES]]}
 
-    def plain(table: pd.DataFrame) -> list[dict[str, Any]]:
-        return [keys | row for row in table.astype(object).where(table.notna(), None).to_dict("records")]
 
-    batches = [{**keys, "id": str(batch), "samples": int(n), "reasons": json.dumps(records.reasons.get(batch, ())),
-                "passed": not records.reasons[batch] if batch in records.reasons else None}
-               for batch, n in records.samples.groupby("batch").size().items()]
-    samples = plain(records.samples)
-    for row in samples:
-        row["source"] = origins.get(row["background"], (row["background"], ""))[0]
-        row["patient"] = patients.get(row["source"], "")
-    return {BatchEntry: batches, SampleEntry: samples, DecisionEntry: plain(records.decisions[["id", *SCORES]])}
+def _rows(table: pd.DataFrame, keys: dict[str, str]) -> Iterator[list[dict[str, Any]]]:
+    """Its rows, some at a time, with `keys` before them; a score that isn't a number becomes NULL."""
+    for start in range(0, len(table), _TOGETHER):
+        part = table.iloc[start:start + _TOGETHER].astype(object)
+        yield [keys | row for row in part.where(part.notna(), None).to_dict("records")]

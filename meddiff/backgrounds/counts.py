@@ -1,7 +1,7 @@
 """How many backgrounds came of what, and what a user must know of it."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -10,15 +10,14 @@ from meddiff.backgrounds.sites import ENOUGH_SITES
 from meddiff.errors import MeddiffError
 
 
-def count_backgrounds(sources: Iterable[str], settled: Mapping[str, Removal], unlabelled: int,
-                      sites: Sequence[str]) -> dict[str, float]:
+def count_backgrounds(sources: Iterable[str], settled: Mapping[str, Removal], unlabelled: int, sites: int) -> dict[str, float]:
     """Numbers by which the backgrounds are judged.
 
     Args:
         sources: of each background: `normal`, `removed:CASE` or `site:CASE`.
         settled: case -> the last attempt at removing its lesions.
         unlabelled: images without annotation that were searched for sites.
-        sites: the `BackgroundRow.method` of each that was found in them, whether they are used or not.
+        sites: found in them, whether they are used or not.
 
     Raises:
         MeddiffError: there is no background.
@@ -35,7 +34,7 @@ def count_backgrounds(sources: Iterable[str], settled: Mapping[str, Removal], un
             **{f"dropped_{reason.replace(' ', '_')}": sum(removal.reason == reason for removal in settled.values())
                for reason in REMOVAL_REASONS},
             **({"residue_mean": float(np.mean([removal.after for removal in used]))} if used else {}),
-            "unlabelled": unlabelled, "sites": len(sites), "sites_doubtful": sites.count("doubtful")}
+            "unlabelled": unlabelled, "sites": sites}
 
 
 def tell_backgrounds(counts: Mapping[str, float]) -> list[str]:
@@ -43,8 +42,7 @@ def tell_backgrounds(counts: Mapping[str, float]) -> list[str]:
     lines = ["{normal} lesion-free images, {removed} with the lesion removed"]
     if counts["unlabelled"]:
         use = "new ones will replace it" if counts["sites"] >= ENOUGH_SITES else f"fewer than {ENOUGH_SITES}, they aren't used"
-        plainly = "plainly" if not counts["sites_doubtful"] else "(in {sites_doubtful} not its outline)"
-        lines.append(f"{{sites}} of {{unlabelled}} images without annotation show {plainly} where the lesion is: {use}")
+        lines.append("{sites} of {unlabelled} images without annotation show plainly where the lesion is: " + use)
     notes = {"dropped_too_large": "too large", "dropped_no_source": "no lesion-free place of the image fits",
              "dropped_lesion_found": "the inspector still finds a lesion"}
     if dropped := [f"{counts[name]} ({why})" for name, why in notes.items() if counts[name]]:

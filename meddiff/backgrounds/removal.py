@@ -51,7 +51,7 @@ class Cleared:
     Attributes:
         case: that it was made from, its mask what was filled in.
         kind: `removed` of an annotated case, `site` of an image in which lesions were found.
-        method: see `outputs.rows.BackgroundRow`.
+        method: that filled them in, or `found` for a site.
         image: `[S, S, 3]` uint8.
     """
 

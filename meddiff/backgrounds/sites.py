@@ -6,7 +6,7 @@ outline. There the lesion is filled in with the texture around it, and a new one
 own.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,10 +43,8 @@ class Training(Protocol):
     ) -> Segmenter: ...
 
 
-def search_sites(cases: Sequence[Case], settings: BackgroundsParams, training: Training, device: str
-                 ) -> tuple[list[Case], list[Case]]:
-    """The images without annotation in which the finders of the last round agree, with what they see there as masks; and those
-    in which they agree by `paint_agreement` alone, with all that either sees: their outline is in doubt, their place isn't.
+def search_sites(cases: Sequence[Case], settings: BackgroundsParams, training: Training, device: str) -> list[Case]:
+    """The images without annotation in which the finders of the last round agree, with what they see there as masks.
 
     A round that leaves too few for sites ends the search: the next would learn nothing from them.
 
@@ -55,7 +53,7 @@ def search_sites(cases: Sequence[Case], settings: BackgroundsParams, training: T
         training: trains `train_finder` on the annotated cases.
         device: on which it does.
     """
-    found, doubtful, rounds = list[Case](), list[Case](), settings.finder_rounds if cases else 0
+    found, rounds = list[Case](), settings.finder_rounds if cases else 0
     params = SegmentParams(steps=max(1, settings.finder_steps), share=_TAUGHT, ratio=max(1, len(cases)),
                            precision=settings.precision, network=settings.finder_network, encoder=settings.finder_encoder,
                            encoder_revision=settings.finder_encoder_revision)
@@ -65,24 +63,16 @@ def search_sites(cases: Sequence[Case], settings: BackgroundsParams, training: T
                 for name, seed in names.items()}
         one, other = side_by_side(jobs, device)
         sites = find_sites(cases, (one, other), settings.site_agreement, settings.largest)
-        found, rest = with_sites(cases, sites), [case for case, site in zip(cases, sites, strict=True) if site is None]
-        if number + 1 == rounds and settings.paint_agreement is not None:
-            doubtful = with_sites(rest, find_sites(rest, (one, other), settings.paint_agreement, settings.largest, either=True))
+        found = [replace(case, mask=site) for case, site in zip(cases, sites, strict=True) if site is not None]
         if len(found) < ENOUGH_SITES:
             break
-    return found, doubtful
+    return found
 
 
-def with_sites(cases: Sequence[Case], sites: Sequence[Pixels | None]) -> list[Case]:
-    """Those of the cases that have one, as their masks."""
-    return [replace(case, mask=site) for case, site in zip(cases, sites, strict=True) if site is not None]
-
-
-def clear_sites(cases: Iterable[Case], doubtful: Collection[str] = ()) -> list[Cleared]:
-    """The sites whose lesions could be filled in; ids of those in doubt."""
-    images = ((case, cleared(case, case.mask)) for case in cases if case.mask is not None)
-    return [Cleared(case, "site", "doubtful" if case.id in doubtful else "found", image) for case, image in images
-            if image is not None]
+def clear_sites(found: Iterable[Case]) -> list[Cleared]:
+    """The sites whose lesions could be filled in."""
+    images = ((case, cleared(case, case.mask)) for case in found if case.mask is not None)
+    return [Cleared(case, "site", "found", image) for case, image in images if image is not None]
 
 
 def train_finder(
@@ -109,8 +99,8 @@ def train_finder(
                            classes=classes)
 
 
-def find_sites(cases: Sequence[Case], finders: tuple[Segmenter, Segmenter], agreement: float, largest: float,
-               either: bool = False) -> list[Pixels | None]:
+def find_sites(cases: Sequence[Case], finders: tuple[Segmenter, Segmenter], agreement: float, largest: float
+               ) -> list[Pixels | None]:
     """Where images show a lesion, for each image the lesions that two finders see in the mean, or None.
 
     Args:
@@ -118,7 +108,6 @@ def find_sites(cases: Sequence[Case], finders: tuple[Segmenter, Segmenter], agre
         finders: trained apart on `inspector.reduced` cases.
         agreement: least Dice between what the two see in an image, the mean over the classes that either sees.
         largest: greatest share of the imaged frame that the lesions may cover.
-        either: all that either of them sees, not what they see in the mean.
 
     Returns:
         `[S, S]` uint8 of 0 to K, lesions without holes and without specks (see `shapes.parts`), or None where the two see
@@ -130,8 +119,7 @@ def find_sites(cases: Sequence[Case], finders: tuple[Segmenter, Segmenter], agre
         images = np.stack([case.image for case in some])
         sure = [probability(images, finder) for finder in finders]
         first, second = (predicted(images, finder, known) for finder, known in zip(finders, sure, strict=True))
-        where = (first > 0) | (second > 0) if either else sum(sure) > 1
-        both = np.where(where, np.where(first > 0, first, second), 0).astype(np.uint8)
+        both = np.where(sum(sure) > 1, np.where(first > 0, first, second), 0).astype(np.uint8)
         for case, mask, one, other in zip(some, both, first, second, strict=True):
             alike = class_dice(within_frame(one, case), within_frame(other, case), finders[0].architecture.classes)
             found.append(_site(case, mask, largest) if alike >= agreement else None)

@@ -58,13 +58,10 @@ def list_unfiltered(layout: Layout, seed: int = 0) -> list[PairFiles]:
 
 
 def list_found(layout: Layout) -> list[PairFiles]:
-    """The images without annotation with what the finders see in them, as if it were their annotation; none without sites.
-
-    Sites in doubt are left out: lesions are painted there, but the outlines that were found aren't believed.
-    """
+    """The images without annotation with what the finders see in them, as if it were their annotation; none without sites."""
     images, sites = layout.cases("train") / "images", layout.backgrounds / "sites"
     return [PairFiles(row.origin, images / f"{row.origin}.png", sites / f"{row.id}.png")
-            for row in BACKGROUNDS.rows_if_there(layout.backgrounds) if row.kind == "site" and row.method != "doubtful"]
+            for row in BACKGROUNDS.rows_if_there(layout.backgrounds) if row.kind == "site"]
 
 
 def list_unannotated(layout: Layout) -> list[PairFiles]:

@@ -97,8 +97,7 @@ class BackgroundRow:
     Attributes:
         source: `normal`, or `removed:CASE` or `site:CASE` for a training case whose annotated or found lesion was filled in.
         group: of the case.
-        method: that filled the lesion in: `texture` or `foundation`; of a site `found`, or `doubtful` where its outline teaches
-            nobody; else empty.
+        method: that filled the lesion in: `texture` or `foundation`; `found` of a site, else empty.
         sha256: of the file.
     """
 

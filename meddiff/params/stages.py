@@ -127,10 +127,6 @@ class BackgroundsParams(Section):
     site_agreement: Fraction = Field(
         0.85, description="least Dice between what two finders see in an image without annotation, else it isn't used"
     )
-    paint_agreement: Fraction | None = Field(
-        None, description="the same, lower, for images that are painted into alone: all that either finder sees is replaced, and "
-        "what they see teaches nobody; null: there are none"
-    )
     precision: SharedPrecision = "float32"
     seed: SharedSeed = 0
 

@@ -42,8 +42,8 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     brief = SegmentParams(steps=settings.inspector_steps, precision=settings.precision)
     with bar("inspector") as report:
         inspector = training("inspector", train_inspector, brief, settings.seed, (), report)
-    (found, doubtful), searched = search_sites(unlabelled, settings, training, device), time.monotonic()
-    cleared = clear_sites(with_progress("clear sites", len(found + doubtful), found + doubtful), {each.id for each in doubtful})
+    found, searched = search_sites(unlabelled, settings, training, device), time.monotonic()
+    cleared = clear_sites(with_progress("clear sites", len(found), found))
     sites = cleared if len(cleared) >= ENOUGH_SITES else []
     normal = NORMAL.rows(layout.normal)[:0 if settings.sources == "removed" else None]
     painter = cache(partial(load_painter, layout.foundation, device))
@@ -52,7 +52,7 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     settled = {removal.case: removal for removal in attempts}  # the last attempt at each case
     with replacing(layout.backgrounds) as folder, replacing(layout.inspector) as model:
         table = _write(folder, layout.normal, normal, [*removed_lesions(cases, settled), *sites], classes)
-        counts = count_backgrounds(table["source"], settled, len(unlabelled), [each.method for each in cleared])
+        counts = count_backgrounds(table["source"], settled, len(unlabelled), len(cleared))
         for name, sheet in make_sheets(cases, settled, sites).items():
             sheet.save(folder / name)
         if attempts:

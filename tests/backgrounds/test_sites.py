@@ -23,9 +23,6 @@ from meddiff.lesions import shapes
 from meddiff.masks import placement
 from meddiff.masks.model import MaskModel, fit_mask_model
 from meddiff.masks.placement import Site, rank_sites
-from meddiff.outputs.pairs import list_found, list_grounds
-from meddiff.outputs.rows import BackgroundRow
-from meddiff.outputs.tables import BACKGROUNDS
 from meddiff.painting.synthesizer import Request, Synthesizer, bundle, load_bundle
 from meddiff.params import BackgroundsParams, GenerateParams, MaskModelParams, Params, SegmentParams
 from meddiff.segmentation.inspector import near_lesions
@@ -74,36 +71,6 @@ def test_a_site_is_what_two_finders_see_in_the_mean_where_they_agree(monkeypatch
     assert found(monkeypatch, lesion(30, 30, 20), lesion(30, 30, 20)) is None, "too large"
 
 
-def test_where_the_outline_is_in_doubt_all_that_either_sees_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    first, wide, far = lesion(30, 30, 10), lesion(33, 30, 12), lesion(30, 50, 6)
-    seen = {"plain": (first, first), "rough": (first, wide), "apart": (first, far)}
-
-    def predicted(images: Pixels, who: Segmenter, known: object) -> Pixels:
-        return np.stack([seen[list(seen)[int(image[0, 0, 0])]][who.architecture.width] for image in images])
-
-    monkeypatch.setattr(sites, "predicted", predicted)
-    monkeypatch.setattr(sites, "probability", lambda images, who: predicted(images, who, None) * 0.9)
-    images = [np.random.default_rng(i).integers(80, 90, (SIDE, SIDE, 3), np.uint8) for i in range(3)]
-    for i, image in enumerate(images):
-        image[0, 0] = i
-    cases = [Case(name, image, None) for name, image in zip(seen, images, strict=True)]
-    trained = iter([Segmenter(torch.nn.Identity(), Architecture("unet", width)) for width in (0, 1)] * 2)
-    monkeypatch.setattr(sites, "ENOUGH_SITES", 1)
-    settings = BackgroundsParams(paint_agreement=0.6)
-    plain, doubtful = sites.search_sites(cases, settings, lambda *given: next(trained), "cpu")
-    assert [case.id for case in plain] == ["plain"]
-    assert [case.id for case in doubtful] == ["rough"]
-    assert np.array_equal(doubtful[0].mask, np.maximum(first, wide))
-    assert sites.search_sites(cases, BackgroundsParams(), lambda *given: next(trained), "cpu")[1] == []
-    made = sites.clear_sites([*plain, *doubtful], {"rough"})
-    assert [(each.case.id, each.method) for each in made] == [("plain", "found"), ("rough", "doubtful")]
-    layout = Layout(tmp_path)
-    layout.backgrounds.mkdir()
-    BACKGROUNDS.write(layout.backgrounds, [BackgroundRow(each.id, f"site:{each.case.id}", "", each.method) for each in made])
-    assert [pair.id for pair in list_found(layout)] == ["plain"]
-    assert [pair.id for pair in list_grounds(layout, cleared=True)] == [each.id for each in made]
-
-
 def test_of_two_classes_both_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     both = lesion(20, 20, 8) + lesion(45, 45, 8, 2)
     assert np.array_equal(found(monkeypatch, both, both, classes=2), both)
@@ -131,11 +98,10 @@ def test_finders_on_an_encoder_look_from_nearer(monkeypatch: pytest.MonkeyPatch)
     settings = BackgroundsParams(finder_network="encoder_unet", finder_encoder="a/b", finder_encoder_revision="c", finder_steps=7,
                                  site_agreement=0.0, largest=1.0)
     known, others = make_cases(2, 192), [replace(case, mask=None) for case in make_cases(3, 192, seed=1)]
-    search, doubtful = sites.search_sites(others, settings, lambda name, fit, params, seed, taught, report: fit(
+    search = sites.search_sites(others, settings, lambda name, fit, params, seed, taught, report: fit(
         known, params=params, seed=seed), "cpu")
     assert len(built) == 2
     assert all(case.mask is not None and case.mask.shape == (192, 192) for case in search)
-    assert doubtful == []
 
 
 def test_a_site_is_cleared_and_nothing_else() -> None:

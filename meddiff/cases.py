@@ -25,6 +25,7 @@ DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")    # Pillow's modes of one 
 # Of the classes 1 to 8, told apart by the colour-blind too (Okabe and Ito, Color Universal Design, 2008; the eighth is ours).
 CLASS_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
                  (187, 187, 187))
+_ANEW = "Run what wrote it again, such as `dvc repro`"
 PALETTE = [0, 0, 0, *(level for colour in CLASS_COLOURS for level in colour)]
 
 
@@ -87,7 +88,7 @@ def read_image(path: Encoded) -> Pixels:
         with Image.open(BytesIO(path.read_bytes())) as picture:
             return np.array(picture.convert("RGB"), dtype=np.uint8)
     except UNREADABLE as e:
-        raise MeddiffError(path, f"an image must be there and decode ({e})", "Replace the file with an intact copy") from e
+        raise MeddiffError(path, f"an image must be there and decode ({e})", _ANEW) from e
 
 
 def read_mask(path: Encoded) -> Pixels:
@@ -101,9 +102,9 @@ def read_mask(path: Encoded) -> Pixels:
             indexed = picture.mode == "P"
             pixels = np.array(picture if indexed else picture.convert("L"))
     except UNREADABLE as e:
-        raise MeddiffError(path, f"a mask must be there and decode ({e})", "Replace the file with an intact copy") from e
+        raise MeddiffError(path, f"a mask must be there and decode ({e})", _ANEW) from e
     if not set(np.unique(pixels).tolist()) <= (set(range(len(CLASS_COLOURS) + 1)) if indexed else {0, 255}):
-        raise MeddiffError(path, "a mask holds 0 and 255, or class indices with a palette", "Run `dvc repro` to write it anew")
+        raise MeddiffError(path, "a mask holds 0 and 255, or class indices with a palette", _ANEW)
     return pixels if indexed else (pixels > 0).astype(np.uint8)
 
 

@@ -1,12 +1,13 @@
 """The import rules of docs/explanation/architecture.md, and dvc.yaml held against code and layout."""
 
 import ast
-import importlib
+import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -413,3 +414,15 @@ def test_saved_files_find_what_they_name() -> None:
     assert getattr(sys.modules[named[0]], named[1]) is PatchCodec
     assert importlib.import_module("meddiff.served")._load_pyfunc is served._load_pyfunc
     assert importlib.import_module("meddiff.served_segmenter")._load_pyfunc is served_segmenter._load_pyfunc
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE.parent / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_import_what_there_is(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "meddiff":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of Great Expectations' own imports
+                module = importlib.import_module(str(node.module))
+            missing = [name.name for name in node.names if not hasattr(module, name.name) and not importlib.util.find_spec(
+                f"{node.module}.{name.name}")]
+            assert not missing, node.module

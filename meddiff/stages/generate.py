@@ -14,7 +14,7 @@ from meddiff.outputs.samples import read_pair, read_samples
 from meddiff.outputs.tables import SAMPLES
 from meddiff.painting.counts import count_samples
 from meddiff.painting.synthesizer import bundle, model_hash
-from meddiff.params import Params
+from meddiff.params import GenerateParams, Params
 from meddiff.progress import bar, with_progress
 from meddiff.services.tracking import StageRun
 from meddiff.stages.batches import load_synthesizer, make_batches
@@ -23,15 +23,20 @@ from meddiff.stages.resume import work_folder
 _LEAST, _MOST = 25, 400  # samples of a batch, and batches, where the settings leave it open
 
 
+def seeds_of(settings: GenerateParams) -> dict[str, range]:
+    """The batches by their names: the seeds of each one's samples."""
+    size, first = settings.samples_per_batch or max(_LEAST, math.ceil(settings.n / _MOST)), settings.seed * 1_000_000
+    return {f"b{number:04d}": range(first + start, first + min(start + size, settings.n))
+            for number, start in enumerate(range(0, settings.n, size))}
+
+
 def run(layout: Layout, params: Params, tracker: StageRun) -> None:
     """Make `params.generate.n` samples with the seeds that follow `prepare.seed`."""
     params, layout, done = use_machine(params), Layout(layout.root.resolve()), 0
     settings, begun, parts = params.generate, time.monotonic(), (layout.generator, layout.mask_model, layout.backgrounds)
     synthesizer = load_synthesizer(params, *parts)
-    work, first = work_folder(layout, "generate", settings, *parts), settings.seed * 1_000_000
-    size = settings.samples_per_batch or max(_LEAST, math.ceil(settings.n / _MOST))
-    batches = {work / f"b{number:04d}": range(first + start, first + min(start + size, settings.n))
-               for number, start in enumerate(range(0, settings.n, size))}
+    work = work_folder(layout, "generate", settings, *parts)
+    batches = {work / name: seeds for name, seeds in seeds_of(settings).items()}
     with bar("generate") as report:
         def count(made: int) -> None:
             nonlocal done

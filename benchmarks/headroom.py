@@ -14,13 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from outlines import AGREEMENT, each_dice
+from outlines import AGREEMENT, each_dice, hidden
 
-from meddiff.datasets.adapters import decode, fit_square
-from meddiff.datasets.preparation import list_cases
 from meddiff.environment import quiet, use_machine
 from meddiff.layout import Layout
-from meddiff.outputs.cases import read_cases, read_unannotated
+from meddiff.outputs.cases import read_cases
 from meddiff.params.file import load_params
 from meddiff.segmentation.segmenter import Segmenter, train_segmenter
 
@@ -39,11 +37,7 @@ def main() -> None:
     layout = Layout(options.project.resolve())
     params = use_machine(load_params(layout.params))
     torch.set_num_threads(1)
-    settings = params.prepare
-    raw = {case.id: case for case in list_cases(Path(settings.path), settings) if case.masks}
-    cases = [case for case in read_unannotated(layout.cases("train")) if case.id in raw]
-    originals = (decode(raw[case.id]) for case in cases)
-    true = np.stack([fit_square(each.image, each.mask, settings.size, settings.fit, each.steps).mask > 0 for each in originals])
+    cases, true = hidden(layout, params.prepare)
     images = np.stack([case.image for case in cases])
     finders = [Segmenter.load(options.project / folder) for folder in options.finders]
     sure = [(finder.predict(images) + finder.predict(images[:, :, ::-1])[:, :, ::-1]) / 2 for finder in finders]

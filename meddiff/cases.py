@@ -130,8 +130,13 @@ def write_image(path: Path, image: Pixels) -> None:
 
 def image_png(image: Pixels) -> bytes:
     """PNG of `[H, W, 3]` uint8 RGB."""
+    return png_bytes(Image.fromarray(image, mode=None), 3)
+
+
+def png_bytes(picture: Image.Image, level: int = 6, exif: Image.Exif | None = None) -> bytes:
+    """PNG of a picture, compressed by 0 (fast) to 9 (small)."""
     stream = BytesIO()
-    Image.fromarray(image, mode=None).save(stream, "png", compress_level=3)
+    picture.save(stream, "png", compress_level=level, exif=exif)
     return stream.getvalue()
 
 
@@ -155,9 +160,7 @@ def mask_png(mask: Pixels, classes: int = 1, orientation: int = 1) -> bytes:
     exif = Image.Exif()
     if orientation > 1:
         exif[ExifTags.Base.Orientation] = orientation
-    stream = BytesIO()
-    picture.save(stream, "png", compress_level=3, exif=exif)
-    return stream.getvalue()
+    return png_bytes(picture, 3, exif)
 
 
 def sha256(path: Path) -> str:

@@ -1,13 +1,12 @@
 """Images large enough to look at, with the outlines of masks."""
 
-import io
 from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from meddiff.cases import CLASS_COLOURS, Pixels, outlined
+from meddiff.cases import CLASS_COLOURS, Pixels, outlined, png_bytes
 
 _SIDE = 512  # least side of a picture [pixels]
 _EIGHT = np.ones((3, 3), bool)
@@ -32,9 +31,7 @@ def outlined_png(image: Pixels, masks: Iterable[tuple[Pixels, Colour]] = (), cla
               for outer in [large > 0 if classes == 1 else large == label]
               for inside in (outer, ndimage.binary_erosion(outer, _EIGHT))]  # lines of two pixels
     picture = np.asarray(Image.fromarray(image).resize(side, Image.Resampling.BICUBIC))
-    stream = io.BytesIO()
-    Image.fromarray(outlined(picture, layers)).save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
+    return png_bytes(Image.fromarray(outlined(picture, layers)), 1)
 
 
 def css(colour: Colour) -> str:

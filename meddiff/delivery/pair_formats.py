@@ -1,7 +1,6 @@
 """Accepted pairs in the formats of annotation tools and of loaders. Each says that they are synthetic."""
 
 import base64
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from skimage.measure import find_contours
 
-from meddiff.cases import Case, Pixels
+from meddiff.cases import Case, Pixels, png_bytes
 from meddiff.delivery.clinical_pairs import write_dicom, write_nifti
 from meddiff.delivery.nnunet import write_labels
 
@@ -110,10 +109,8 @@ def _shape(part: _Bits) -> dict[str, Any]:
         return {"shape_type": "polygon", "points": points, "mask": None}
     (top, bottom), (left, right) = bounds(part)
     cut: Pixels = part[top:bottom, left:right].astype(np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(cut).save(stream, format="PNG")
     return {"shape_type": "mask", "points": [[left, top], [right - 1, bottom - 1]],
-            "mask": base64.b64encode(stream.getvalue()).decode()}
+            "mask": base64.b64encode(png_bytes(Image.fromarray(cut))).decode()}
 
 
 def _outline(part: _Bits) -> list[list[int]]:

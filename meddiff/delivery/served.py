@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from meddiff.cases import Pixels
+from meddiff.cases import Pixels, png_bytes
 from meddiff.errors import MeddiffError
 from meddiff.painting.synthesizer import Request, Sample, Synthesizer, load_bundle
 from meddiff.params import GenerateParams
@@ -56,8 +56,8 @@ class Generator:
                 "seed": [s.seed for s in samples],
                 "background": [s.background for s in samples],
                 "verdict": "unfiltered",
-                "image": [_png(s.image) for s in samples],
-                "mask": [_png(s.mask * np.uint8(255 if classes == 1 else 1)) for s in samples],
+                "image": [png_bytes(Image.fromarray(s.image)) for s in samples],
+                "mask": [png_bytes(Image.fromarray(s.mask * np.uint8(255 if classes == 1 else 1))) for s in samples],
             }
         )
 
@@ -80,9 +80,3 @@ def _load_pyfunc(data_path: str) -> Generator:
 
 def _image(data: object) -> Pixels | None:
     return np.array(Image.open(io.BytesIO(data)).convert("RGB")) if isinstance(data, bytes) else None
-
-
-def _png(pixels: Pixels) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG")
-    return stream.getvalue()

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from meddiff.cases import CLASS_COLOURS, Case, Pixels, outlined
+from meddiff.cases import CLASS_COLOURS, Case, Pixels, outlined, png_bytes
 from meddiff.filtering.alike import nearest_alike
 from meddiff.filtering.features import Extractor
 from meddiff.filtering.reviewing import PERSON
@@ -167,9 +167,7 @@ def tile_picture(tile: Tile, classes: int) -> bytes:
     if tile.nearest is not None:
         gap = np.full_like(picture[:, :4], 255)
         picture = np.concatenate([picture, gap, _with_masks(tile.nearest.image, ((tile.nearest.mask, MASK),), classes)], axis=1)
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "PNG")
-    return stream.getvalue()
+    return png_bytes(Image.fromarray(picture))
 
 
 def _shade(colour: _Colour, label: int, classes: int) -> _Colour:

@@ -30,7 +30,7 @@ def benchmark(benchmark: settings.BenchmarkParams = NOTHING) -> None:
     """Run the pipeline on every dataset, label budget and seed, and test the gains.
 
     Started again after an interrupt or a failure, it goes on with what isn't finished. Cells run one after the other,
-    whatever `workers` says; `meddiff benchmark --only-work` in another terminal helps where this changes nothing of params.yaml.
+    each stage's units of work where `compute.cluster` says.
     """
     quiet()
     layout = Layout(Path.cwd())

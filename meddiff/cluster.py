@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 PATIENCE = 20  # seconds to wait for a scheduler
+_INSIDE = "MEDDIFF_UNIT"  # set in the environment of what does a unit
 _AGAIN = 3     # times that a unit whose worker died is tried on another one
 _C = TypeVar("_C")
 _U = TypeVar("_U")
@@ -38,6 +39,8 @@ def share_out(units: Sequence[_U], begin: _Begin[_C], work: _Work[_C, _U, _R], r
               compute: ComputeParams, context: _C | None = None) -> None:
     """Do all units: here together, so that `work` may overlap them, or each by itself on a worker of `compute.cluster`.
 
+    The units of what is itself a unit, such as the batches of a trial, are done where that is.
+
     Args:
         units, begin, work: sent to the workers, which see the same files at the same paths.
         begin: gives what the units of a process share, such as a loaded network; called once in each process.
@@ -50,7 +53,7 @@ def share_out(units: Sequence[_U], begin: _Begin[_C], work: _Work[_C, _U, _R], r
         MeddiffError: the cluster isn't there any more, a worker runs another version, or died of a unit again and again. What a
             unit raises is raised here; units that are done have been received.
     """
-    if not compute.cluster or not units:
+    if not compute.cluster or not units or os.environ.get(_INSIDE):
         if units:
             work(begin() if context is None else context, units, receive)
         return
@@ -122,6 +125,7 @@ def _do(task: str, fine: tuple[str, str], begin: _Begin[_C], work: _Work[_C, _U,
     if (own := identity()) != fine:
         raise MeddiffError(f"worker on {os.uname().nodename}", f"it must run the same code and torch {fine[1]}, it has torch "
                            f"{own[1]}", "Install the same version there, and start the worker again")
+    os.environ[_INSIDE] = "1"
     with _loading:
         if task not in _loaded:
             _loaded.clear()

@@ -25,10 +25,11 @@ from meddiff.masks.model import fit_mask_model
 from meddiff.params import ComputeParams, MaskModelParams, Params
 from meddiff.segmentation.segmenter import Architecture, Segmenter
 from meddiff.services.tracking import Unrecorded
-from meddiff.stages import generate, segment
+from meddiff.stages import generate, prepare, segment
 from tests.conftest import make_cases
 from tests.pipelines import embedded
 from tests.stages.test_evaluate import put_split
+from tests.stages.test_prepare import raw_folder
 from tests.units import begin, deadly, ending, failing, square
 
 with warnings.catch_warnings():
@@ -143,3 +144,20 @@ def test_stages_leave_the_same_files_with_any_number_of_workers(tiny: Params, tm
             path.rename(tmp_path / f"{path.name}.{where.replace(':', '')}")  # so that all is made again
     assert len(outputs[0]) > 15
     assert outputs[0] == outputs[1]
+
+
+def test_cases_are_prepared_alike_and_their_faults_told_together_with_any_number_of_workers(tmp_path: Path) -> None:
+    raw_folder(tmp_path / "raw", 24)
+    outputs = []
+    for where in ("", "local:2"):
+        layout = Layout(tmp_path / f"project{where.replace(':', '')}")
+        settings = Params.model_validate({"prepare": {"dataset": "folder", "path": str(tmp_path / "raw"), "size": 32},
+                                          "compute": {"cluster": where}})
+        prepare.run(layout, settings, Unrecorded())
+        outputs.append(hashes(layout.root / "data"))
+    assert len(outputs[0]) > 40
+    assert outputs[0] == outputs[1]
+    for path in (masks := sorted((tmp_path / "raw/masks").iterdir()))[3], masks[21]:
+        path.write_bytes(b"no picture")
+    with pytest.raises(MeddiffError, match=rf"{masks[3].name}(.|\n)*{masks[21].name}"):
+        prepare.run(layout, settings, Unrecorded())

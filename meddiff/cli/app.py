@@ -102,7 +102,7 @@ def worker(
     address: Annotated[str, typer.Argument(help="Of a Dask scheduler, such as tcp://HOST:8786.")],
     name: Annotated[str | None, typer.Option(help="Shown in the scheduler's pages.")] = None,
 ) -> None:
-    """Compute batches and segmenters for the projects whose compute.cluster is this scheduler; ends with it."""
+    """Do units of work for the projects whose compute.cluster is this scheduler; ends with it."""
     from meddiff.cluster import serve_units
 
     serve_units(address, name)
@@ -230,20 +230,17 @@ def ablate_parts(
 
 @app.command("benchmark")
 def benchmark_gain(
-    workers: Annotated[int | None, typer.Option(min=1, help="Cells at the same time; else benchmark.workers.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Cells at the same time, each in a process of this machine: "
+                                                "compute.cluster is local:N.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the project; the current one if not given.")] = None,
-    only_work: Annotated[bool, typer.Option(help="Help a benchmark that runs already; no page.")] = False,
     page: Annotated[bool, typer.Option("--page", help="Only write the page anew from the cells that are finished.")] = False,
 ) -> None:
     """Prove the gain: all datasets, label budgets and seeds of params.yaml, on test data; goes on where it stopped."""
     from meddiff.experiments.benchmark import benchmark as benchmarking
 
     layout, params = project(root)
-    if only_work:
-        benchmarking.help_out(layout, params)
-        return
     if workers:
-        params = params.model_copy(update={"benchmark": params.benchmark.model_copy(update={"workers": workers})})
+        params = params.model_copy(update={"compute": params.compute.model_copy(update={"cluster": f"local:{workers}"})})
     result = benchmarking.report(layout, params, {}) if page else benchmarking.benchmark(layout, params)
     print("\n".join(benchmarking.lines_of(result)))
     if result.missing:

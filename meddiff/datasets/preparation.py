@@ -4,23 +4,23 @@ Pixels go to a callback one case at a time, so that thousands of large images ne
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from meddiff.cases import DEEP, Frame, Pixels, sha256_once
+from meddiff.cases import Frame, Pixels, sha256_once
 from meddiff.datasets.adapters import RawCase, decode, fit_square, in_memory, read
 from meddiff.datasets.adapters.slicing import Slicing
 from meddiff.datasets.burned_text import shows_text
 from meddiff.datasets.demo import make_phantoms
-from meddiff.datasets.leakage import photographed
 from meddiff.datasets.neighbours import Neighbours, find_neighbours
-from meddiff.datasets.plausibility import MaskMeasures, count_lesions, measure, refuse_colours, tell_masks
+from meddiff.datasets.plausibility import MaskMeasures, measure, refuse_colours
 from meddiff.datasets.splits import (
     SPLITS,
     Member,
@@ -36,16 +36,8 @@ from meddiff.errors import MeddiffError, joined
 from meddiff.params import PrepareParams
 from meddiff.progress import Report, silent
 
+_TOGETHER = 16  # cases that make a unit of work
 _PHANTOMS = 0  # their seed: the demo is one dataset, whatever `prepare.seed` chooses from it
-_GRAY = ("1", "L", "LA", *DEEP)   # pixel formats of one channel
-_TRAITS = {
-    "turned": "images were turned as their EXIF orientation says",
-    "as_stored": "images have an EXIF orientation that their masks' sizes don't follow: they weren't turned",
-    "min_is_white": "cases have TIFF files tagged MinIsWhite, or DICOM files of MONOCHROME1: they are read as viewers show them",
-    "windowed": "images have more than 8 bits and were windowed, as their DICOM file or `prepare.window` says",
-    "deep_colour": "cases have files of 16 bits a colour channel: the upper 8 are kept",
-    "halos": "masks are JPEG files whose gray levels near black and white became these",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +84,10 @@ class PreparedCase:
         return not self.vanished and (self.raw.annotated or self.raw.part in (None, "train"))
 
 
+_Unit = Sequence[tuple[int, RawCase]]
+_Receive = Callable[[tuple[int, PreparedCase | MeddiffError]], None]
+
+
 @dataclass(frozen=True, eq=False)
 class Division:
     """Who is where.
@@ -117,6 +113,51 @@ class Division:
         return set(self.labelled if part == "train" else self.parts.parts[part])
 
 
+@dataclass(frozen=True)
+class Preparer:
+    """What a process needs to prepare cases.
+
+    Attributes:
+        settings: of the stage.
+        threads: as many cases are in memory together.
+        keep: gets the id, the image `[S, S, 3]` uint8 and the mask `[S, S]` uint8 of 0 to K (empty without annotation) of each.
+    """
+
+    settings: PrepareParams
+    threads: int
+    keep: Callable[[str, Pixels, Pixels], None]
+
+    def work(self, units: Sequence[_Unit], receive: _Receive) -> None:
+        """Prepare the cases of some units; `receive` gets each with its number, or what rule it breaks."""
+        pool = ThreadPoolExecutor(self.threads)
+        try:
+            with warnings.catch_warnings():  # of large images: those that are too large are refused
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                for done in pool.map(lambda one: (one[0], self._prepare(one[1])), chain(*units)):
+                    receive(done)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _prepare(self, raw: RawCase) -> PreparedCase | MeddiffError:
+        try:
+            case = decode(raw)
+        except MeddiffError as fault:
+            return fault
+        fitted = fit_square(case.image, case.mask, self.settings.size, self.settings.fit, case.steps)
+        areas = np.bincount(fitted.mask.ravel(), minlength=2)[1:]
+        label = int(areas.argmax()) + 1 if areas.any() else 0
+        empty = bool(raw.masks) and not raw.lesion_free and not case.mask.any()
+        if empty and self.settings.empty_masks == "unannotated":
+            raw = replace(raw, masks=())
+        self.keep(raw.id, fitted.image, fitted.mask)
+        frame = fitted.image[fitted.frame.top:, fitted.frame.left:][:fitted.frame.height, :fitted.frame.width]
+        raw_sha256 = sha256_once(raw.file) if raw.file else ""
+        traits = case.traits | {"text"} if raw.file and shows_text(case.image) else case.traits
+        return PreparedCase(raw, label, bool(case.mask.any()) and not label, fitted.frame, case.mode, raw_sha256,
+                            np.stack([thumbnail(case.image), thumbnail(frame)]), measure(case.mask, fitted.mask, fitted.frame),
+                            case.colours, traits, empty)
+
+
 def list_cases(folder: Path, settings: PrepareParams) -> list[RawCase]:
     """The raw cases of the dataset at `folder`, or the phantoms of the demo.
 
@@ -130,30 +171,27 @@ def list_cases(folder: Path, settings: PrepareParams) -> list[RawCase]:
     return read(settings.dataset, folder, settings.classes, settings.group_pattern, Slicing.chosen(settings))
 
 
-def prepare_cases(cases: Sequence[RawCase], settings: PrepareParams, threads: int, keep: Callable[[str, Pixels, Pixels], None],
+def prepare_cases(cases: Sequence[RawCase], share: Callable[[Sequence[_Unit], _Receive], None],
                   report: Report = silent) -> list[PreparedCase]:
-    """Decode, check and resize each case; as many are in memory as there are threads.
+    """Decode, check and resize each case.
 
     Args:
-        keep: gets the id, the image `[S, S, 3]` uint8 and the mask `[S, S]` uint8 of 0 to K (empty without annotation) of each.
+        share: has all units, some cases each, done by `Preparer.work`, wherever.
 
     Raises:
         MeddiffError: images or masks break a rule, see `adapters`: all of them are named.
     """
-    prepared, faults, pool = list[PreparedCase](), list[MeddiffError](), ThreadPoolExecutor(threads)
-    try:
-        with warnings.catch_warnings():  # of large images: those that are too large are refused
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            for case in pool.map(lambda raw: _prepare(raw, settings, keep), cases):
-                if isinstance(case, MeddiffError):
-                    faults.append(case)
-                else:
-                    prepared.append(case)
-                report(len(prepared) + len(faults), len(cases), {})
-    finally:
-        pool.shutdown(cancel_futures=True)
-    if faults:
+    found, numbered = dict[int, PreparedCase | MeddiffError](), [*enumerate(cases)]
+
+    def receive(done: tuple[int, PreparedCase | MeddiffError]) -> None:
+        found.update([done])
+        report(len(found), len(cases), {})
+
+    share([numbered[start:start + _TOGETHER] for start in range(0, len(cases), _TOGETHER)], receive)
+    each = [found[i] for i in range(len(cases))]
+    if faults := [case for case in each if isinstance(case, MeddiffError)]:
         raise joined(faults)
+    prepared = [case for case in each if isinstance(case, PreparedCase)]
     refuse_colours({case.raw.id: case.colours for case in prepared})
     return prepared
 
@@ -184,89 +222,6 @@ def divide(cases: Sequence[PreparedCase], settings: PrepareParams) -> Division:
             raise MeddiffError("prepare.classes", f"every class must have a labelled training case, `{name}` has none",
                                "Raise `prepare.n_labelled`, add cases of this class, or leave the class out")
     return Division(parts, labelled, len({parts.groups[id] for id in labels}), known, pairs, neighbours)
-
-
-def count_cases(cases: Sequence[PreparedCase], division: Division, classes: Sequence[str],
-                photographs: Mapping[str, str]) -> dict[str, float]:
-    """Numbers by which a preparation is judged, of all cases and, where there are several classes, of each class.
-
-    Args:
-        photographs: file name -> SHA-256 of the images on which the shipped foundation was trained.
-    """
-    parts = division.parts
-    test = {case.raw.id: case for case in cases if case.raw.id in set(parts.parts["test"])}
-    ids, labelled = list(division.cases), set(division.labelled)
-    shipped = photographed({id: case.raw_sha256 for id, case in test.items()}, photographs)
-    used = [division.cases[id].mode for ids in (*parts.parts.values(), parts.backgrounds) for id in ids]
-    groups = {**parts.parts, "labelled": division.labelled}
-    by_class: dict[str, float] = {
-        f"{part}_{name}": sum(division.cases[id].label == label for id in ids) for part, ids in groups.items()
-        for label, name in enumerate(classes, start=1) if len(classes) > 1}
-    return {"images": len(cases), **{part: len(ids) for part, ids in parts.parts.items()}, "labelled": len(labelled),
-            "labelled_groups": len({parts.groups[id] for id in labelled}), "choosable_groups": division.choosable_groups,
-            "labelled_repeats": len({ids[j] for i, j in division.pairs if {ids[i], ids[j]} <= labelled}),
-            **{f"{part}_lesion_free": sum(not division.cases[id].lesion for id in parts.parts[part]) for part in ("val", "test")},
-            "test_in_foundation": len(shipped),
-            "groups": len(set(parts.groups.values())), "near_duplicate_pairs": len(division.pairs),
-            "neighbour_pairs": len(division.neighbours.pairs), "without_patient": sum(not case.raw.group for case in cases),
-            "unannotated": len(parts.unannotated), "left_out_unannotated": len(parts.dropped_unannotated),
-            "left_out_vanished": sum(case.vanished for case in cases),
-            "left_out_duplicates": len(parts.dropped), "left_out_lesion_free": len(parts.dropped_backgrounds),
-            "empty_masks": sum(case.empty for case in cases), **count_lesions(case.measures for case in cases),
-            **{trait: sum(trait in case.traits for case in cases) for trait in _TRAITS},
-            "backgrounds_normal": len(parts.backgrounds), **by_class,
-            "gray_images": sum(mode in _GRAY for mode in used), "deep_images": sum(mode in DEEP for mode in used)}
-
-
-def tell_cases(cases: Sequence[PreparedCase], counts: Mapping[str, float], settings: PrepareParams) -> list[str]:
-    """What a user must know of the split and the masks, one line each; `counts` are those of `count_cases`."""
-    lines = ["{train} training ({labelled} labelled), {val} validation and {test} test cases; "
-             "{backgrounds_normal} lesion-free images",
-             "the labelled cases span {labelled_groups} of the {choosable_groups} groups of annotated training cases"]
-    notes = {"unannotated": "of the training cases have no annotation at all: the foundation learns from them, and lesions found "
-             "in them make sites",
-             "left_out_unannotated": "images without annotation left out: a relative or near-duplicate is in validation or test",
-             "left_out_vanished": "cases left out: their lesion is smaller than a pixel at this size",
-             "left_out_duplicates": "cases left out: near-duplicates of cases in a later part of the dataset's own split",
-             "labelled_repeats": "of the labelled cases are near-duplicates of others: no other cases are left",
-             "left_out_lesion_free": "lesion-free images left out: a near-duplicate has a lesion, or is in a later part",
-             "val_lesion_free": "of the validation cases are lesion-free: `segment.decision_cost` learns from them what is none",
-             "test_lesion_free": "of the test cases are lesion-free: what is found in them is false",
-             "test_in_foundation": "test cases are photographs that the foundation `embedded` was trained on: set "
-             "`foundation.source` to `scratch` or make another split, else `evaluate` will refuse them",
-             "gray_images": "images have one channel: it stands in red, green and blue alike",
-             "deep_images": "images have more than 8 bits: the 0.1th to 99.9th percentile of each, or of its volume, became 0 to "
-             "255", **_TRAITS}
-    lines += [f"{{{name}}} {note}" for name, note in notes.items() if counts[name]]
-    if len(settings.classes) > 1:
-        lines += [f"{name}: " + ", ".join(f"{{{part}_{name}}} {part}" for part in ("train", "labelled", "val", "test"))
-                  for name in settings.classes]
-    if counts["labelled"] < settings.n_labelled:
-        lines.append(f"`prepare.n_labelled` is {settings.n_labelled}; there are {{labelled}} annotated training cases, all are "
-                     "labelled")
-    empty = [case.raw.id for case in cases if case.empty]
-    return [*(line.format(**counts) for line in lines),
-            *tell_masks({case.raw.id: case.measures for case in cases if case.raw.masks}, empty, settings)]
-
-
-def _prepare(raw: RawCase, settings: PrepareParams, keep: Callable[[str, Pixels, Pixels], None]) -> PreparedCase | MeddiffError:
-    try:
-        case = decode(raw)
-    except MeddiffError as fault:
-        return fault
-    fitted = fit_square(case.image, case.mask, settings.size, settings.fit, case.steps)
-    areas = np.bincount(fitted.mask.ravel(), minlength=2)[1:]
-    label = int(areas.argmax()) + 1 if areas.any() else 0
-    empty = bool(raw.masks) and not raw.lesion_free and not case.mask.any()
-    if empty and settings.empty_masks == "unannotated":
-        raw = replace(raw, masks=())
-    keep(raw.id, fitted.image, fitted.mask)
-    frame = fitted.image[fitted.frame.top:, fitted.frame.left:][:fitted.frame.height, :fitted.frame.width]
-    raw_sha256 = sha256_once(raw.file) if raw.file else ""
-    traits = case.traits | {"text"} if raw.file and shows_text(case.image) else case.traits
-    return PreparedCase(raw, label, bool(case.mask.any()) and not label, fitted.frame, case.mode, raw_sha256,
-                        np.stack([thumbnail(case.image), thumbnail(frame)]), measure(case.mask, fitted.mask, fitted.frame),
-                        case.colours, traits, empty)
 
 
 def _near_duplicates(cases: Sequence[PreparedCase], bits: int) -> NDArray[np.intp]:

@@ -137,8 +137,6 @@ class BenchmarkParams(Section):
         description="further arms at `budget`",
     )
     paper: bool = Field(True, description="also run the paper's published recipe at `budget`")
-    workers: Positive = Field(1, description="cells that run at the same time, each in a process of its own; the flow's run one "
-                              "after the other")
 
     @field_validator("datasets")
     @classmethod
@@ -186,6 +184,6 @@ class ComputeParams(Section):
     gpu_runs: Positive = Field(1, description="stages that may use a GPU at the same time, of all runs on it; others wait")
     compile: bool = Field(False, description="compile the UNet: minutes at the start, then faster steps on GPUs")
     cluster: Annotated[str, Field(pattern=r"^(|local(:[1-9]\d*)?|\w+://\S+)$")] = Field(
-        "", description="where batches of samples and segmenters are computed: empty: in the stage's own process; `local:N`: in "
+        "", description="where units of work are done: empty: in the own process; `local:N`: in "
         "N further ones; `tcp://HOST:PORT`: by the `meddiff worker`s of a Dask scheduler, which see the project at the same path"
     )

@@ -1,4 +1,4 @@
-"""Settings of older versions, whose work one setting does now: the seeds, the precisions, and the switches of randomness."""
+"""Settings of older versions, whose work another does now, such as one for all seeds or precisions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +13,7 @@ _GONE = {  # what stands in their place -> the settings of before
     "compute.precision": tuple(f"{section}.precision" for section in ("backgrounds", "finetune", "generate", "segment")),
     "tune.space": tuple(f"tune.{name}" for name in ("guidance_scale", "similarity_low", "similarity_high", "corrosion_radius")),
     "generate.mask_randomness": tuple(f"generate.{name}" for name in _SWITCHES),
+    "compute.cluster": ("benchmark.workers",),
 }
 
 
@@ -37,6 +38,8 @@ def upgraded(values: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], list
     lost = [f"{key} was {value}: prepare.seed is {seed}" for key, value in old["prepare.seed"].items()
             if value != (0 if key == "prepare.demo_seed" else seed)]
     lost += [f"{key} was {value}: see tune.space" for key, value in old["tune.space"].items()]
+    lost += [f"{key} was {value}: `meddiff benchmark --workers {value}`" for key, value in old["compute.cluster"].items()
+             if value != 1]
     if precisions == {"bfloat16"}:
         new.setdefault("compute", {}).setdefault("precision", "bfloat16")
     elif "bfloat16" in precisions:

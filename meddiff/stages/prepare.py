@@ -4,13 +4,15 @@ The whole dataset is decoded and checked into a staging folder before any earlie
 """
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from meddiff.cases import Pixels, write_image, write_mask
-from meddiff.datasets.accounts import flagged_cases, left_out_cases, similar_pairs, tell_groups
+from meddiff.cluster import share_out
+from meddiff.datasets.accounts import count_cases, flagged_cases, left_out_cases, similar_pairs, tell_cases, tell_groups
 from meddiff.datasets.adapters import passed_over, tell_categories, tell_left_out
 from meddiff.datasets.plausibility import outline_sheet
-from meddiff.datasets.preparation import count_cases, divide, list_cases, prepare_cases, tell_cases
+from meddiff.datasets.preparation import Preparer, divide, list_cases, prepare_cases
 from meddiff.datasets.withdrawn import without_withdrawn
 from meddiff.layout import Layout
 from meddiff.outputs.pairs import PairFiles
@@ -42,7 +44,8 @@ def run(layout: Layout, params: Params, tracker: StageRun) -> None:
             write_mask(staging / "masks" / f"{id}.png", mask, len(settings.classes))
 
         with bar("prepare") as report:
-            cases = prepare_cases(raw, settings, params.compute.threads, keep, report)
+            cases = prepare_cases(raw, lambda units, receive: share_out(
+                units, partial(Preparer, settings, params.compute.threads, keep), Preparer.work, receive, params.compute), report)
         division, passed = divide(cases, settings), [*passed, *flagged_cases(cases)]
         outline_sheet({case.raw.id: case.measures for case in cases}, lambda id: PairFiles(
             id, staging / f"images/{id}.png", staging / f"masks/{id}.png").read()).save(staging / layout.outlines.name)

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from meddiff.datasets.adapters import RawCase
 from meddiff.datasets.neighbours import find_neighbours
-from meddiff.datasets.preparation import Division, divide, prepare_cases
+from meddiff.datasets.preparation import Division, Preparer, divide, prepare_cases
 from meddiff.errors import MeddiffError
 from meddiff.params import PrepareParams
 
@@ -35,7 +35,7 @@ def video(n: int, frames: int, kept: float = 0.93) -> list[RawCase]:
 
 
 def divided(cases: list[RawCase]) -> Division:
-    return divide(prepare_cases(cases, SETTINGS, 2, lambda *pair: None), SETTINGS)
+    return divide(prepare_cases(cases, Preparer(SETTINGS, 2, lambda *pair: None).work), SETTINGS)
 
 
 def crossing(division: Division, cases: list[RawCase], frames: int) -> int:

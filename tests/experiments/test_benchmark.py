@@ -22,13 +22,12 @@ from typer.testing import CliRunner
 from meddiff.cli.app import app
 from meddiff.environment import greatest_memory
 from meddiff.errors import MeddiffError
-from meddiff.experiments.benchmark.benchmark import benchmark, report, work
+from meddiff.experiments.benchmark.benchmark import benchmark
 from meddiff.experiments.benchmark.cells import Cell, cells_of, key_of, read_cell
 from meddiff.layout import Layout
 from meddiff.params import Params
 from meddiff.params.file import load_params, parse_params
 from meddiff.params.overrides import merged
-from meddiff.services.tracking import execution_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,7 +127,9 @@ def test_a_key_changes_with_settings_code_and_data(project: Layout) -> None:
     (project.root / "raw/a.png").write_bytes(b"1")
     folder = {"datasets": ({"name": "demo", "dataset": "folder", "path": "raw"},)}
     first, data = key(), key(**folder)
-    assert first == key(workers=3)
+    moved = settings(project)
+    moved = moved.model_copy(update={"compute": moved.compute.model_copy(update={"cluster": "local:2"})})
+    assert first == key_of(project, moved, cells_of(moved)[0]), "wherever units are done"
     assert len({first, data, key(arms=("real",)), key(datasets=({"name": "demo", "dataset": "demo",
                                                                  "settings": {"segment.steps": 7}},))}) == 4
     os.utime(project.root / "raw/a.png", (1, 1))
@@ -225,16 +226,6 @@ def test_samples_grow_with_the_annotated_cases(project: Layout) -> None:
     assert few.overrides["generate"]["n"] == params.generate.n
 
 
-def test_a_helper_leaves_a_cell_that_another_process_holds_to_it(project: Layout, runs: str) -> None:
-    lock = FileLock(project.work / "benchmark/locks/demo-40-method-0.lock")
-    Path(lock.lock_file).parent.mkdir(parents=True)
-    params, cells = settings(project), Cells()
-    with lock:
-        errors = work(project, params, cells_of(params), execution_run(project, params, "helper"), cells)
-    assert "demo-40-method-0" not in cells.asked
-    assert report(project, params, errors).missing == ("demo-40-method-0: not finished",)
-
-
 def test_a_cell_that_another_process_holds_is_waited_for(project: Layout, capsys: pytest.CaptureFixture[str]) -> None:
     """The others come first, and the wait is told; let go unfinished, it is run here."""
     lock = FileLock(project.work / "benchmark/locks/demo-10-method-0.lock")
@@ -277,7 +268,7 @@ for part, cases in (("train", 12), ("val", 4)):
     pd.DataFrame([{"id": i, "labelled": int(i < n)} for i in range(cases)]).to_csv(f"data/{part}/cases.csv", index=False)
 """
 STAGE = """
-import json, yaml, pandas as pd
+import json, os, yaml, pandas as pd
 from pathlib import Path
 p = yaml.safe_load(open("params.yaml")); s = p["segment"]
 assert p["prepare"]["seed"] == s["seeds"][0]
@@ -299,11 +290,14 @@ f = Path("filtered"); f.mkdir(exist_ok=True)
 pd.DataFrame([{"id": "s", "batch": "b0000", "similarity": 0.5, "nearest": "c", "agreement": 0.9, "contrast": 9.0, "area": 0.1,
                "verdict": "accepted", "reason": ""}]).to_parquet(f / "decisions.parquet")
 (f / "batches.json").write_text(json.dumps({"b0000": {"passed": True, "reasons": []}}))
-(f / "fidelity.json").write_text(json.dumps({"sets": {"accepted": {"seam": 0.5}}}))
+(f / "fidelity.json").write_text(json.dumps({"sets": {"accepted": {"seam": 0.5}},
+    "unit": int(os.environ.get("MEDDIFF_UNIT", 0))}))
 """
 
 
-def test_the_command_runs_cells_in_trees_of_their_own(project: Layout, runs: str) -> None:
+@pytest.fixture
+def small_pipeline(project: Layout) -> Layout:
+    """A DVC project with two stages."""
     (project.root / "evaluate.py").write_text(STAGE)
     (project.root / "prepare.py").write_text(PREPARE)
     (project.root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {
@@ -315,6 +309,25 @@ def test_the_command_runs_cells_in_trees_of_their_own(project: Layout, runs: str
     (project.root / ".gitignore").write_text(".work/\nreports/\n")
     for words in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
         subprocess.run(words, cwd=project.root, check=True, capture_output=True)
+    return project
+
+
+def test_cells_are_units_of_work_for_a_cluster(small_pipeline: Layout) -> None:
+    values = yaml.safe_load(small_pipeline.params.read_text())
+    values["benchmark"] = {"budgets": [5, 13], "budget": 5, "seeds": [3, 4], "arms": ["real", "synthetic"], "further": [],
+                           "paper": False}
+    small_pipeline.params.write_text(yaml.safe_dump(values, sort_keys=False))
+    command = ["benchmark", "--root", str(small_pipeline.root)]
+    done = CliRunner().invoke(app, [*command, "--workers", "2"])
+    assert done.exit_code == 1, done.output
+    assert done.output.count("a budget of 13 needs as many") == 2, "a cell that fails doesn't keep the others from running"
+    cells = pd.read_csv(small_pipeline.benchmark / "cells.csv")
+    assert cells[["seed", "unit"]].to_numpy().tolist() == [[3, 1], [4, 1]]
+    assert CliRunner().invoke(app, command).stdout == done.stdout, "what workers have finished is known without them"
+
+
+def test_the_command_runs_cells_in_trees_of_their_own(small_pipeline: Layout) -> None:
+    project = small_pipeline
     values = yaml.safe_load(project.params.read_text())
     values["benchmark"] = {"budgets": [5, 13, "all"], "budget": 5, "seeds": [3], "arms": ["real", "synthetic"], "further": []}
     project.params.write_text(yaml.safe_dump(values, sort_keys=False))

@@ -432,6 +432,20 @@ def test_a_change_of_the_filter_alone_generates_nothing_anew(small_pipeline: Lay
     assert not small_pipeline.synthetic.exists()
 
 
+def test_trials_are_units_of_work_for_a_cluster(small_pipeline: Layout) -> None:
+    values = read(small_pipeline).model_dump()
+    values["compute"]["cluster"] = "local:2"
+    for stage in ("generate", "filter", "segment"):
+        with (small_pipeline.root / f"{stage}.py").open("a") as code:
+            code.write("import os; log(os.environ.get('MEDDIFF_UNIT', 'here'))\n")
+    result = tune(small_pipeline, Params.model_validate(values), trials=5)
+    assert [row.number for row in result.rows] == [0, 1, 2, 3, 4]
+    assert len({tuple(row.settings.values()) for row in result.rows}) == 5, "no worker repeats another's draw"
+    assert "here" not in (ran := (small_pipeline.root / "ran.log").read_text().split())
+    assert ran.count("1") == len(ran) / 2
+    assert tune(small_pipeline, Params.model_validate(values), trials=5).rows == result.rows, "nothing is left to do"
+
+
 def test_a_stage_that_fails_is_told(small_pipeline: Layout) -> None:
     (small_pipeline.root / "filter.py").write_text("raise SystemExit('meddiff: filter.agreement: it must be so. Mend it.')")
     with pytest.raises(MeddiffError, match=r"filter\.agreement: it must be so\. Mend it"):
@@ -473,7 +487,9 @@ tune(layout, load_params(layout.params), 1)
 """
 
 
-def test_a_killed_search_leaves_nothing_running(small_pipeline: Layout) -> None:
+@pytest.mark.parametrize("cluster", ["", "local:2"])
+def test_a_killed_search_leaves_nothing_running(small_pipeline: Layout, cluster: str) -> None:
+    write_params(small_pipeline.params, {"compute": {"cluster": cluster}})
     (small_pipeline.root / "filter.py").write_text(SLOW.replace("'pids'", repr(str(small_pipeline.root / "pids"))))
     with subprocess.Popen([sys.executable, "-c", TUNE, str(small_pipeline.root)], cwd=SETTINGS.parent) as search:
         until = time.monotonic() + 150

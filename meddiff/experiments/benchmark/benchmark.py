@@ -1,17 +1,15 @@
 """The benchmark: every dataset, label budget and seed through the whole pipeline, one table with intervals, one page.
 
 Started again it goes on: a finished cell is kept in `.work/benchmark/done/` under a name made from its settings, the code of the
-stages and the dataset's files. Several processes may work on one benchmark, on one machine or over a shared disk: each takes
-a cell that nobody holds.
+stages and the dataset's files. Cells are units of work for `compute.cluster`; one that another process holds is waited for.
 """
 
 import json
 import math
-import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -21,6 +19,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from meddiff import finished
+from meddiff.cluster import share_out
 from meddiff.errors import MeddiffError
 from meddiff.experiments.benchmark import significance
 from meddiff.experiments.benchmark.cards import dataset_card, model_card
@@ -38,6 +37,7 @@ from meddiff.progress import bar
 from meddiff.services import tracking
 
 _ACTION = "benchmark"
+_HELD = "another process holds it"
 # Runs one cell: the cell, environment variables, an empty folder.
 _RunCell = Callable[[Cell, Mapping[str, str], Path], None]
 
@@ -63,33 +63,30 @@ def benchmark(layout: Layout, params: Params, run: _RunCell | None = None) -> Be
     A cell that fails is named on the page, and the others go on.
 
     Args:
-        run: None for `cells.run_cell`.
+        run: None for `cells.run_cell`; with another the cells run here, one after the other.
 
     Raises:
-        MeddiffError: a setting of a dataset breaks a rule, no cell is finished, or MLflow doesn't answer.
+        MeddiffError: a setting of a dataset breaks a rule, no cell is finished, or MLflow or the cluster doesn't answer.
     """
     cells = cells_of(params)
     name = f"benchmark {', '.join(dataset.name for dataset in params.benchmark.datasets)}"
-    with tracking.recorded_action(layout, params, _ACTION, name) as record, \
-            _helpers(layout, params.benchmark.workers - 1 if run is None else 0) as helpers:
-        errors = work(layout, params, cells, record, run)
-        for helper in helpers:
-            helper.wait()
-        # What others hold is waited for; what failed there fails here with its reason, or is mended.
-        errors |= work(layout, params, [cell for cell in cells if cell.name not in errors], record, run, wait=True)
+    compute = params.compute if run is None else params.compute.model_copy(update={"cluster": ""})
+    with tracking.recorded_action(layout, params, _ACTION, name) as record, bar(_ACTION) as show:
+        here, errors = _Cells(layout, params, record, run or partial(run_cell, layout)), dict[str, str]()
+
+        def receive(done: tuple[str, str]) -> None:
+            errors.update([done])
+            show(len(errors), len(cells), {})
+
+        show(0, len(cells), {})
+        share_out(cells, partial(_Cells.begin, layout, params), _Cells.work, receive, compute, here)
+        # What other processes held is waited for; what failed there fails here with its reason, or is mended.
+        replace(here, wait=True).work([cell for cell in cells if errors[cell.name] == _HELD], receive)
         result = report(layout, params, errors)
         record.file(layout.benchmark)
         record.metrics(_headlines(result))
         record.error = f"{len(result.missing)} cells are missing: {result.missing[0]}" if result.missing else ""
     return result
-
-
-def help_out(layout: Layout, params: Params) -> None:
-    """Work on the cells of a benchmark that another process has started and will report."""
-    record = tracking.execution_run(layout, params, tracking.pending_execution(layout, _ACTION))
-    errors = work(layout, params, cells_of(params), record)
-    if errors:
-        raise MeddiffError("benchmark", f"{len(errors)} cells failed: {next(iter(errors.values()))}", "Mend what it names")
 
 
 def lines_of(result: Benchmark) -> list[str]:
@@ -100,34 +97,50 @@ def lines_of(result: Benchmark) -> list[str]:
     return [head, *points, *(f"missing: {line}" for line in result.missing), f"page: {result.page}"]
 
 
-def work(layout: Layout, params: Params, cells: Sequence[Cell], record: tracking.Run,
-         run: _RunCell | None = None, wait: bool = False) -> dict[str, str]:
-    """Run every cell that is neither finished nor held by another process.
+@dataclass(frozen=True)
+class _Cells:
+    """What a process needs to run cells.
 
-    Args:
+    Attributes:
+        record: the benchmark's run.
         wait: for a cell that another process holds, until that is done with it; without, it is left out.
-
-    Returns:
-        Name -> error of the cells that failed here.
     """
-    errors = {}
-    with bar(_ACTION) as show:
-        for number, cell in enumerate(cells):
-            show(number, len(cells), {})
-            lock = FileLock(layout.work / "benchmark/locks" / f"{cell.name}.lock", mode=0o666)
+
+    layout: Layout
+    params: Params
+    record: tracking.Run
+    run: _RunCell
+    wait: bool = False
+
+    @classmethod
+    def begin(cls, layout: Layout, params: Params) -> "_Cells":
+        """In a process that helps the one which began the benchmark."""
+        record = tracking.execution_run(layout, params, tracking.pending_execution(layout, _ACTION))
+        return cls(layout, params, record, partial(run_cell, layout))
+
+    def work(self, cells: Sequence[Cell], receive: Callable[[tuple[str, str]], None]) -> None:
+        """Run every cell that isn't finished; `receive` gets the name of each, and why it failed or nothing."""
+        for cell in cells:
+            lock = FileLock(self.layout.work / "benchmark/locks" / f"{cell.name}.lock", mode=0o666)
             Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
             try:
-                folder = _folder(layout, params, cell)
-                with _held(lock, cell, wait):
+                folder, error = _folder(self.layout, self.params, cell), ""
+                with _held(lock, cell, self.wait):
                     if not folder.is_dir():
-                        _run(layout, params, cell, record, folder, run)
+                        self._finish(cell, folder)
             except Timeout:
-                continue
+                error = _HELD
             except Exception as e:  # a full disk or a fault of ours must not keep the other cells from running
                 words = " ".join(str(e).split())
-                errors[cell.name] = words if isinstance(e, MeddiffError) else f"{type(e).__name__}: {words}"
-        show(len(cells), len(cells), {})
-    return errors
+                error = words if isinstance(e, MeddiffError) else f"{type(e).__name__}: {words}"
+            receive((cell.name, error))
+
+    def _finish(self, cell: Cell, folder: Path) -> None:
+        whole, tags = parse_params(merged(self.params, cell.overrides), cell.name), {"meddiff.recipe": cell.recipe}
+        execution = f"{self.record.id}-{cell.name}"
+        with tracking.recorded_run(self.layout, whole, cell.name, execution, self.record, tags) as own:
+            finished.finish(folder, partial(self.run, cell, own.env))
+        finished.forget(folder.parent, [folder])
 
 
 def report(layout: Layout, params: Params, errors: Mapping[str, str]) -> Benchmark:
@@ -143,7 +156,7 @@ def report(layout: Layout, params: Params, errors: Mapping[str, str]) -> Benchma
     for cell in cells_of(params):
         folder = _folder(layout, params, cell)
         if not folder.is_dir():
-            missing.append(f"{cell.name}: {errors.get(cell.name, 'not finished')}")
+            missing.append(f"{cell.name}: {errors.get(cell.name) or 'not finished'}")
             continue
         found.append(one := read_cell(folder, cell))
         dropped += [f"{cell.name}, {arm}: {reason}" for arm, reason in one.dropped.items()]
@@ -175,14 +188,6 @@ def _tables(found: Sequence[CellResult], params: Params) -> Tables:
                   significance.detection(per_case, params.evaluate), significance.by_size(per_case, params.evaluate), per_case)
 
 
-def _run(layout: Layout, params: Params, cell: Cell, record: tracking.Run, folder: Path, run: _RunCell | None) -> None:
-    whole, tags = parse_params(merged(params, cell.overrides), cell.name), {"meddiff.recipe": cell.recipe}
-    with tracking.recorded_run(layout, whole, cell.name, f"{record.id}-{cell.name}", record, tags) as own:
-        run = run or partial(run_cell, layout)
-        finished.finish(folder, partial(run, cell, own.env))
-    finished.forget(folder.parent, [folder])
-
-
 def _held(lock: FileLock, cell: Cell, wait: bool) -> AbstractContextManager[object]:
     """The cell's lock; held by another process it is waited for, which is told, or refused with `Timeout`."""
     try:
@@ -196,20 +201,6 @@ def _held(lock: FileLock, cell: Cell, wait: bool) -> AbstractContextManager[obje
 
 def _folder(layout: Layout, params: Params, cell: Cell) -> Path:
     return layout.work / "benchmark/done" / cell.name / key_of(layout, params, cell)
-
-
-@contextmanager
-def _helpers(layout: Layout, n: int) -> "Iterator[list[subprocess.Popen[bytes]]]":
-    """Further processes that work on the cells; they end with the block."""
-    command = [sys.executable, "-m", "meddiff", _ACTION, "--root", str(layout.root), "--only-work"]
-    helpers = [subprocess.Popen(command) for _ in range(n)]
-    try:
-        yield helpers
-    finally:
-        for helper in helpers:
-            if helper.poll() is None:
-                helper.terminate()
-                helper.wait()
 
 
 def _pictures(folder: Path, cell: Cell, there: Iterable[str]) -> list[Picture]:

@@ -124,7 +124,8 @@ def _samples(params: Params, budget: int | Literal["all"]) -> int | None:
 
 def key_of(layout: Layout, params: Params, cell: Cell) -> str:
     """Name under which a finished cell is kept: of all that its numbers depend on, the machine's settings included."""
-    return finished.key(pipeline_key(layout, params, cell.overrides, "evaluate"), merged(params, cell.overrides)["compute"])
+    machine = merged(params, cell.overrides)["compute"] | {"cluster": ""}  # results are equal wherever units are done
+    return finished.key(pipeline_key(layout, params, cell.overrides, "evaluate"), machine)
 
 
 def run_cell(layout: Layout, cell: Cell, env: Mapping[str, str], out: Path) -> None:

@@ -8,9 +8,10 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,9 +19,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from meddiff import finished
+from meddiff.cluster import share_out
 from meddiff.errors import MeddiffError, ServiceError, causes
 from meddiff.experiments.run import Outcome, pipeline_key, read_outcome
-from meddiff.experiments.tuning.space import COPIES, Axis, Value, axes_of, current_values
+from meddiff.experiments.tuning.space import COPIES, Axis, axes_of, current_values
 from meddiff.experiments.tuning.trials import (
     Hopeless,
     TrialRow,
@@ -83,37 +85,32 @@ def tune(layout: Layout, params: Params, trials: int | None = None, run: _RunTri
     """Search until the study holds `trials` finished trials; interrupted, the same command goes on.
 
     The study belongs to the settings that aren't searched, the code and the data: change one, and another study begins. Its
-    first trial has the current settings. Several processes, on several machines, may share a study in PostgreSQL
-    (`tune.storage`); a trial whose process was killed is tried again by another.
+    first trial has the current settings. Trials are units of work for `compute.cluster`; several processes, on several machines,
+    may share a study in PostgreSQL (`tune.storage`), too. A trial whose process was killed is tried again by another.
 
     Args:
         layout, params: the project.
         trials: in all, those of earlier calls included; None for `params.tune.trials`.
-        run: runs the pipeline with overrides (section -> name -> value) and environment variables; None for `trials.run_trial`.
+        run: runs the pipeline here with overrides (section -> name -> value) and environment variables; None: `run_trial`.
 
     Raises:
         MeddiffError: a range of `tune.space` isn't possible, the current settings or three trials in a row fail, a service
-            doesn't answer, or nothing was accepted in any trial.
+            or the cluster doesn't answer, or nothing was accepted in any trial.
     """
-    current, total = current_values(layout, params), trials or params.tune.trials
-    axes_of(layout, params, current)  # before a study is begun
-    study = _open_study(layout, params, current)
-    axes = axes_of(layout, params, study.user_attrs["begun_with"])
+    total, url = trials or params.tune.trials, study_url(layout, params)
+    axes_of(layout, params, current_values(layout, params))  # before a study is begun
+    study = _open_study(layout, params, url)
+    compute = params.compute if run is None else params.compute.model_copy(update={"cluster": ""})
     with (tracking.recorded_run(layout, params, f"tune {study.study_name}", study.user_attrs["execution"]) as record,
-          _answering()):
-        search = _Search(layout, params, axes, study, record, run or (lambda *given: run_trial(layout, *given)))
-        with bar("tune") as report:
-            while (done := len(_finished(study))) < total:
-                report(done, total, _top(study))
-                if _all_taken(study, total - done):
-                    time.sleep(HEARTBEAT_SECONDS / 4)  # other workers have the rest; one that dies leaves its trial to this one
-                    continue
-                seed = params.tune.seed + len(study.get_trials(deepcopy=False))  # anew, so that a resumed study repeats no draw
-                study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
-                study.optimize(search, n_trials=1, catch=(MeddiffError,))
-                if search.fatal:
-                    raise search.fatal
-            report(done, total, _top(study))
+          _answering(), bar("tune") as report):
+        search = _Search(layout, params, study, record, total, run or partial(run_trial, layout))
+
+        def tell(_: object = None) -> None:
+            report(total - search.missing(), total, _top(study))
+
+        tell()
+        while missing := search.missing():
+            share_out(range(missing), partial(_Search.begin, layout, params, total, url), _Search.work, tell, compute, search)
         result = _result(layout, params, study)
         record.metrics({"validation_dice": result.value, "cost": result.best.cost, "trials": float(len(result.rows))})
         record.text(result.diff_file.name, result.diff)
@@ -126,13 +123,37 @@ def tune(layout: Layout, params: Params, trials: int | None = None, run: _RunTri
 class _Search:
     """The objective: runs one trial, records it, and sees to what is to be done again."""
 
-    def __init__(self, layout: Layout, params: Params, axes: list[Axis], study: optuna.Study, record: tracking.Run,
-                 run: _RunTrial) -> None:
-        self.layout, self.params, self.axes, self.study, self.record, self.run = layout, params, axes, study, record, run
+    def __init__(self, layout: Layout, params: Params, study: optuna.Study, record: tracking.Run, total: int, run: _RunTrial):
+        self.layout, self.params, self.study, self.record, self.total, self.run = layout, params, study, record, total, run
+        self.axes: list[Axis] = axes_of(layout, params, study.user_attrs["begun_with"])
         self.failures = 0
         self.fatal: MeddiffError | None = None
 
+    @classmethod
+    def begin(cls, layout: Layout, params: Params, total: int, url: str) -> "_Search":
+        """In a process that helps the one which began the search."""
+        study = _open_study(layout, params, url)
+        record = tracking.execution_run(layout, params, study.user_attrs["execution"])
+        return cls(layout, params, study, record, total, partial(run_trial, layout))
+
+    def missing(self) -> int:
+        return max(0, self.total - len(_finished(self.study)))
+
+    def work(self, units: Sequence[int], receive: Callable[[None], None]) -> None:
+        """As many trials, while some are missing that no other process has."""
+        for _ in units:
+            with _answering():
+                if _all_taken(self.study, missing := self.missing()):
+                    time.sleep(HEARTBEAT_SECONDS / 4 if missing else 0)  # who dies leaves its trial to this one
+                else:
+                    self.study.optimize(self, n_trials=1, catch=(MeddiffError,))
+            if self.fatal:
+                raise self.fatal
+            receive(None)
+
     def __call__(self, trial: optuna.Trial) -> tuple[float, float]:
+        seed = self.params.tune.seed + trial.number  # anew, so that neither a resumed study nor a worker repeats a draw
+        self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
         begun_with = self.study.user_attrs["begun_with"] if "first" in trial.user_attrs else {}
         settings = {axis.key: axis.suggest(trial, begun_with.get(axis.key)) for axis in self.axes}
         trial.set_user_attr("settings", settings)
@@ -178,14 +199,14 @@ def study_url(layout: Layout, params: Params) -> str:
     return os.environ.get(STORAGE_VARIABLE) or params.tune.storage or f"sqlite:///{layout.work.resolve() / 'optuna.db'}"
 
 
-def _open_study(layout: Layout, params: Params, current: Mapping[str, Value], again: bool = True) -> optuna.Study:
+def _open_study(layout: Layout, params: Params, url: str, again: bool = True) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     layout.work.mkdir(parents=True, exist_ok=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             storage = _Storage(
-                study_url(layout, params), {"pool_recycle": 0},  # none from before a restart, which a ping may miss
+                url, {"pool_recycle": 0},  # none from before a restart, which a ping may miss
                 heartbeat_interval=HEARTBEAT_SECONDS, grace_period=3 * HEARTBEAT_SECONDS,
                 heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=_MOST_RETRIES))
             study = optuna.create_study(storage=storage, study_name=_study_name(layout, params),
@@ -193,9 +214,10 @@ def _open_study(layout: Layout, params: Params, current: Mapping[str, Value], ag
     except Exception as e:  # of the database's driver, whichever that is
         if again and "already exists" in str(e):  # two workers made the tables at the same moment
             time.sleep(1)
-            return _open_study(layout, params, current, again=False)
+            return _open_study(layout, params, url, again=False)
         raise _silent(e) from e
     if "execution" not in study.user_attrs:
+        current = current_values(layout, params)
         study.set_metric_names(["validation Dice", "cost"])
         study.set_user_attr("begun_with", dict(current))
         study.set_user_attr("execution", f"tune-{uuid4().hex}")

@@ -43,7 +43,7 @@ lint: $(DONE)-dev
 lock: $(DONE)-dev
 	$(LOCK) --extra dev --extra team --extra tuning --output-file locks/dev.txt
 	$(LOCK) --constraint locks/dev.txt --extra team --output-file locks/team.txt
-	$(LOCK) --constraint locks/dev.txt --extra dicom --extra volumes --extra encoder --extra onnx --output-file locks/image.txt
+	$(LOCK) --constraint locks/dev.txt --extra dicom --extra volumes --extra encoder --extra onnx --extra tuning --output-file locks/image.txt
 	$(LOCK) --constraint locks/dev.txt --output-file locks/base.txt
 
 sbom: $(DONE)-dev

@@ -53,7 +53,7 @@ def speed(project: Path) -> None:
         layout = Layout(Path(folder) / "project")
         for part in ("data", "models", "backgrounds", "synthetic", "filtered"):
             shutil.copytree(project / part, layout.root / part)
-        for where in ("", "local:1", "local:2"):
+        for where in ("", "local:1", "local:2", "local:4"):
             params = Params.model_validate(merged(load_params(project / "params.yaml"), {
                 "generate": {"n": SAMPLES, "samples_per_batch": BATCH}, "segment": {
                     "steps": STEPS, "arms": ["real"], "seeds": [0, 1, 2, 3]}, "compute": {"threads": 1, "cluster": where}}))

@@ -6,13 +6,14 @@ import pwd
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
 from typing import Any
+
+import httpx
 
 from meddiff.errors import MeddiffError
 
@@ -128,9 +129,16 @@ def last_lines(log: Path) -> str:
 def answers(url: str) -> bool:
     """Whether a GET of this page succeeds."""
     try:
-        with urllib.request.urlopen(url, timeout=10):  # nosec B310: of a server that was started here
-            return True
-    except OSError:  # refused, reset, timed out, or not 2xx yet
+        return httpx.get(url, timeout=10).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def asks(url: str) -> bool:
+    """Whether a page asks for a password."""
+    try:
+        return httpx.get(url, timeout=10).status_code == httpx.codes.UNAUTHORIZED
+    except httpx.HTTPError:
         return False
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 from accounts import make_account
 from filelock import Timeout
-from processes import Service, Services, answers, last_lines, outer_environment
+from processes import Service, Services, answers, asks, last_lines, outer_environment
 from team import Accounts, prepare, start_state, tell_accounts, write_shell
 
 from meddiff.environment import QUIET, require_port
@@ -26,7 +26,7 @@ from meddiff.params.file import load_params
 from meddiff.services.backup import READY, TeamState, platform_lock, team_state
 from meddiff.services.tracking import runs_page, settle_files
 
-_NOBODY = Accounts({}, {}, {}, {})
+_NOBODY = Accounts({}, {}, {}, {}, {})
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Platform:
 
     Attributes:
         project: folder with `params.yaml`, `dvc.yaml` and `prefect.yaml`.
-        prefect_port, mlflow_port: on 127.0.0.1.
+        prefect_port, mlflow_port, studies_port: on 127.0.0.1.
         runs: flow runs that may run at the same time.
         accounts: what each service is told beside the common variables; empty for one machine.
     """
@@ -43,6 +43,7 @@ class Platform:
     project: Path
     prefect_port: int
     mlflow_port: int
+    studies_port: int
     runs: int
     accounts: Accounts = _NOBODY
 
@@ -85,6 +86,16 @@ class Platform:
         command = [sys.executable, "-m", "mlflow", "server", *state, "--host", "127.0.0.1", "--port", str(self.mlflow_port),
                    "--workers", "1"]
         return Service("mlflow", command, self.environment | self.accounts.mlflow, lambda: answers(f"{self.mlflow_url}/health"))
+
+    @property
+    def studies_url(self) -> str:
+        return f"http://127.0.0.1:{self.studies_port}"
+
+    @property
+    def studies(self) -> Service:
+        """Optuna's dashboard, whose sign-on answers before anything else does."""
+        command = [sys.executable, "-m", "meddiff", "ui", "--tuning", "--port", str(self.studies_port)]
+        return Service("studies", command, self.environment | self.accounts.studies, lambda: asks(self.studies_url))
 
     @property
     def worker(self) -> Service:
@@ -142,12 +153,15 @@ def serve(platform: Platform, services: Services, state: TeamState | None) -> No
     if state:
         make_account(platform.mlflow_url, ("admin", state.settings["MLFLOW_ADMIN_PASSWORD"]), "worker",
                      state.settings["MLFLOW_WORKER_PASSWORD"], edit=True)
+        services.start(platform.studies)
     services.start(worker)
     services.wait(worker)
     print(f"Prefect  {platform.prefect_url}/deployments   press Run on `pipeline`")
     print(f"MLflow   {_runs_address(platform, state)}")
     if state:
-        print(f"S3       {state.s3_url}", f"Sign-on  `admin` to MLflow, `meddiff` to Prefect; passwords are in {state.file}",
+        services.wait(platform.studies)
+        print(f"Studies  {platform.studies_url}", f"S3       {state.s3_url}",
+              f"Sign-on  `admin` to MLflow, `meddiff` to Prefect and the studies; passwords are in {state.file}",
               f"Shell    . {write_shell(state, platform.accounts.person)}", sep="\n")
     print(READY, flush=True)
     watch(platform, services)
@@ -169,10 +183,10 @@ def run(given: argparse.Namespace) -> None:
         MeddiffError: the platform runs already, a port is taken, or a service doesn't start or ends.
     """
     layout = Layout(given.project.resolve())
-    platform = Platform(layout.root, given.prefect_port, given.mlflow_port, given.runs)
+    platform = Platform(layout.root, given.prefect_port, given.mlflow_port, given.studies_port, given.runs)
     if not given.only_state:
-        require_port(platform.prefect_port, "--prefect-port")
-        require_port(platform.mlflow_port, "--mlflow-port")
+        for name in ("prefect", "mlflow", *(("studies",) if given.profile == "team" else ())):
+            require_port(getattr(given, f"{name}_port"), f"--{name}-port")
     try:
         lock = platform_lock(layout).acquire(timeout=0)
     except Timeout as e:
@@ -203,8 +217,8 @@ def run(given: argparse.Namespace) -> None:
 def main() -> None:
     """Parse the command line. Exit code 2 and one line where something has to be mended."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, port, else_ in (("prefect", 4200, "4200"), ("mlflow", 5000, "5000"), ("postgres", None, "as before, at first 5433"),
-                              ("s3", None, "as before, at first 8333")):
+    for name, port, else_ in (("prefect", 4200, "4200"), ("mlflow", 5000, "5000"), ("studies", 8090, "8090"),
+                              ("postgres", None, "as before, at first 5433"), ("s3", None, "as before, at first 8333")):
         variable = f"MEDDIFF_{name.upper()}_PORT"
         parser.add_argument(f"--{name}-port", type=int, default=os.environ.get(variable, port), help=f"${variable}, or {else_}")
     parser.add_argument("--profile", choices=["one", "team"], default="one", help="`one` if not given")

@@ -36,8 +36,8 @@ STORAGE = ("-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false
            "-volume.id=meddiff", "-volume.max=0", "-volume.preStopSeconds=1", "-master.volumeSizeLimitMB=1024",
            "-master.telemetry=false")
 _PASSWORDS = ("POSTGRES_PASSWORD", *(f"{name.upper()}_DB_PASSWORD" for name in DATABASES),
-              *(f"S3_{name.upper()}_KEY" for name in (*RIGHTS, "inner")), "PREFECT_PASSWORD", "MLFLOW_ADMIN_PASSWORD",
-              "MLFLOW_WORKER_PASSWORD", "MLFLOW_COOKIE_KEY")
+              *(f"S3_{name.upper()}_KEY" for name in (*RIGHTS, "inner")), "PREFECT_PASSWORD", "STUDIES_PASSWORD",
+              "MLFLOW_ADMIN_PASSWORD", "MLFLOW_WORKER_PASSWORD", "MLFLOW_COOKIE_KEY")
 _PORTS = [f"{part}.port{kind}" for kind in ("", ".grpc") for part in ("s3", "filer", "master", "volume")]
 
 
@@ -63,13 +63,14 @@ class Accounts:
     """What each service is told beside the common variables: its own passwords, never another's.
 
     Attributes:
-        prefect, mlflow: of the servers.
+        prefect, mlflow, studies: of the servers.
         worker: of the worker and its flow runs.
         person: of a shell on this machine.
     """
 
     prefect: dict[str, str]
     mlflow: dict[str, str]
+    studies: dict[str, str]
     worker: dict[str, str]
     person: dict[str, str]
 
@@ -95,6 +96,7 @@ def tell_accounts(state: TeamState, prefect_url: str, mlflow_url: str) -> Accoun
             "MLFLOW_AUTH_ADMIN_PASSWORD": given["MLFLOW_ADMIN_PASSWORD"],
             "MLFLOW_FLASK_SERVER_SECRET_KEY": given["MLFLOW_COOKIE_KEY"],
             "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": given["MLFLOW_WEBHOOK_KEY"]},
+        studies={"MEDDIFF_TUNE_STORAGE": state.url("optuna"), "MEDDIFF_STUDIES_PASSWORD": given["STUDIES_PASSWORD"]},
         worker=worker | s3 | state.key("worker"),
         person=client | {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": given["MLFLOW_ADMIN_PASSWORD"]}
         | s3 | state.key("publisher"))

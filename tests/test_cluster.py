@@ -1,6 +1,7 @@
 """Units of work on real Dask workers: equal results anywhere, nothing lost with a worker, one line where the cluster is gone."""
 
 import hashlib
+import itertools
 import os
 import socket
 import subprocess
@@ -30,7 +31,7 @@ from tests.conftest import make_cases
 from tests.pipelines import embedded
 from tests.stages.test_evaluate import put_split
 from tests.stages.test_prepare import raw_folder
-from tests.units import begin, deadly, ending, failing, square
+from tests.units import begin, deadly, ending, failing, lasting, square
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Great Expectations imports modules that Python 3.11 deprecates
@@ -161,3 +162,33 @@ def test_cases_are_prepared_alike_and_their_faults_told_together_with_any_number
         path.write_bytes(b"no picture")
     with pytest.raises(MeddiffError, match=rf"{masks[3].name}(.|\n)*{masks[21].name}"):
         prepare.run(layout, settings, Unrecorded())
+
+
+def test_never_are_two_units_on_one_gpu_and_none_where_there_is_none(
+    scheduler: tuple[str, subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    """Two workers with two threads each, one of them with a GPU by name: threads alone would let four units run together."""
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler[0], "--nthreads", "2", "--host", "127.0.0.1",
+               "--no-dashboard", "--memory-limit", "0"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    workers = [subprocess.Popen([*command, *more], cwd=tmp_path, env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+               for more in ([], ["--resources", "GPU=1", "--name", "gpu"])]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from distributed import Client
+        with Client(scheduler[0], timeout=20) as client:
+            client.wait_for_workers(2, timeout=60)
+        spans = list[tuple[str, float, float]]()
+        for device in ("cpu", "cuda"):
+            spans.clear()
+            compute = ComputeParams.model_validate({"cluster": scheduler[0], "device": device})
+            share_out(range(6), partial(begin, tmp_path), lasting, spans.append, compute)
+            ordered = sorted(spans, key=lambda span: span[1])
+            together = any(later[1] < earlier[2] for earlier, later in itertools.pairwise(ordered))
+            names = {name for name, _, _ in spans}
+            assert (together, "gpu" in names, len(names)) == ((True, True, 2) if device == "cpu" else (False, True, 1)), device
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.wait(30)

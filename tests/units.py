@@ -45,3 +45,13 @@ def ending(scheduler: int, folder: Path, units: Sequence[int], receive: Receive)
 
 def _note(folder: Path, what: str) -> None:
     (folder / f"{what}.{os.getpid()}.{time.monotonic_ns()}").touch()
+
+
+def lasting(folder: Path, units: Sequence[int], receive: Callable[[tuple[str, float, float]], None]) -> None:
+    """Take a while, and tell the worker's name, the beginning and the end."""
+    from distributed import get_worker
+
+    for _ in units:
+        begun = time.monotonic()
+        time.sleep(0.3)
+        receive((str(get_worker().name), begun, time.monotonic()))

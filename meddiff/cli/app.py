@@ -137,8 +137,10 @@ def predict_pictures(
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000,
+    port: Annotated[int, typer.Option(help="Of the page.")] = 5000,
     tuning: Annotated[bool, typer.Option("--tuning", help="Optuna's dashboard on the studies of `meddiff tune`.")] = False,
+    host: Annotated[str, typer.Option(help="Address for --tuning; one that other machines reach needs "
+                                      "MEDDIFF_STUDIES_PASSWORD.")] = "127.0.0.1",
 ) -> None:
     """Open MLflow on this project's runs."""
     import os
@@ -153,8 +155,8 @@ def ui(
     if tuning:
         from meddiff.experiments.tuning.dashboard import serve_studies
 
-        print(f"the studies are at http://127.0.0.1:{port} - end with Ctrl-C", flush=True)
-        serve_studies(layout, params, port)
+        print(f"the studies are at http://{host}:{port} - end with Ctrl-C", flush=True)
+        serve_studies(layout, params, port, host)
         return
     command, address = ui_command(layout, params.tracking, port), tracking_uri(layout, params.tracking)
     if not command:

@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 
 from meddiff.errors import MeddiffError
 from meddiff.experiments.run import Outcome
+from meddiff.experiments.tuning.dashboard import PASSWORD_VARIABLE, serve_studies
 from meddiff.experiments.tuning.search import tune
 from meddiff.experiments.tuning.trials import Hopeless, TrialRow, behind, network_passes, pareto, propose, run_trial, trial_row
 from meddiff.layout import Layout
@@ -264,6 +265,13 @@ def test_a_storage_that_does_not_answer(project: Layout) -> None:
         tune(project, Params.model_validate(values), trials=1, run=Bowl())
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.5", "studies.example.org"])
+def test_pages_that_other_machines_reach_ask_for_a_password(project: Layout, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(PASSWORD_VARIABLE, raising=False)
+    with pytest.raises(MeddiffError, match=rf"--host {host}: pages that other machines reach must ask .*{PASSWORD_VARIABLE}"):
+        serve_studies(project, read(project), 0, host)
+
+
 def test_the_bound_of_copies_is_never_loosened(project: Layout) -> None:
     class Loose(Bowl):
         """The looser the bound, the better the Dice, as where copies help."""
@@ -477,6 +485,7 @@ time.sleep(100)
 TUNE = """
 import sys, warnings
 from pathlib import Path
+from meddiff.experiments.tuning.dashboard import PASSWORD_VARIABLE, serve_studies
 from meddiff.experiments.tuning.search import tune
 from meddiff.layout import Layout
 from meddiff.params.file import load_params

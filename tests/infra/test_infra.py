@@ -56,7 +56,7 @@ def test_services_have_an_image_a_health_check_and_dependencies_that_can_be_met(
 
 def test_ports_are_published_on_loopback_only() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == 3
+    assert len(ports) == 4
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
@@ -87,7 +87,7 @@ def test_each_service_reaches_the_others_by_their_names_and_ports() -> None:
 def test_databases_and_owners_are_those_of_the_urls() -> None:
     drivers = {"prefect": "postgresql+asyncpg"} | dict.fromkeys(("mlflow", "optuna", "meddiff"), "postgresql+psycopg")
     values = [value for service in SERVICES.values() for value in service.get("environment", {}).values()]
-    urls = [value for value in values if value.startswith("postgresql")]
+    urls = {value for value in values if value.startswith("postgresql")}
     assert len(urls) == len(drivers)
     script = (INFRA / "databases.sql").read_text()
     for url in urls:

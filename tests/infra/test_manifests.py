@@ -20,8 +20,8 @@ OPERATOR = "postgresql.cnpg.io/v1"
 # Secrets that the README lets people make, and the keys in each.
 SECRETS = {**{f"postgres-{name}": {"username", "password"} for name in ("prefect", "mlflow", "optuna", "meddiff")},
            **{f"s3-{name}": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} for name in ("mlflow", "worker")},
-           "sign-on": {"PREFECT_PASSWORD", "MLFLOW_ADMIN_PASSWORD", "MLFLOW_WORKER_PASSWORD", "MLFLOW_COOKIE_KEY",
-                       "MLFLOW_WEBHOOK_KEY"}}
+           "sign-on": {"PREFECT_PASSWORD", "STUDIES_PASSWORD", "MLFLOW_ADMIN_PASSWORD", "MLFLOW_WORKER_PASSWORD",
+                       "MLFLOW_COOKIE_KEY", "MLFLOW_WEBHOOK_KEY"}}
 
 
 def pods() -> list[tuple[str, dict[str, Any]]]:
@@ -69,7 +69,7 @@ def test_each_service_is_probed_and_the_worker_has_a_gpu() -> None:
         for each in pod["containers"]:
             ports = {port["name"] for port in each["ports"]}
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-                assert each[probe]["httpGet"]["port"] in ports
+                assert next(each[probe][kind] for kind in ("httpGet", "tcpSocket") if kind in each[probe])["port"] in ports
     worker = dict(containers())["worker/worker"]
     assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
@@ -102,7 +102,7 @@ def test_each_database_has_the_role_that_its_address_names() -> None:
     databases[first["database"]] = first["owner"]
     assert databases == {name: name for name in roles}
     assert roles == {name: f"postgres-{name}" for name in roles}
-    urls = " ".join(v["value"] for _, each in containers() for v in each["env"] if str(v.get("value")).startswith("postgresql"))
+    urls = " ".join({v["value"] for _, each in containers() for v in each["env"] if str(v.get("value")).startswith("postgresql")})
     assert sorted(re.findall(r"//(\w+):\$\(\w+\)@postgres-rw:5432/(\w+)", urls)) == sorted((name, name) for name in roles)
 
 

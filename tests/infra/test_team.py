@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -46,8 +47,10 @@ def folder() -> Iterator[Path]:
 
 
 def state_ports() -> list[str]:
-    """For PostgreSQL, and eight in a row for the S3 server."""
-    return ["--postgres-port", str(free_ports(1)[0]), "--s3-port", str(next(p for p in range(21000, 30000, 16) if free_range(p)))]
+    """For the studies' page, PostgreSQL, and eight in a row for the S3 server."""
+    studies, postgres = free_ports(2)
+    return ["--studies-port", str(studies), "--postgres-port", str(postgres),
+            "--s3-port", str(next(p for p in range(21000, 30000, 16) if free_range(p)))]
 
 
 def free_range(start: int) -> bool:
@@ -104,6 +107,12 @@ def test_nobody_gets_in_without_a_password(platform: Running, state: TeamState) 
     assert platform.mlflow.get(search, auth=("admin", "wrong")).status_code == 401
     assert platform.mlflow.get(search, auth=("worker", state.settings["MLFLOW_WORKER_PASSWORD"])).status_code == 200
     assert platform.prefect.post("/flows/count").status_code == 401
+    output = (platform.project.parent / "serve.txt").read_text()
+    (studies,) = re.findall(r"^Studies +(http://127\.0\.0\.1:\d+)$", output, re.MULTILINE)
+    assert httpx.get(f"{studies}/api/studies").status_code == 401
+    assert httpx.get(f"{studies}/api/studies", auth=("meddiff", "wrong")).status_code == 401
+    assert httpx.get(f"{studies}/api/studies", auth=("meddiff", state.settings["STUDIES_PASSWORD"])).json() == {
+        "study_summaries": []}
     for port in range(int(state.settings["S3_PORT"]) + 1, int(state.settings["S3_PORT"]) + 4):  # what the S3 server is made of
         assert httpx.get(f"http://127.0.0.1:{port}/buckets/dvc/").status_code in (401, 404)
     with pytest.raises(ClientError, match=r"AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch"):
@@ -201,7 +210,7 @@ def test_a_backup_of_all_of_it_is_put_into_an_empty_project(platform: Running, s
     assert platform.process.wait(100) == 0
 
     other = Layout(copy_project(folder / "other"))
-    for name, port in zip(("POSTGRES", "S3"), state_ports()[1::2], strict=True):
+    for name, port in zip(("POSTGRES", "S3"), state_ports()[3::2], strict=True):
         os.environ[f"MEDDIFF_{name}_PORT"] = port
     try:
         restored = restore_backup(other, folder / "saved")

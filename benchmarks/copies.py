@@ -64,6 +64,20 @@ def cropped(case: Case, rng: np.random.Generator) -> Case:
     return replace(case, mask=mask)
 
 
+def redrawn(case: Case, rng: np.random.Generator) -> Case:
+    """With another outline, displaced in smooth waves by a tenth of the radius (standard deviation) inwards and outwards."""
+    assert case.mask is not None
+    (y, x), radius = ndimage.center_of_mass(case.mask), np.sqrt(case.mask.sum() / np.pi)
+    waves = np.arange(1, 6)[:, None]
+    turn = waves * np.arange(360) * np.pi / 180 + rng.uniform(0, 2 * np.pi, (5, 1))
+    wave = (rng.normal(size=(5, 1)) / waves * np.cos(turn)).sum(axis=0)
+    down, right = np.indices(case.mask.shape)
+    degrees = np.rad2deg(np.arctan2(down - y, right - x)).astype(int) % 360
+    depth = ndimage.distance_transform_edt(case.mask) - ndimage.distance_transform_edt(case.mask == 0)
+    mask = (depth - 0.5 + (wave / wave.std() * 0.1 * radius)[degrees] > 0).astype(np.uint8)
+    return replace(case, mask=mask if mask.any() else case.mask)
+
+
 def rescaled(case: Case, rng: np.random.Generator) -> Case:
     """0.7 to 1.3 times as large."""
     assert case.mask is not None
@@ -88,8 +102,10 @@ def recoloured(case: Case, rng: np.random.Generator) -> Case:
     return replace(case, image=np.clip(values, 0, 255).astype(np.uint8))
 
 
-CHANGES: dict[str, Change] = {"exact": exact, "mirrored": mirrored, "turned by 12°": turned(12), "turned by 90°": turned(90),
-                              "cropped": cropped, "rescaled": rescaled, "re-noised": renoised, "recoloured": recoloured}
+CHANGES: dict[str, Change] = {
+    "exact": exact, "mirrored": mirrored, "turned by 12°": turned(12), "turned by 90°": turned(90), "cropped": cropped,
+    "rescaled": rescaled, "re-noised": renoised, "recoloured": recoloured, "redrawn": redrawn,
+}
 
 
 def planted(cases: list[Case], grounds: list[Pixels], rng: np.random.Generator, change: Change) -> Pairs:

@@ -4,6 +4,7 @@ A lesion is seen in rings around its mask's centre, in units of the radius of a 
 and as outline. A Fourier transform along each ring makes a turn a shift of phase, so that all angles are compared at once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,19 +26,22 @@ _PRIOR = 4                             # lesions that the spread of all counts f
 _FITS = [(0.9, 0.0, 0.0), (1.0, 0.0, 0.0), (1.12, 0.0, 0.0),
          *((1.06, 0.1 * np.cos(turn), 0.1 * np.sin(turn)) for turn in np.arange(6) * np.pi / 3)]
 _AS_IT_IS = 1  # of `_FITS`
+# A real lesion is also known by what is left of it where its outline lacks a tenth of its width and height at one side each.
+_CUT, _CUTS = 0.1, [(left, top) for left in (True, False) for top in (True, False)]
+_CUT_COSTS = 0.05  # correlation by which such a part must be the better match: it has less to be known by
 
 
 @dataclass(frozen=True, eq=False)
 class Recogniser:
     """How like lesions are to each of n real ones, against how like real lesions of others are.
 
-    The likeness of two is -ln(1.02 - c), with c the greatest correlation over angles, fits and mirror images. It is told in
+    The likeness of two is -ln(1.02 - c), with c the greatest correlation over angles, fits, cuts and mirror images. It is told in
     standard deviations of the real lesion's likeness to others, plus the same of the lesion's own to the other real ones, since
     small round lesions are like many.
 
     Attributes:
         weights: `[2 rings, frequencies]`; they halve the logarithm of how unevenly power is spread.
-        references: `[n, 2 rings, frequencies]` complex, weighted, of norm 1.
+        references: `[n, 1 + cuts, 2 rings, frequencies]` complex, weighted, of norm 1: as it is, and cut.
         others: `[n, 3]` number, sum and sum of squares of each one's likeness to lesions of others.
         own: `[n]` leave-one-out score of each.
     """
@@ -80,23 +84,25 @@ class _Spread:
         return np.asarray((values - self.mean) / self.deviation)
 
 
-def see_lesions(images: Pixels, parts: Parts) -> Tensor:
+def see_lesions(images: Pixels, parts: Parts, known: bool = False) -> Tensor:
     """What lesions are recognised by.
 
     Args:
         images: `[N, H, W, 3]` uint8 RGB.
         parts: their L lesions.
+        known: whether others are to be held against them.
 
     Returns:
-        `[L, fits, 2 rings, frequencies]` complex64: levels and outline around each of the `_FITS`.
+        `[L, fits, 2 rings, frequencies]` complex64: levels and outline around each of the `_FITS`; of known ones further on
+        what each of the `_CUTS` leaves.
     """
-    empty = torch.zeros((0, len(_FITS), 2 * _RINGS, _ANGLES // 2), dtype=torch.complex64)
+    empty = torch.zeros((0, len(_FITS) + known * len(_CUTS), 2 * _RINGS, _ANGLES // 2), dtype=torch.complex64)
     chunks = [slice(start, start + IMAGES_AT_ONCE) for start in range(0, len(parts.owners), IMAGES_AT_ONCE)]
-    return torch.cat([empty, *(_seen(images[parts.owners[chunk]], parts.masks[chunk]) for chunk in chunks)])
+    return torch.cat([empty, *(_seen(images[parts.owners[chunk]], parts.masks[chunk], known) for chunk in chunks)])
 
 
 def learn_recogniser(seen: Tensor, other: NDArray[np.bool_]) -> Recogniser:
-    """The recogniser of n real lesions, as `see_lesions` gives them.
+    """The recogniser of n real lesions, as `see_lesions` gives known ones.
 
     Args:
         other: `[n, n]`, whether two are of different patients; each has another.
@@ -107,7 +113,7 @@ def learn_recogniser(seen: Tensor, other: NDArray[np.bool_]) -> Recogniser:
     shares = [(power * weights**2)[part].sum().clamp(min=1e-12) for part in (slice(_RINGS), slice(_RINGS, None))]
     weights[:_RINGS] *= (1 / shares[0]).sqrt()
     weights[_RINGS:] *= (_OUTLINE / shares[1]).sqrt()
-    references = _weighted(plain, weights)
+    references = _weighted(torch.cat([plain[:, None], seen[:, len(_FITS):]], 1), weights)
     likeness = np.where(other, _likeness(seen, references, weights), -np.inf)
     counted = np.stack([other * 1.0, np.where(other, likeness, 0.0), np.where(other, likeness, 0.0) ** 2], axis=2)
     made = Recogniser(weights, references, counted.sum(axis=0), np.zeros(len(seen)))
@@ -115,14 +121,31 @@ def learn_recogniser(seen: Tensor, other: NDArray[np.bool_]) -> Recogniser:
     return Recogniser(weights, references, made.others, own)
 
 
-def _seen(images: Pixels, masks: Pixels) -> Tensor:
-    patch = _patches(images, masks)
+def _seen(images: Pixels, masks: Pixels, known: bool) -> Tensor:
+    left = [_cut(masks, *cut) for cut in _CUTS] if known else []
+    return torch.cat([_read(_patches(images, masks), _FITS),
+                      *(_read(_patches(images, part), [_FITS[_AS_IT_IS]]) for part in left)], 1)
+
+
+def _cut(masks: Pixels, left: bool, top: bool) -> Pixels:
+    """Lesions that lack a part at two sides; one that would hold nothing then is left as it is."""
+    cut = np.zeros_like(masks)
+    for mask, part in zip(masks, cut, strict=True):
+        (y, x) = ((hit[0], hit[-1] + 1, max(1, round(_CUT * (hit[-1] - hit[0]))))
+                  for hit in (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)))
+        kept = (slice(y[0] + top * y[2], y[1] - (not top) * y[2]), slice(x[0] + left * x[2], x[1] - (not left) * x[2]))
+        part[kept] = mask[kept]
+        if not part.any():
+            part[:] = mask
+    return cut
+
+
+def _read(patch: Tensor, fits: Sequence[tuple[float, float, float]]) -> Tensor:
     radii = (torch.arange(_RINGS) + 0.5) / _RINGS * _REACH
     turns = torch.arange(_ANGLES) * (2 * torch.pi / _ANGLES)
     rings = torch.stack([radii[:, None] * turns.cos(), radii[:, None] * turns.sin()], -1)
-    basis = torch.from_numpy(_cosines()).float()
-    fits = []
-    for size, right, down in _FITS:
+    basis, views = torch.from_numpy(_cosines()).float(), []
+    for size, right, down in fits:
         grid = (rings * size + torch.tensor([right, down], dtype=torch.float32)) / _EXTENT
         gray, inside, outline = F.grid_sample(patch, grid.expand(len(patch), -1, -1, -1), align_corners=False).unbind(1)
         mean = average(gray[:, None], (inside * radii[:, None])[:, None])[:, None, None]
@@ -130,8 +153,8 @@ def _seen(images: Pixels, masks: Pixels) -> Tensor:
         levels = levels / (levels.flatten(1).norm(dim=1)[:, None, None] + _NOISE)
         drawn = (outline - (radii[:, None] < 1).float()) * radii[:, None].sqrt() / (_RINGS * _ANGLES) ** 0.5
         both = torch.cat([torch.einsum("kr,nra->nka", basis, part) for part in (levels, drawn)], 1)
-        fits.append(torch.fft.rfft(both, dim=2, norm="ortho")[:, :, :_ANGLES // 2])
-    return torch.stack(fits, 1)
+        views.append(torch.fft.rfft(both, dim=2, norm="ortho")[:, :, :_ANGLES // 2])
+    return torch.stack(views, 1)
 
 
 def _patches(images: Pixels, masks: Pixels) -> Tensor:
@@ -169,11 +192,12 @@ def _weighted(seen: Tensor, weights: Tensor) -> Tensor:
 
 
 def _likeness(seen: Tensor, references: Tensor, weights: Tensor) -> Scalars:
-    """`[L, n]` greatest over fits, mirror images and angles."""
-    best, views = torch.full((len(seen), len(references)), -1.0), _weighted(seen, weights)
-    for fit in range(len(_FITS)):
-        for known in (references.conj(), references):  # a mirror image turns the other way
+    """`[L, n]` greatest over fits, cuts, mirror images and angles."""
+    best, views = torch.full((len(seen), len(references)), -1.0), _weighted(seen[:, :len(_FITS)], weights)
+    tried = [(fit, 0) for fit in range(len(_FITS))] + [(_AS_IT_IS, 1 + cut) for cut in range(len(_CUTS))]
+    for fit, part in tried:
+        for known in (references[:, part].conj(), references[:, part]):  # a mirror image turns the other way
             product = torch.bmm(views[:, fit].permute(2, 0, 1), known.permute(2, 1, 0)).permute(1, 2, 0)
             found = torch.fft.irfft(F.pad(product.contiguous(), (0, 1)), n=_ANGLES, dim=2).amax(2) * _ANGLES
-            best = torch.maximum(best, found)
+            best = torch.maximum(best, found - (_CUT_COSTS if part else 0.0))
     return np.asarray(-torch.log(1.02 - best).double().numpy())

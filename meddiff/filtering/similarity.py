@@ -207,7 +207,7 @@ def measure_real(cases: Sequence[Case], extractor: Extractor = _LESION) -> RealL
     groups = np.array([case.group or case.id for case in cases], dtype=object)[parts.owners]
     classes = {int(label): parts.classes == label for label in np.unique(parts.classes)}
     chosen = {label: own for label, own in classes.items() if own.sum() >= LEAST_REFERENCES and len(set(ids[own])) > 1}
-    seen = see_lesions(images, parts)
+    seen = see_lesions(images, parts, known=True)
     return RealLesions(extractor, scales, {
         label: _measure(_rows(views, own), _rows(mirrored, own), seen[torch.from_numpy(own)], ids[own], groups[own])
         for label, own in {0: parts.classes > 0, **chosen}.items()})

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +32,11 @@ from meddiff.lesions.texture import keep_texture
 from meddiff.painting.sampler import sample
 from meddiff.params import GenerateParams
 from meddiff.seeds import Stream, hashed, numbers
+
+# A CPU adds up one or two images in another order than more: the few that are left over get some for company, so that the bits of
+# a sample don't depend on how many there are. Whoever sets smaller batches gets them, and values that differ by up to 2 of 255.
+_LEAST_TOGETHER = 4
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -134,9 +140,15 @@ class Painter:
         params: GenerateParams,
     ) -> list[Callable[[], Pixels]]:
         """What gives images with lesions painted where masks, none of them empty, say."""
+        n, least = len(seeds), min(_LEAST_TOGETHER, params.batch_size) if self.pipeline.unet.device.type == "cpu" else 0
+
+        def filled(given: Sequence[_T]) -> list[_T]:
+            return [*given, *[given[-1]] * (least - n)]
+
         with torch.no_grad(), torch.autocast(self.pipeline.unet.device.type, torch.bfloat16, params.precision == "bfloat16"):
-            painted = ((self._denoise(backgrounds, masks, seeds, labels, params) + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy()
-        return [partial(self._finish, *parts, params) for parts in zip(painted, backgrounds, masks, seeds, strict=True)]
+            parts = filled(backgrounds), filled(masks), filled(seeds), filled(labels)
+            painted = ((self._denoise(*parts, params) + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy()[:n]
+        return [partial(self._finish, *each, params) for each in zip(painted, backgrounds, masks, seeds, strict=True)]
 
     def _denoise(
         self,

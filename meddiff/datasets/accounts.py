@@ -31,7 +31,7 @@ class SimilarPair:
 
     Attributes:
         first, second: ids.
-        kind: `near-duplicate`, or `frames` that follow each other in a video.
+        kind: `near-duplicate`, turned and cropped copies too, or `frames` that follow each other in a video.
         correlation: of their thumbnails, -1 to 1; 0 for blank ones.
         group: of both; empty where one is left out.
     """

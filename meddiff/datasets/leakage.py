@@ -6,25 +6,19 @@ It owns the rules; which folders are looked at is said by stage `evaluate`.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import PurePath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 from meddiff.cases import Case, Frame, Pixels
+from meddiff.datasets.registration import picture, registered_pairs
 from meddiff.datasets.splits import near_duplicates, thumbnail
 from meddiff.errors import MeddiffError
 
-_FINE, _BAND = 64, (0.7, 2.0)    # side of the fine picture, and the two blurs whose difference it holds [pixels]
-_AROUND, _FLAT = 4.0, 1.0        # blur of the strength that it is divided by [pixels], and what counts as flat [gray levels]
-# Ours. `prepare` keeps near-duplicates of real images apart, so one that is found was put there. Nobody sorts painted images, and
-# by thumbnails alone about 2 of 2.3 million pairs of ISIC-2017 are alike by chance. Of 1408 pairs of its test cases and painted
-# images whose thumbnails correlate by 0.8 and more, fine pictures correlate by 0.59 at most; those of 744 images of BUSI and
-# ISIC-2017 and their brightened copies of half the resolution by 0.78 and more (at 64 px).
-_SAME_DETAIL = 0.65
+# Ours: correlation of fine structure above which one image is a copy of another. Of 2.3 million pairs of ISIC-2017 those that
+# show something else reach 0.67. `prepare` keeps together what agrees less, so that none that it has sorted stands at this bound.
+_COPY = 0.75
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +28,12 @@ class Fingerprint:
     Attributes:
         digest: SHA-256 of its pixels.
         thumbnail: `[32, 32]` float32 gray levels 0 to 255 of the frame, without bars.
-        detail: `[64, 64]` float32 fine structure of the frame, of mean 0 and norm 1 (0 for a blank image). It is as strong
-            everywhere: the edge of a round field of view, alike in many images, must not outweigh what is in it.
+        picture: `[64, 64]` uint8 gray levels of the same, in which copies are recognised that are turned or cropped.
     """
 
     digest: str
     thumbnail: NDArray[np.float32]
-    detail: NDArray[np.float32]
+    picture: Pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,20 +60,14 @@ class Used:
 def look(image: Pixels, frame: Frame | None = None) -> Fingerprint:
     """What is compared of an image `[S, S, 3]` uint8; without a frame all of it shows the original."""
     seen = image if frame is None else image[frame.top:frame.top + frame.height, frame.left:frame.left + frame.width]
-    gray = Image.fromarray(np.ascontiguousarray(seen)).convert("L").resize((_FINE, _FINE), Image.Resampling.BILINEAR)
-    fine = np.asarray(gray, np.float32)
-    detail = gaussian_filter(fine, _BAND[0]) - gaussian_filter(fine, _BAND[1])
-    detail /= np.sqrt(gaussian_filter(detail**2, _AROUND)) + _FLAT
-    detail -= detail.mean()
-    return Fingerprint(hashlib.sha256(image.tobytes()).hexdigest(), thumbnail(np.ascontiguousarray(seen)),
-                np.asarray(detail / (np.linalg.norm(detail) + 1e-6), np.float32))
+    return Fingerprint(hashlib.sha256(image.tobytes()).hexdigest(), thumbnail(np.ascontiguousarray(seen)), picture(seen))
 
 
 def refuse_leaks(test: Sequence[Case], used: Iterable[Used], bits: int) -> None:
-    """Stop where a test case is among the used images: by id, by group, by its pixels or as a near-duplicate.
+    """Stop where a test case is among the used images: by id, by group, by its pixels, as a near-duplicate or as a copy.
 
-    Near-duplicates are those of `splits.near_duplicates`, as they are, turned by right angles, and mirrored; painted images and
-    turned and mirrored ones, which `prepare` doesn't keep apart, must agree with the test image in detail, too.
+    Near-duplicates are those of `splits.near_duplicates`; of smooth images chance may paint one, so that painted images must be
+    copies: they agree in fine structure, though turned, mirrored or cropped, see `registration.registered_pairs`.
 
     Args:
         test: the test cases.
@@ -147,13 +134,10 @@ def _by_pixels(test: Sequence[Case], used: Sequence[Used], bits: int) -> Iterato
     for one, view in seen:
         if view.digest in digests:
             yield f"{one.where}/{one.id}", f"`{one.id}` has the very pixels of test case `{digests[view.digest]}`"
-    for flip, turns in product((1, -1), range(4)):
-        changed = [np.rot90(view.thumbnail[:, ::flip], turns) for _, view in seen]
-        pairs = near_duplicates(np.stack([*(view.thumbnail for view in looks[:len(test)]), *changed]), bits, len(test))
-        for i, j in pairs[pairs[:, 1] >= len(test)]:
-            one, view = seen[j - len(test)]
-            sure = not one.painted and (flip, turns) == (1, 0)
-            if sure or float((looks[i].detail * np.rot90(view.detail[:, ::flip], turns)).sum()) > _SAME_DETAIL:
-                words = [*(["mirrored"] if flip < 0 else []), *([f"turned by {90 * turns}°"] if turns else [])]
-                kind = " ".join([", ".join(words), "near-duplicate"]).strip()
-                yield f"{one.where}/{one.id}", f"`{one.id}` is a {kind} of test case `{test[i].id}`"
+    apart = near_duplicates(np.stack([view.thumbnail for view in looks]), bits, len(test))
+    near = [(i, j) for i, j in apart.tolist() if j >= len(test) and not seen[j - len(test)][0].painted]
+    copies = [(i, j) for i, j in registered_pairs(np.stack([view.picture for view in looks]), _COPY, len(test)).tolist()]
+    kinds = dict.fromkeys(copies, "copy, perhaps turned, mirrored or cropped,") | dict.fromkeys(near, "near-duplicate")
+    for (i, j), kind in kinds.items():
+        one = seen[j - len(test)][0]
+        yield f"{one.where}/{one.id}", f"`{one.id}` is a {kind} of test case `{test[i].id}`"

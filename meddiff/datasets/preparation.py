@@ -21,6 +21,7 @@ from meddiff.datasets.burned_text import shows_text
 from meddiff.datasets.demo import make_phantoms
 from meddiff.datasets.neighbours import Neighbours, find_neighbours
 from meddiff.datasets.plausibility import MaskMeasures, measure, refuse_colours
+from meddiff.datasets.registration import picture, registered_pairs
 from meddiff.datasets.splits import (
     SPLITS,
     Member,
@@ -37,6 +38,7 @@ from meddiff.params import PrepareParams
 from meddiff.progress import Report, silent
 
 _TOGETHER = 16  # cases that make a unit of work
+_COPY = 0.7    # ours: agreement in fine structure above which two are kept together, below that at which `evaluate` refuses
 _PHANTOMS = 0  # their seed: the demo is one dataset, whatever `prepare.seed` chooses from it
 
 
@@ -52,6 +54,7 @@ class PreparedCase:
         mode, colours, traits: of the raw files, see `adapters.Original`; and `text` where some seems to be burned in.
         raw_sha256: of the raw image file, empty for an image that never was one.
         thumbnails: `[2, 32, 32]` float32 gray levels, of the original frame and of the same at the chosen size.
+        picture: `[64, 64]` uint8 gray levels of the frame at the chosen size.
         measures: of the mask.
         empty: an annotation is there and holds nothing, of an image that isn't declared lesion-free.
     """
@@ -63,6 +66,7 @@ class PreparedCase:
     mode: str
     raw_sha256: str
     thumbnails: NDArray[np.float32]
+    picture: Pixels
     measures: MaskMeasures
     colours: frozenset[str]
     traits: frozenset[str]
@@ -154,8 +158,8 @@ class Preparer:
         raw_sha256 = sha256_once(raw.file) if raw.file else ""
         traits = case.traits | {"text"} if raw.file and shows_text(case.image) else case.traits
         return PreparedCase(raw, label, bool(case.mask.any()) and not label, fitted.frame, case.mode, raw_sha256,
-                            np.stack([thumbnail(case.image), thumbnail(frame)]), measure(case.mask, fitted.mask, fitted.frame),
-                            case.colours, traits, empty)
+                            np.stack([thumbnail(case.image), thumbnail(frame)]), picture(frame),
+                            measure(case.mask, fitted.mask, fitted.frame), case.colours, traits, empty)
 
 
 def list_cases(folder: Path, settings: PrepareParams) -> list[RawCase]:
@@ -225,9 +229,11 @@ def divide(cases: Sequence[PreparedCase], settings: PrepareParams) -> Division:
 
 
 def _near_duplicates(cases: Sequence[PreparedCase], bits: int) -> NDArray[np.intp]:
-    """Pairs at the original size or at the chosen one, in which `evaluate` looks for leaks: at the bounds the two differ."""
+    """Pairs at the original size or at the chosen one, in which `evaluate` looks for leaks: at the bounds the two differ; and
+    pairs of which one is a copy of the other, turned, mirrored or cropped."""
     sizes = np.stack([case.thumbnails for case in cases], axis=1)
-    return np.unique(np.concatenate([near_duplicates(thumbnails, bits) for thumbnails in sizes]), axis=0)
+    copies = registered_pairs(np.stack([case.picture for case in cases]), _COPY)
+    return np.unique(np.concatenate([copies, *(near_duplicates(thumbnails, bits) for thumbnails in sizes)]), axis=0)
 
 
 def _members(cases: Sequence[PreparedCase], divided: bool, settings: PrepareParams) -> list[Member]:

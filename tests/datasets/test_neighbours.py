@@ -27,7 +27,7 @@ def scenes(seed: int, frames: int, kept: float) -> Iterator[NDArray[np.uint8]]:
         yield np.repeat(np.clip(128 + 45 * seen / seen.std(), 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
-def video(n: int, frames: int, kept: float = 0.93) -> list[RawCase]:
+def video(n: int, frames: int, kept: float = 0.75) -> list[RawCase]:
     """`n` videos of as many frames."""
     mask = np.zeros((64, 64), np.uint8)
     mask[20:40, 20:40] = 1

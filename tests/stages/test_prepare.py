@@ -141,6 +141,19 @@ def test_what_is_left_out_or_merged_is_listed_and_told(tmp_path: Path, capsys: p
     assert {row["patient"] for part in PARTS for row in rows(tmp_path, part)} == {""}
 
 
+def test_a_turned_and_cropped_copy_is_kept_with_its_image(tmp_path: Path) -> None:
+    raw = raw_folder(tmp_path / "raw")
+    first = sorted((raw / "images").iterdir())[0]
+    for kind in ("images", "masks"):
+        turned = Image.open(raw / kind / first.name).rotate(25)
+        width, height = turned.size
+        turned.crop((width // 10, 0, width, height - height // 20)).save(raw / f"{kind}/zz_copy.png")
+    prepare(tmp_path, dataset="folder", path="raw", size=64)
+    (copy,) = [row for row in SIMILAR.rows(tmp_path / "data") if row.second == "zz_copy"]
+    assert (copy.first, copy.kind) == (first.stem, "near-duplicate")
+    assert len({row["group"] for part in PARTS for row in rows(tmp_path, part) if row["id"] in (first.stem, "zz_copy")}) == 1
+
+
 def test_known_patients_are_kept_and_need_no_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw_folder(tmp_path / "raw", normal=4)
     prepare(tmp_path, dataset="folder", path="raw", group_pattern=r"(.+)\d$")
@@ -154,14 +167,15 @@ def test_known_patients_are_kept_and_need_no_warning(tmp_path: Path, capsys: pyt
 
 
 def test_frames_of_a_video_stay_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A picture that moves on, by more than makes near-duplicates."""
+    """A picture that moves on and flickers, by more than makes near-duplicates."""
     for folder in ("images", "masks"):
         (tmp_path / "raw" / folder).mkdir(parents=True)
     for v in range(8):
         wide = np.random.default_rng(v).normal(size=(12, 30))
-        scene = np.clip(128 + 50 * zoom(wide, 8, order=3), 0, 255).astype(np.uint8)
+        scene, flicker = 128 + 40 * zoom(wide, 8, order=3), np.random.default_rng(v)
         for f in range(12):
-            Image.fromarray(scene[:96, 4 * f:4 * f + 96]).save(tmp_path / f"raw/images/{v * 12 + f:03d}.png")
+            frame = np.clip(scene[:96, 4 * f:4 * f + 96] + flicker.normal(0, 40, (96, 96)), 0, 255).astype(np.uint8)
+            Image.fromarray(frame).save(tmp_path / f"raw/images/{v * 12 + f:03d}.png")
             mask = np.zeros((96, 96), np.uint8)
             mask[30:60, 30:60] = 255
             Image.fromarray(mask).save(tmp_path / f"raw/masks/{v * 12 + f:03d}.png")
@@ -473,7 +487,7 @@ def test_real_datasets(name: str, cases: int, normal: int, tmp_path: Path) -> No
     assert len(made["test"]) == len(given["test"]) + seen.counts["test_lesion_free"]
     held = seen.counts["test_lesion_free"] + seen.counts["val_lesion_free"]
     assert sum(len(ids) for ids in made.values()) + seen.counts["left_out_duplicates"] == cases + held
-    assert seen.counts["left_out_duplicates"] < 0.02 * cases
+    assert seen.counts["left_out_duplicates"] < 0.04 * cases
     assert seen.counts["backgrounds_normal"] + seen.counts["left_out_lesion_free"] + held == normal
 
 

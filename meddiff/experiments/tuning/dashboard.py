@@ -16,7 +16,7 @@ from meddiff.experiments.tuning.search import study_url
 from meddiff.layout import Layout
 from meddiff.params import Params
 
-PASSWORD_VARIABLE = "MEDDIFF_STUDIES_PASSWORD"
+PASSWORD_VARIABLE = "MEDDIFF_STUDIES_PASSWORD"  # nosec B105: its name
 _USER = "meddiff"
 _App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 

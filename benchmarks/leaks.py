@@ -23,8 +23,7 @@ from PIL import Image  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
 from meddiff.cases import Pixels  # noqa: E402
-from meddiff.datasets import leakage, preparation  # noqa: E402
-from meddiff.datasets.registration import picture, registered_pairs  # noqa: E402
+from meddiff.datasets.registration import KEPT_TOGETHER, SAME_PICTURE, picture, registered_pairs  # noqa: E402
 from meddiff.datasets.splits import near_duplicates, thumbnail  # noqa: E402
 
 Change = Callable[[Pixels, np.random.Generator], Pixels]
@@ -98,15 +97,15 @@ def main() -> None:
     for name, change in CHANGES.items():
         rng = np.random.default_rng(0)
         copies = np.stack([planted(image, change, rng) for image in images[:tests]])
-        pairs = registered_pairs(np.concatenate([pictures[:tests], copies]), leakage._COPY, tests)
+        pairs = registered_pairs(np.concatenate([pictures[:tests], copies]), SAME_PICTURE, tests)
         print(f"{name:>34} {np.mean(np.isin(range(tests), pairs[pairs[:, 1] - pairs[:, 0] == tests, 0])):8.1%}")
     near = set(map(tuple, near_duplicates(np.stack([thumbnail(image) for image in images]), 4).tolist()))
-    across = set(map(tuple, registered_pairs(pictures, leakage._COPY, tests).tolist())) - near
+    across = set(map(tuple, registered_pairs(pictures, SAME_PICTURE, tests).tolist())) - near
     start = time.perf_counter()
-    added = registered_pairs(pictures, preparation._COPY)
+    added = registered_pairs(pictures, KEPT_TOGETHER)
     took = time.perf_counter() - start
     new = [(i, j) for i, j in added.tolist() if (i, j) not in near]
-    print(f"of {tests * (len(files) - tests)} pairs across {len(across)} agree by more than {leakage._COPY}: "
+    print(f"of {tests * (len(files) - tests)} pairs across {len(across)} agree by more than {SAME_PICTURE}: "
           f"{[(files[i].stem, files[j].stem) for i, j in sorted(across)]}")
     print(f"prepare keeps together {len(new)} pairs beside {len(near)} near-duplicates, in {took:.1f} s")
     if given.pairs and new:

@@ -126,18 +126,10 @@ def last_lines(log: Path) -> str:
     return " | ".join(line.strip() for line in log.read_text(errors="replace").strip().splitlines()[-3:])
 
 
-def answers(url: str) -> bool:
-    """Whether a GET of this page succeeds."""
+def answers(url: str, code: int = httpx.codes.OK) -> bool:
+    """Whether a GET of this page is answered by this code."""
     try:
-        return httpx.get(url, timeout=10).is_success
-    except httpx.HTTPError:
-        return False
-
-
-def asks(url: str) -> bool:
-    """Whether a page asks for a password."""
-    try:
-        return httpx.get(url, timeout=10).status_code == httpx.codes.UNAUTHORIZED
+        return httpx.get(url, timeout=10).status_code == code
     except httpx.HTTPError:
         return False
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 from accounts import make_account
 from filelock import Timeout
-from processes import Service, Services, answers, asks, last_lines, outer_environment
+from processes import Service, Services, answers, last_lines, outer_environment
 from team import Accounts, prepare, start_state, tell_accounts, write_shell
 
 from meddiff.environment import QUIET, require_port
@@ -95,7 +95,8 @@ class Platform:
     def studies(self) -> Service:
         """Optuna's dashboard, whose sign-on answers before anything else does."""
         command = [sys.executable, "-m", "meddiff", "ui", "--tuning", "--port", str(self.studies_port)]
-        return Service("studies", command, self.environment | self.accounts.studies, lambda: asks(self.studies_url))
+        return Service("studies", command, self.environment | self.accounts.studies,
+                       lambda: answers(self.studies_url, httpx.codes.UNAUTHORIZED))
 
     @property
     def worker(self) -> Service:

@@ -21,7 +21,7 @@ from meddiff.datasets.burned_text import shows_text
 from meddiff.datasets.demo import make_phantoms
 from meddiff.datasets.neighbours import Neighbours, find_neighbours
 from meddiff.datasets.plausibility import MaskMeasures, measure, refuse_colours
-from meddiff.datasets.registration import picture, registered_pairs
+from meddiff.datasets.registration import KEPT_TOGETHER, picture, registered_pairs
 from meddiff.datasets.splits import (
     SPLITS,
     Member,
@@ -38,7 +38,6 @@ from meddiff.params import PrepareParams
 from meddiff.progress import Report, silent
 
 _TOGETHER = 16  # cases that make a unit of work
-_COPY = 0.7    # ours: agreement in fine structure above which two are kept together, below that at which `evaluate` refuses
 _PHANTOMS = 0  # their seed: the demo is one dataset, whatever `prepare.seed` chooses from it
 
 
@@ -232,7 +231,7 @@ def _near_duplicates(cases: Sequence[PreparedCase], bits: int) -> NDArray[np.int
     """Pairs at the original size or at the chosen one, in which `evaluate` looks for leaks: at the bounds the two differ; and
     pairs of which one is a copy of the other, turned, mirrored or cropped."""
     sizes = np.stack([case.thumbnails for case in cases], axis=1)
-    copies = registered_pairs(np.stack([case.picture for case in cases]), _COPY)
+    copies = registered_pairs(np.stack([case.picture for case in cases]), KEPT_TOGETHER)
     return np.unique(np.concatenate([copies, *(near_duplicates(thumbnails, bits) for thumbnails in sizes)]), axis=0)
 
 

@@ -485,7 +485,6 @@ time.sleep(100)
 TUNE = """
 import sys, warnings
 from pathlib import Path
-from meddiff.experiments.tuning.dashboard import PASSWORD_VARIABLE, serve_studies
 from meddiff.experiments.tuning.search import tune
 from meddiff.layout import Layout
 from meddiff.params.file import load_params

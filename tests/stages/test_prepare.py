@@ -487,7 +487,8 @@ def test_real_datasets(name: str, cases: int, normal: int, tmp_path: Path) -> No
     assert len(made["test"]) == len(given["test"]) + seen.counts["test_lesion_free"]
     held = seen.counts["test_lesion_free"] + seen.counts["val_lesion_free"]
     assert sum(len(ids) for ids in made.values()) + seen.counts["left_out_duplicates"] == cases + held
-    assert seen.counts["left_out_duplicates"] < 0.04 * cases
+    share = 0.033 if name == "busi" else 0.02  # BUSI holds turned and cropped copies
+    assert seen.counts["left_out_duplicates"] < share * cases
     assert seen.counts["backgrounds_normal"] + seen.counts["left_out_lesion_free"] + held == normal
 
 

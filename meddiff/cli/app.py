@@ -139,8 +139,8 @@ def predict_pictures(
 def ui(
     port: Annotated[int, typer.Option(help="Of the page.")] = 5000,
     tuning: Annotated[bool, typer.Option("--tuning", help="Optuna's dashboard on the studies of `meddiff tune`.")] = False,
-    host: Annotated[str, typer.Option(help="Address for --tuning; one that other machines reach needs "
-                                      "MEDDIFF_STUDIES_PASSWORD.")] = "127.0.0.1",
+    host: Annotated[str | None, typer.Option(help="Address for --tuning, else 127.0.0.1; one that other machines reach needs "
+                                             "MEDDIFF_STUDIES_PASSWORD.")] = None,
 ) -> None:
     """Open MLflow on this project's runs."""
     import os
@@ -155,9 +155,13 @@ def ui(
     if tuning:
         from meddiff.experiments.tuning.dashboard import serve_studies
 
+        host = host or "127.0.0.1"
         print(f"the studies are at http://{host}:{port} - end with Ctrl-C", flush=True)
         serve_studies(layout, params, port, host)
         return
+    if host:
+        raise typer.BadParameter("it is for --tuning alone; the page of the runs asks for no password and stays on 127.0.0.1; "
+                                 "for others there is `make platform PROFILE=team`", param_hint="--host")
     command, address = ui_command(layout, params.tracking, port), tracking_uri(layout, params.tracking)
     if not command:
         with suppress(MeddiffError):  # where it doesn't answer its address alone

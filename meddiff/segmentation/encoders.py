@@ -27,18 +27,22 @@ class EncoderUNet(nn.Module):  # type: ignore[misc]
         out_channels: of the result.
         width: channels of the finest level.
         encoder: see `build_encoder`.
+        finest: the finest level computes at the side divided by this power of 2, from where its logits are interpolated. At full
+            resolution the encoder has no map of its own, and two convolutions there cost a third of all time for nothing.
     """
 
-    def __init__(self, out_channels: int, width: int, encoder: str) -> None:
+    def __init__(self, out_channels: int, width: int, encoder: str, finest: int = 1) -> None:
         super().__init__()
         self.encoder = build_encoder(encoder)
         with torch.no_grad():
-            finest = 128 // self.encoder.eval()(torch.zeros(1, 3, 128, 128))[0].shape[-1]
-        skips = [*self.encoder.channels[-2::-1], *[0] * (finest.bit_length() - 1)]
+            first = 128 // self.encoder.eval()(torch.zeros(1, 3, 128, 128))[0].shape[-1]
+        skips = [*self.encoder.channels[-2::-1], *[0] * (first.bit_length() - 1)]
         outs = [width * factor for factor in (*[8] * len(skips), 6, 4, 3, 2, 1)[-len(skips):]]
+        kept = len(skips) - (finest.bit_length() - 1)
+        skips, outs = skips[:kept], outs[:kept]
         deeper = [self.encoder.channels[-1], *outs[:-1]]
         self.levels = nn.ModuleList(_level(deep + skip, out) for deep, skip, out in zip(deeper, skips, outs, strict=True))
-        self.head = nn.Conv2d(width, out_channels, 1)
+        self.head = nn.Conv2d(outs[-1], out_channels, 1)
 
     def train(self, mode: bool = True) -> "EncoderUNet":
         super().train(mode)
@@ -53,7 +57,7 @@ class EncoderUNet(nn.Module):  # type: ignore[misc]
             size = skip.shape[2:] if skip is not None else [2 * side for side in deep.shape[2:]]
             deep = F.interpolate(deep, size, mode="bilinear", align_corners=False)
             deep = level(deep if skip is None else torch.cat([deep, skip], 1))
-        result: Tensor = self.head(deep)
+        result: Tensor = self.head(deep).float()
         return result if result.shape[2:] == images.shape[2:] else F.interpolate(result, images.shape[2:], mode="bilinear")
 
 

@@ -23,12 +23,14 @@ class Architecture:
         width: channels of the finest level; see `build` for the deeper ones.
         classes: K. With one the network has one logit (sigmoid), with several one for the background and each class (softmax).
         encoder: of `encoder_unet`, see `build_encoder`.
+        finest: of `encoder_unet`, see there.
     """
 
     network: str
     width: int
     classes: int = 1
     encoder: str = ""
+    finest: int = 1
 
     @property
     def definition(self) -> tuple[type[nn.Module], dict[str, Any]]:
@@ -39,7 +41,7 @@ class Architecture:
             "segresnet": (SegResNet, {"spatial_dims": 2, "init_filters": width}),
             "attention_unet": (AttentionUnet, {"spatial_dims": 2, "channels": levels, "strides": [2, 2, 2, 2]}),
             "swin_unetr": (SwinUNETR, {"spatial_dims": 2, "feature_size": width}),
-            "encoder_unet": (EncoderUNet, {"width": width, "encoder": self.encoder}),
+            "encoder_unet": (EncoderUNet, {"width": width, "encoder": self.encoder, "finest": self.finest}),
         }
         if self.network not in kinds:
             raise ValueError(f"there is no network {self.network}")

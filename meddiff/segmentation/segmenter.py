@@ -124,7 +124,8 @@ class Segmenter:
         """
         try:
             config = json.loads((folder / "config.json").read_text())
-            architecture = Architecture(config["network"], config["width"], config.get("classes", 1), config.get("encoder", ""))
+            architecture = Architecture(config["network"], config["width"], config.get("classes", 1), config.get("encoder", ""),
+                                        config.get("finest", 1))
             network = architecture.build()
             network.load_state_dict(load_file(folder / "model.safetensors"))
             bounds = Bounds(**config.get("bounds", {}))
@@ -257,7 +258,7 @@ def untrained(params: SegmentParams, classes: int, height: int, width: int, seed
     weights = None
     if params.network == "encoder_unet":
         weights, config = load_encoder(params.encoder, params.encoder_revision)
-        architecture = replace(architecture, encoder=config)
+        architecture = replace(architecture, encoder=config, finest=2)
     with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = architecture.build()

@@ -324,6 +324,12 @@ def test_the_page_of_runs_is_a_command_on_loopback(project: Path, run: Run, monk
     assert addresses[2] == "postgresql://u:SECRET@server/x"
 
 
+def test_the_page_of_the_runs_stays_on_loopback(project: Path) -> None:
+    done = command(project, "ui", "--host", "0.0.0.0", MLFLOW_TRACKING_URI="")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--tuning alone" in " ".join(done.stderr.replace("│", " ").split())
+
+
 def test_a_taken_port_is_one_line_and_no_success(project: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -25,7 +25,7 @@ from meddiff.errors import MeddiffError
 from meddiff.params import SegmentParams
 from meddiff.segmentation.encoders import DEVIATION, LITE0, MEAN, EncoderUNet, build_encoder, load_encoder
 from meddiff.segmentation.networks import Architecture
-from meddiff.segmentation.segmenter import Segmenter, train_segmenter
+from meddiff.segmentation.segmenter import Segmenter, train_segmenter, untrained
 
 BLOCKS = {"depths": [1, 1, 1, 1]}
 RESNET = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12, 16, 20], layer_type="basic", **BLOCKS)
@@ -113,6 +113,23 @@ def test_training_starts_from_the_weights_and_a_saved_segmenter_needs_them_no_mo
     monkeypatch.setattr("meddiff.segmentation.segmenter.load_encoder", None)
     images = np.stack([case.image for case in cases(2, 64)])
     assert np.array_equal(Segmenter.load(tmp_path).predict(images), segmenter.predict(images))
+
+
+def test_new_segmenters_compute_at_half_the_side_and_older_files_load_as_they_were_trained(cases, tmp_path) -> None:
+    begun = untrained(SegmentParams(network="encoder_unet"), 1, 64, 96)
+    inner: list[tuple[int, ...]] = []
+    begun.network.head.register_forward_hook(lambda module, given, made: inner.append(tuple(made.shape)))
+    with torch.no_grad():
+        assert begun.network.eval()(torch.zeros(1, 3, 64, 96)).shape == (1, 1, 64, 96)
+    assert inner == [(1, 1, 32, 48)]
+    older = Architecture("encoder_unet", 16)
+    Segmenter(older.build().eval(), older).save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["finest"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = Segmenter.load(tmp_path)
+    assert len(loaded.network.levels) == len(begun.network.levels) + 1
+    assert loaded.predict(np.stack([case.image for case in cases(1, 64)])).shape == (1, 64, 64)
 
 
 def test_statistics_of_the_encoder_stay(cases) -> None:

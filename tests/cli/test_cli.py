@@ -23,7 +23,7 @@ from meddiff.delivery.promote import Decision
 from meddiff.errors import MeddiffError
 from meddiff.layout import STAGES, Layout
 from meddiff.params import Params
-from meddiff.params.file import load_params
+from meddiff.params.file import load_params, write_params
 from meddiff.services import tracking
 
 ROOT = Path(__file__).parents[2]
@@ -143,6 +143,29 @@ def test_init_says_that_there_are_fewer_annotated_images(project: Path, run: Run
             Image.new("L", (32, 32), value).save(project / f"raw/{folder}/{i}.png")
     done = run("init", "--path", "raw", "--n-labelled", "5000")
     assert "n_labelled: 5000 is more than the 6 annotated training images there will be, all are used" in done.stdout
+
+
+def test_init_takes_a_pretrained_encoder_where_images_are_large(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, value in (("images", 90), ("masks", 255)):
+        (project / f"raw/{folder}").mkdir(parents=True)
+        for i in range(10):
+            Image.new("L", (32, 32), value).save(project / f"raw/{folder}/{i}.png")
+    run("init", "--path", "raw", "--size", "96")
+    small = load_params(project / "params.yaml")
+    assert (small.segment.network, small.segment.steps, small.backgrounds.finder_steps) == ("unet", 1500, 1000)
+    done = run("init", "--path", "raw", "--size", "128")
+    assert "segment.network: encoder_unet, since from 128 pixels on a pretrained encoder is better" in done.stdout
+    assert "pip install" not in done.stdout
+    fine = load_params(project / "params.yaml")
+    assert (fine.segment.network, fine.segment.steps) == ("encoder_unet", 800)
+    assert (fine.backgrounds.finder_network, fine.backgrounds.finder_steps) == ("encoder_unet", 400)
+    write_params(project / "params.yaml", {"segment": {"network": "segresnet", "steps": 700}})
+    assert "segment.network" not in run("init", "--path", "raw", "--size", "256").stdout
+    write_params(project / "params.yaml", {"segment": {"network": "unet", "steps": 700}})
+    monkeypatch.setattr("meddiff.cli.settings.find_spec", lambda name: None)
+    assert "first: pip install 'meddiff[encoder]'" in run("init", "--path", "raw", "--size", "256").stdout
+    by_hand = load_params(project / "params.yaml")
+    assert (by_hand.segment.network, by_hand.segment.steps) == ("encoder_unet", 800)
 
 
 def test_init_says_how_a_split_is_completed(project: Path, run: Run) -> None:

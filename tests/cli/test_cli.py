@@ -136,6 +136,17 @@ def test_init_finds_the_layout_counts_and_tells_every_fault(project: Path, run: 
     assert (project / "params.yaml").read_text() == before
 
 
+def test_init_writes_though_nobody_reads_to_the_end(project: Path) -> None:
+    for folder, value in (("images", 90), ("masks", 255)):
+        (project / f"raw/{folder}").mkdir(parents=True)
+        for i in range(10):
+            Image.new("L", (32, 32), value).save(project / f"raw/{folder}/{i}.png")
+    line = f"{sys.executable} -u -m meddiff init --path raw --n-labelled 3 2>&1 | head -1"
+    done = subprocess.run(line, shell=True, cwd=project, capture_output=True, text=True, check=True)
+    assert done.stdout
+    assert load_params(project / "params.yaml").prepare.n_labelled == 3
+
+
 def test_init_says_that_there_are_fewer_annotated_images(project: Path, run: Run) -> None:
     for folder, value in (("images", 90), ("masks", 255)):
         (project / f"raw/{folder}").mkdir(parents=True)

@@ -72,8 +72,9 @@ def init(
         spare, seen = _survey(dataset, Path(where), params.prepare.model_copy(update=change["prepare"]), params.compute.threads)
         methods = [arm for arm in ARMS if arm.role in ("baseline", "method")]
         few, more = [arm.name for arm in methods if not arm.finds], [arm.name for arm in methods]
-        arms, others = (more, few) if spare else (few, more)
-        if before != (dataset, where) and list(params.segment.arms) == others:
+        rivals = ["self_training"] if "segment.network" in suited else []  # which gained more than painting on that network
+        arms = [*more[:1], *rivals, *more[1:]] if spare else few
+        if before != (dataset, where) and list(params.segment.arms) in (few, more) and arms != list(params.segment.arms):
             later["segment"] = {"arms": arms}
             told.append(f"segment.arms: {', '.join(arms)}, since there are {'' if spare else 'no '}training images whose "
                         "annotation is missing or not used, to find lesions in")
@@ -138,7 +139,7 @@ def _survey(dataset: str, root: Path, settings: "PrepareParams", threads: int) -
                 f"annotation, {len(groups)} groups")
     lines = [f"masks that hold nothing: {len(empty)} ({some(empty)}); the images count as {counted}, see `prepare.empty_masks`"]
     seen += [*lines[:len(empty)], *adapters.tell_categories(cases, settings.classes),
-              *adapters.tell_left_out(adapters.passed_over(dataset, root, cases)), *adapters.offer_groups(cases)]
+             *adapters.tell_left_out(adapters.passed_over(dataset, root, cases)), *adapters.offer_groups(cases)]
     others = len(cases) - sum(parts.values())
     seen.append("split by the dataset: " + ", ".join(f"{n} {part}" for part, n in parts.items() if n)
                 + (f"; `prepare` divides the other {others} by groups" if others and not all(parts.values()) else "")

@@ -164,11 +164,13 @@ def test_init_takes_a_pretrained_encoder_where_images_are_large(project: Path, r
     run("init", "--path", "raw", "--size", "96")
     small = load_params(project / "params.yaml")
     assert (small.segment.network, small.segment.steps, small.backgrounds.finder_steps) == ("unet", 1500, 1000)
-    done = run("init", "--path", "raw", "--size", "128")
+    shutil.copytree(project / "raw", project / "other")
+    done = run("init", "--path", "other", "--size", "128", "--n-labelled", "3")
     assert "segment.network: encoder_unet, since from 128 pixels on a pretrained encoder is better" in done.stdout
     assert "pip install" not in done.stdout
     fine = load_params(project / "params.yaml")
     assert (fine.segment.network, fine.segment.steps) == ("encoder_unet", 800)
+    assert fine.segment.arms == ("real", "self_training", "synthetic", "combined")
     assert (fine.backgrounds.finder_network, fine.backgrounds.finder_steps) == ("encoder_unet", 400)
     write_params(project / "params.yaml", {"segment": {"network": "segresnet", "steps": 700}})
     assert "segment.network" not in run("init", "--path", "raw", "--size", "256").stdout

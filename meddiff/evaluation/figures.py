@@ -72,7 +72,7 @@ def case_sheet(cases: Sequence[Shown], classes: int = 1) -> Figure:
     With several classes the outlines have the colours of their classes, and those of the prediction are dashed.
     """
     arms = list(cases[0].predictions)
-    figure, axes = _tiles(len(arms), len(cases), tuple(f"{arm} arm" for arm in arms), title=0.24)
+    figure, axes = _tiles(len(arms), len(cases), tuple(f"{arm}\narm" for arm in arms), title=0.24)
     for column, shown in zip(axes.T, cases, strict=True):
         for panel, arm in zip(column, arms, strict=True):
             _image(panel, shown.case.image, [*_outlines(_mask(shown.case), _TRUTH, classes),

@@ -17,6 +17,7 @@ from meddiff.evaluation.page import caveats, decision_warning, further, headline
 from meddiff.evaluation.quality import Quality
 from meddiff.evaluation.summary import Found, Summary
 from meddiff.pages import Picture
+from meddiff.params.arms import arm_names
 from tests.markup import Checker
 
 
@@ -151,6 +152,14 @@ def test_outlines_show_the_truth_in_green_and_the_prediction_in_red(cases):
     reds = (red - green > 80) & (red - blue > 80)
     assert reds[top].sum() > 50
     assert reds[bottom].sum() > 50
+
+
+def test_the_names_of_all_arms_lie_within_the_sheet(cases):
+    case = cases(1, 32)[0]
+    arms = [arm for arm in arm_names() if "RATIO" not in arm]
+    figure = case_sheet([Shown(case, dict.fromkeys(arms, case.mask > 0), dict.fromkeys(arms, 1.0))])
+    figure.savefig(io.BytesIO(), format="png")
+    assert all(axes.yaxis.label.get_window_extent().x0 >= 0 for axes in figure.axes)
 
 
 def test_empty_masks_and_single_pairs_draw(cases):

@@ -72,7 +72,7 @@ def init(
         spare, seen = _survey(dataset, Path(where), params.prepare.model_copy(update=change["prepare"]), params.compute.threads)
         methods = [arm for arm in ARMS if arm.role in ("baseline", "method")]
         few, more = [arm.name for arm in methods if not arm.finds], [arm.name for arm in methods]
-        rivals = ["self_training"] if "segment.network" in suited else []  # which gained more than painting on that network
+        rivals = ["self_training"] if "segment.network" in suited else []  # which gained as much as painting on that network
         arms = [*more[:1], *rivals, *more[1:]] if spare else few
         if before != (dataset, where) and list(params.segment.arms) in (few, more) and arms != list(params.segment.arms):
             later["segment"] = {"arms": arms}

@@ -1,7 +1,7 @@
 #!/bin/bash
 # torch 2.13.0 on an x86 CPU: the gradient of the weights of a depthwise 5 x 5 convolution takes far more than 2.8 times that of a
-# 3 x 3 one, its arithmetic's share: 25 to 55 times in channels last, float32, on one thread. The gradient of the input takes 1.4 to
-# 3 times. So encoders with 5 x 5 depthwise convolutions (EfficientNet) train slowly on CPUs, frozen ones don't.
+# 3 x 3 one, its arithmetic's share: 20 to 55 times in channels last, float32, on one thread. The gradient of the input takes 1.3 to
+# 3.2 times. So encoders with 5 x 5 depthwise convolutions (EfficientNet) train slowly on CPUs, frozen ones don't.
 # Seen: (the numbers of milliseconds vary)
 #   480 channels, 8 x 8: weights more than 10 times, input less than 5 times
 #   1152 channels, 4 x 4: weights more than 10 times, input less than 5 times

@@ -107,6 +107,13 @@ def test_an_interrupt_is_one_line_and_exit_code_130(tmp_path: Path, sent: signal
     assert told == "meddiff: interrupted; the same command goes on where it stopped\n"
 
 
+def ten_cases(folder: Path) -> None:
+    for kind, value in (("images", 90), ("masks", 255)):
+        (folder / kind).mkdir(parents=True)
+        for i in range(10):
+            Image.new("L", (32, 32), value).save(folder / f"{kind}/{i}.png")
+
+
 def test_init_finds_the_layout_counts_and_tells_every_fault(project: Path, run: Run) -> None:
     for i in range(25):
         for folder in ("images", "labels"):
@@ -137,10 +144,7 @@ def test_init_finds_the_layout_counts_and_tells_every_fault(project: Path, run: 
 
 
 def test_init_writes_though_nobody_reads_to_the_end(project: Path) -> None:
-    for folder, value in (("images", 90), ("masks", 255)):
-        (project / f"raw/{folder}").mkdir(parents=True)
-        for i in range(10):
-            Image.new("L", (32, 32), value).save(project / f"raw/{folder}/{i}.png")
+    ten_cases(project / "raw")
     line = f"{sys.executable} -u -m meddiff init --path raw --n-labelled 3 2>&1 | head -1"
     done = subprocess.run(line, shell=True, cwd=project, capture_output=True, text=True, check=True)
     assert done.stdout
@@ -148,19 +152,13 @@ def test_init_writes_though_nobody_reads_to_the_end(project: Path) -> None:
 
 
 def test_init_says_that_there_are_fewer_annotated_images(project: Path, run: Run) -> None:
-    for folder, value in (("images", 90), ("masks", 255)):
-        (project / f"raw/{folder}").mkdir(parents=True)
-        for i in range(10):
-            Image.new("L", (32, 32), value).save(project / f"raw/{folder}/{i}.png")
+    ten_cases(project / "raw")
     done = run("init", "--path", "raw", "--n-labelled", "5000")
     assert "n_labelled: 5000 is more than the 6 annotated training images there will be, all are used" in done.stdout
 
 
 def test_init_takes_a_pretrained_encoder_where_images_are_large(project: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for folder, value in (("images", 90), ("masks", 255)):
-        (project / f"raw/{folder}").mkdir(parents=True)
-        for i in range(10):
-            Image.new("L", (32, 32), value).save(project / f"raw/{folder}/{i}.png")
+    ten_cases(project / "raw")
     run("init", "--path", "raw", "--size", "96")
     small = load_params(project / "params.yaml")
     assert (small.segment.network, small.segment.steps, small.backgrounds.finder_steps) == ("unet", 1500, 1000)
